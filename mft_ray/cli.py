@@ -1,0 +1,52 @@
+"""What all entry points share: --config and --set, and how a user's mistake ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import NoReturn
+
+from mft_ray.config import Config, load_config
+from mft_ray.errors import UserError
+
+
+def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
+    """Return an argument parser whose help shows examples."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_config(arguments: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add ``--config FILE`` and ``--set path=value``."""
+    arguments.add_argument("--config", metavar="FILE", required=required, help="YAML file of settings")
+    arguments.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change one setting, such as search.trials=4; may be repeated",
+    )
+
+
+def read_config(options: argparse.Namespace) -> Config:
+    """Return the configuration that the options name."""
+    return load_config(options.config, options.overrides)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run an entry point and exit: 0, 2 for a user's mistake (one paragraph, no traceback), 130 for Ctrl-C."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on", file=sys.stderr, flush=True)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,78 @@
+"""Encoded splits on disk: written once by the driver, opened by every worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from mft_ray.config import DataConfig
+from mft_ray.data.encoding import encode
+from mft_ray.data.reading import quiet
+from mft_ray.data.sources import load
+from mft_ray.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+_TOKENS = datasets.List(datasets.Value("int32"))
+_FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "input_ids": _TOKENS,
+        "labels": _TOKENS,
+        "prompt_ids": _TOKENS,
+        "answer": datasets.Value("string"),
+    }
+)
+
+
+def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Load, split and encode the data, and save it at `folder`, whole or not at all.
+
+    Data that was there before is replaced.
+
+    Args:
+        config: where examples come from and how they split.
+        tokenizer: of the model.
+        folder: where the splits go, on a disk that every node sees.
+
+    Raises:
+        UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
+    """
+    encoded = datasets.DatasetDict()
+    for split, examples in load(config).items():
+        rows = encode(examples, tokenizer, config.max_length, split=f"The {split} split")
+        encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        with quiet():
+            encoded.save_to_disk(str(partial))
+        if folder.exists():  # a folder cannot be renamed over another
+            old = partial.with_name(partial.name + "-old")
+            os.replace(folder, old)
+            os.replace(partial, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_split(folder: Path, split: str) -> datasets.Dataset:
+    """Open a split that `prepare` saved, memory-mapped; its rows are those of `encoding.encode`.
+
+    Raises:
+        UserError: there is no such split at `folder`.
+    """
+    path = folder / split
+    try:
+        return datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no prepared data at {path}. The splits are {', '.join(SPLITS)}; prepare the data "
+            "again if the folder was moved or deleted."
+        ) from None

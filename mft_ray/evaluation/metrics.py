@@ -1,0 +1,253 @@
+"""One score per example. Every metric is higher-is-better.
+
+- ``exact_match``: 1.0 if the model's first choice is right at every labelled position, else 0.0. That is
+  what greedy decoding reproducing the answer and its end token means, at the price of one forward.
+- ``answer_logprob``: mean log-probability of the labelled tokens, natural log, computed in fp32.
+- ``generated_match``: 1.0 if a greedily generated text matches the answer (`answers.match`), else 0.0.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
+
+from mft_ray.evaluation.answers import match
+
+METRICS = ("exact_match", "answer_logprob", "generated_match")
+BINARY_METRICS = frozenset({"exact_match", "generated_match"})  # 0 or 1 per example
+
+_IGNORED = -100
+_FP32_LOGITS_AT_ONCE = 2**24  # 64 MB: the fp32 copy of the logits is made in pieces of this many numbers
+
+
+def per_example(
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    *,
+    pad_id: int,
+    eos_id: int,
+    batch_size: int,
+    device: torch.device | str,
+    tokenizer: Any = None,
+    max_new_tokens: int = 256,
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Score every example.
+
+    Under ZeRO-3 with several workers all must call this, be it with no rows: they then forward equally often.
+
+    Args:
+        model: takes and returns what a Hugging Face causal LM does, already on ``device``; or a wrapper such
+            as a DeepSpeed engine that passes calls on to its ``module``.
+        rows: ``input_ids`` and ``labels`` (-100 where not an answer token) of equal length; for
+            ``generated_match`` instead ``prompt_ids`` and ``answer``.
+        metric: one of ``METRICS``.
+        pad_id: token to pad with.
+        eos_id: token that ends a generated answer, beside those of the model's own generation config.
+        batch_size: examples per forward.
+        device: where the batches go.
+        tokenizer: decodes generated tokens; only for ``generated_match``.
+        max_new_tokens: generated at most; less where the model's positions end.
+        autocast: compute dtype, or None for the model's own.
+        progress: called after each batch with the number of examples done and in all.
+
+    Returns:
+        One score per row, in the order of ``rows``.
+
+    Raises:
+        ValueError: an unknown metric, ``generated_match`` without a tokenizer, a row with nothing to score.
+    """
+    _check(metric, tokenizer)
+    device = torch.device(device)
+    examples = list(rows)
+    batches = _batches(examples, "prompt_ids" if metric == "generated_match" else "input_ids", batch_size)
+    scores = [0.0] * len(examples)
+    done = 0
+    # no_grad, not inference_mode: what layers cache here is used in training afterwards.
+    with _evaluating(model), torch.no_grad(), _autocast(device, autocast):
+        for step in range(_steps_in_all(model, len(batches), device)):
+            batch = batches[step] if step < len(batches) else []
+            taken = [examples[index] for index in batch] or [_filler(eos_id)]
+            if metric == "generated_match":
+                values = _generated(model, taken, tokenizer, pad_id, eos_id, max_new_tokens, device)
+            else:
+                values = _teacher_forced(model, taken, metric, pad_id, device)
+            for index, value in zip(batch, values, strict=False):
+                scores[index] = value
+            done += len(batch)
+            if progress is not None and batch:
+                progress(done, len(examples))
+    return scores
+
+
+def _check(metric: str, tokenizer: Any) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; there are {', '.join(METRICS)}")
+    if metric == "generated_match" and tokenizer is None:
+        raise ValueError("generated_match needs a tokenizer")
+
+
+def _batches(rows: Sequence[Mapping[str, Any]], column: str, size: int) -> list[list[int]]:
+    """Indices of the rows, batch by batch: similar lengths together waste little on padding."""
+    # The longest come first, so that a batch too large for the memory fails at once.
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index][column]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _teacher_forced(
+    model: nn.Module, rows: Sequence[Mapping[str, Any]], metric: str, pad_id: int, device: torch.device
+) -> list[float]:
+    """Scores out of one forward over prompt and answer."""
+    input_ids, attention_mask = _padded([row["input_ids"] for row in rows], pad_id, "right", device)
+    labels, _ = _padded([row["labels"] for row in rows], _IGNORED, "right", device)
+    targets = labels[:, 1:]  # position t predicts token t + 1
+    labelled = targets != _IGNORED  # (B, T - 1)
+    empty = (~labelled.any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"example {rows[empty[0]].get('id')!r} has no answer token to score")
+    columns = labelled.any(dim=0).nonzero().flatten()  # positions that some row needs
+    logits = _logits_at(model, input_ids, attention_mask, columns)[labelled[:, columns]]  # (N, V)
+    targets = targets[labelled]  # (N,), row by row as the logits are
+    if metric == "exact_match":
+        right = torch.ones_like(labelled)
+        right[labelled] = logits.argmax(dim=-1) == targets
+        return [float(value) for value in right.all(dim=1).tolist()]
+    logprobs = torch.zeros(labelled.shape, dtype=torch.float32, device=device)
+    logprobs[labelled] = _token_logprobs(logits, targets)
+    means: list[float] = (logprobs.sum(dim=1) / labelled.sum(dim=1)).tolist()
+    return means
+
+
+def _logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, columns: Tensor) -> Tensor:
+    """Logits at the given positions, (B, len(columns), V); where the model can, only those are computed."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    if "logits_to_keep" in inspect.signature(_unwrapped(model).forward).parameters:
+        kept: Tensor = model(**inputs, logits_to_keep=columns).logits
+        return kept
+    every: Tensor = model(**inputs).logits
+    return every[:, columns]
+
+
+def _token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability in fp32 of each target (N,) under logits (N, V)."""
+    piece = max(1, _FP32_LOGITS_AT_ONCE // logits.shape[-1])
+    pieces = zip(torch.split(logits, piece), torch.split(targets, piece), strict=True)
+    # Autocast is left for this: it may decide for itself what cross_entropy is computed in.
+    with torch.autocast(logits.device.type, enabled=False):
+        return torch.cat([-cross_entropy(some.float(), target, reduction="none") for some, target in pieces])
+
+
+def _generated(
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    pad_id: int,
+    eos_id: int,
+    max_new_tokens: int,
+    device: torch.device,
+) -> list[float]:
+    """Whether each greedily generated text matches its row's answer."""
+    prompts, attention_mask = _padded([row["prompt_ids"] for row in rows], pad_id, "left", device)
+    generator = _unwrapped(model)
+    ends = _end_tokens(generator, eos_id)
+    positions = (
+        getattr(generator.config, "max_position_embeddings", None) or prompts.shape[1] + max_new_tokens
+    )
+    with _plain_defaults(generator):
+        output = generator.generate(
+            prompts,
+            attention_mask=attention_mask,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                use_cache=True,
+                max_new_tokens=max(1, min(max_new_tokens, positions - prompts.shape[1])),
+                pad_token_id=pad_id,
+                eos_token_id=sorted(ends),
+            ),
+            synced_gpus=_workers_in_step(model) > 1,
+        )
+    scores = []
+    for row, tokens in zip(rows, output[:, prompts.shape[1] :].tolist(), strict=True):
+        end = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+        scores.append(float(match(tokenizer.decode(tokens[:end], skip_special_tokens=True), row["answer"])))
+    return scores
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    """The model itself: a wrapper's forward hides what the model takes, and does not generate."""
+    return getattr(model, "module", model)
+
+
+def _end_tokens(model: Any, eos_id: int) -> set[int]:
+    """Chat models end a turn and a text with different tokens: either ends an answer."""
+    own = model.generation_config.eos_token_id
+    return {eos_id, *([] if own is None else [own] if isinstance(own, int) else own)}
+
+
+@contextmanager
+def _plain_defaults(model: Any) -> Iterator[None]:
+    """Keep the model's own generation defaults (sampling, penalties, beams) out: greedy means greedy."""
+    defaults = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = defaults
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and each module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def _padded(
+    sequences: Sequence[Sequence[int]], value: int, side: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sequences as one (B, T) long tensor padded with ``value``, and its attention mask."""
+    tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+    tokens = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+    mask = pad_sequence([torch.ones_like(one) for one in tensors], batch_first=True, padding_side=side)
+    return tokens.to(device), mask.to(device)
+
+
+def _workers_in_step(model: nn.Module) -> int:
+    """How many workers must go through the same forwards: all, where ZeRO-3 has split the parameters."""
+    split = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    if not (split and torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    return torch.distributed.get_world_size()
+
+
+def _steps_in_all(model: nn.Module, batches: int, device: torch.device) -> int:
+    """Forwards to run: this worker's batches, or the most that any worker has where all go in step."""
+    if _workers_in_step(model) == 1:
+        return batches
+    most = torch.tensor(batches, device=device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    return int(most)
+
+
+def _filler(token: int) -> dict[str, Any]:
+    """A row to forward only to keep in step with workers that have more rows."""
+    return {"input_ids": [token] * 2, "labels": [_IGNORED, token], "prompt_ids": [token], "answer": ""}

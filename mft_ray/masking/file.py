@@ -1,0 +1,94 @@
+"""A mask on disk: safetensors, one bit per weight, with what it takes to trust it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mft_ray.errors import UserError
+from mft_ray.masking.settings import MaskSettings
+
+_FORMAT = "mft_ray mask 1"
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """The content of a mask file.
+
+    Attributes:
+        masks: bool tensors by weight name, True keeps a weight.
+        settings: how the mask was learned.
+        backbone: fingerprint of the model it was learned on.
+    """
+
+    masks: dict[str, torch.Tensor]
+    settings: MaskSettings
+    backbone: str
+
+
+def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
+    """Write a mask file, whole or not at all."""
+    packed = {name: _pack(mask) for name, mask in content.masks.items()}
+    metadata = {
+        "format": _FORMAT,
+        "backbone": content.backbone,
+        "settings": json.dumps(asdict(content.settings)),
+        "shapes": json.dumps({name: list(mask.shape) for name, mask in content.masks.items()}),
+        "sha256": _checksum(packed),
+    }
+    partial = Path(f"{os.fspath(path)}.partial")
+    save_file(packed, partial, metadata)
+    os.replace(partial, path)
+
+
+def load_mask(path: str | os.PathLike[str]) -> MaskFile:
+    """Read a mask file.
+
+    Raises:
+        UserError: there is none, it is not a mask file, or it is truncated or damaged.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no mask file {path}. A search leaves one at RUN/best/mask.safetensors.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            packed = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"The mask file {path} is truncated or damaged ({error}). Copy or export it again."
+        ) from None
+    if metadata.get("format") != _FORMAT:
+        raise UserError(
+            f"{path} is a safetensors file but not a mask of this program (no format {_FORMAT!r})."
+        )
+    if _checksum(packed) != metadata["sha256"]:
+        raise UserError(f"The mask file {path} is damaged: its checksum does not match. Copy it again.")
+    shapes = json.loads(metadata["shapes"])
+    masks = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
+    return MaskFile(masks, MaskSettings(**json.loads(metadata["settings"])), metadata["backbone"])
+
+
+def _pack(mask: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
+
+
+def _unpack(packed: torch.Tensor, shape: list[int]) -> torch.Tensor:
+    bits = np.unpackbits(packed.numpy(), count=prod(shape))
+    return torch.from_numpy(bits.astype(bool)).view(shape)
+
+
+def _checksum(packed: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(packed):
+        digest.update(name.encode())
+        digest.update(packed[name].numpy().data)
+    return digest.hexdigest()

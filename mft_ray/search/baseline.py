@@ -1,0 +1,131 @@
+"""The FFT baseline, trained or given, and FFT continued for as many tokens as the winning mask used."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mft_ray.config import Config, TrainConfig
+from mft_ray.data.prepare import open_split
+from mft_ray.evaluation.statistics import standard_error
+from mft_ray.masking import depth, fingerprint
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import watch
+from mft_ray.search.scoring import Subject, score
+from mft_ray.search.stopping import Patience
+from mft_ray.training.backbone import load_model
+from mft_ray.training.job import Outcome, TrainJob, write_json
+from mft_ray.training.launch import launch
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The FFT model: backbone of all masks, and what they are held against.
+
+    Attributes:
+        model: folder or hub id.
+        fingerprint: of its checkpoint.
+        depth: decoder layers.
+        score: on validation.
+        standard_error: of that score.
+    """
+
+    model: str
+    fingerprint: str
+    depth: int
+    score: float
+    standard_error: float
+
+
+def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
+    """Train FFT until validation stops improving (or take it as given) and score it on validation, once.
+
+    Args:
+        config: the resolved configuration.
+        folder: of the run.
+        start: folder or hub id of the model that FFT starts from, or that is already fine-tuned.
+    """
+    kept = folder.work / "baseline.json"
+    if kept.exists():
+        return Baseline(**json.loads(kept.read_text()))
+    model, record = start, {"stopped": "given"}
+    if not config.fft.given:
+        outcome = _train(config, folder.fft, folder, start, config.fft.train, "FFT")
+        model, record = str(folder.fft / "best"), _describe(outcome)
+    values = score(Subject("fft", model), "validation", config, folder).values()
+    loaded = load_model(model)
+    baseline = Baseline(
+        model, fingerprint(loaded), depth(loaded), sum(values) / len(values), standard_error(values)
+    )
+    summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
+    write_json(
+        folder.baseline,
+        {
+            "method": "fft",
+            "metric": config.evaluation.metric,
+            "validation": summary,
+            "model": model,
+            **record,
+        },
+    )
+    write_json(kept, asdict(baseline))
+    return baseline
+
+
+def continued_fft(config: Config, folder: RunFolder, baseline: Baseline, tokens: int) -> Subject:
+    """Train the baseline on for a token budget; the best checkpoint is kept by the same rule as any.
+
+    Args:
+        config: the resolved configuration.
+        folder: of the run.
+        baseline: to train on.
+        tokens: the winner's budget.
+    """
+    fft = config.fft.train
+    lengths = [len(row) for row in open_split(folder.data, "train")["input_ids"]]
+    steps = max(1, math.ceil(tokens / (fft.batch_size * sum(lengths) / len(lengths))))
+    train = fft.model_copy(
+        update={
+            "lr": config.fft.continued_lr or fft.lr,
+            # A batch or two more than expected: the budget, not the schedule, ends the run.
+            "steps": steps + 2,
+            "max_tokens": tokens,
+            "eval_every": min(fft.eval_every, max(1, steps // 5)),
+            "seed": fft.seed + 1,
+        }
+    )
+    _train(config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)
+    return Subject("continued", str(folder.continued / "best"))
+
+
+def _train(
+    config: Config, out: Path, folder: RunFolder, start: str, train: TrainConfig, label: str, **options: Any
+) -> Outcome:
+    patience = options.get("patience", train.patience)
+    job = TrainJob(
+        method="fft",
+        model=start,
+        data=str(folder.data),
+        out=str(out),
+        train=train,
+        evaluation=config.evaluation,
+        scaling=config.fft.scaling or config.scaling,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+    )
+    with watch(out, label, config.evaluation.metric):
+        return launch(job, Patience(patience))
+
+
+def _describe(outcome: Outcome) -> dict[str, Any]:
+    best, last = outcome.best_evaluation, outcome.history[-1]
+    return {
+        "stopped": outcome.stopped_reason,
+        "best_step": best.step if best else None,
+        "steps": last.step,
+        "tokens": last.tokens,
+        "seconds": last.seconds,
+    }

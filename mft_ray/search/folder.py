@@ -1,0 +1,90 @@
+"""Where everything of a run lies. The top level is a contract with other programs; work/ is ours."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mft_ray.config import Config
+from mft_ray.errors import UserError
+
+
+class RunFolder:
+    """The paths of one run.
+
+    Args:
+        root: the run folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.baseline = root / "baseline.json"
+        self.leaderboard = root / "leaderboard.json"
+        self.curves = root / "curves.json"
+        self.verdict = root / "verdict.json"
+        self.study = root / "study.db"
+        self.best = root / "best"
+        self.work = root / "work"
+        self.start_model = self.work / "model"
+        self.data = self.work / "data"
+        self.fft = self.work / "fft"
+        self.continued = self.work / "continued"
+        self.trials = self.work / "trials"
+        self.scores = self.work / "scores"
+        self.tune = self.work / "tune"
+
+    def trial(self, trial_id: str) -> Path:
+        """Return the folder of one trial."""
+        return self.trials / trial_id
+
+
+def open_folder(config: Config, resume: str | None) -> RunFolder:
+    """Choose the run folder: a new one, or the one to resume.
+
+    Args:
+        config: ``run.dir`` and ``run.name`` are used.
+        resume: an existing run folder to go on with.
+
+    Raises:
+        UserError: a new run would overwrite one that is there.
+    """
+    if resume is not None:
+        return RunFolder(Path(resume).expanduser().resolve())
+    if config.run.dir is None:
+        root = runs_home() / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    else:
+        root = runs_home().parent / Path(config.run.dir).expanduser()
+    if root.exists() and any(root.iterdir()):
+        raise UserError(
+            f"The run folder {root} is not empty. Continue that run with --resume {root}, or give another "
+            "folder with --set run.dir=FOLDER."
+        )
+    return RunFolder(root)
+
+
+def runs_home() -> Path:
+    """Return where relative run folders go: ./runs, but not inside Ray's temporary copy of a working dir."""
+    here = Path.cwd()
+    # A submitted job runs in a copy of the submitter's directory, which Ray deletes later.
+    return (Path.home() / "mft_ray" if "runtime_resources" in here.parts else here) / "runs"
+
+
+def lock(folder: RunFolder) -> FileLock:
+    """Hold a run folder for this process alone.
+
+    Raises:
+        UserError: another process works on it.
+    """
+    folder.work.mkdir(parents=True, exist_ok=True)
+    held = FileLock(os.fspath(folder.work / "lock"))
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"Another process is working on {folder.root}. Wait for it to end, or give another run.dir."
+        ) from None
+    return held

@@ -1,0 +1,179 @@
+"""The whole way: backbone, FFT baseline, search, verdict, mask and model. Every stage can be resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mft_ray.config import Config, load_config
+from mft_ray.errors import UserError
+from mft_ray.report.html import render
+from mft_ray.report.leaderboard import show
+from mft_ray.report.units import unit
+from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline
+from mft_ray.search.capacity import concurrent_trials
+from mft_ray.search.cluster import connected
+from mft_ray.search.folder import RunFolder, lock, open_folder
+from mft_ray.search.preparation import check, make_ready
+from mft_ray.search.progress import TrialProgress, say
+from mft_ray.search.results import write_curves, write_leaderboard
+from mft_ray.search.scoring import Subject, score
+from mft_ray.search.stopping import AgainstFft
+from mft_ray.search.trial import TrialPlan
+from mft_ray.search.tuner import run_trials
+from mft_ray.search.verdict import compare, judge
+from mft_ray.search.winner import keep_winner
+from mft_ray.training.job import write_json
+
+
+def search(config: Config | None, resume: str | None = None) -> RunFolder:
+    """Run a search from backbone to verdict, or go on with an interrupted one.
+
+    Args:
+        config: of a new search.
+        resume: folder of an interrupted one, whose own configuration is used.
+
+    Raises:
+        UserError: something given cannot work; a new run has then written nothing.
+    """
+    if resume is not None:
+        config = load_config(Path(resume).expanduser() / "config.yaml")
+    assert config is not None
+    seeded = config.seeded()
+    check(seeded)
+    folder = open_folder(config, resume)
+    with connected():
+        concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
+        if not seeded.fft.given:
+            concurrent_trials(seeded.fft.scaling or seeded.scaling)
+        held = lock(folder)
+        try:
+            start = _prepare(config, seeded, folder, new=resume is None)
+            _run(seeded, folder, start, concurrent)
+        finally:
+            held.release()
+    return folder
+
+
+def _prepare(config: Config, seeded: Config, folder: RunFolder, new: bool) -> str:
+    try:
+        start = make_ready(seeded, folder)
+    except UserError:
+        if new:
+            shutil.rmtree(folder.root, ignore_errors=True)
+        raise
+    config.save(folder.config)
+    return start
+
+
+def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None:
+    shown = unit(config.evaluation.metric)
+    say(f"run folder {folder.root}")
+    say("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
+    baseline = fft_baseline(config, folder, start)
+    say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
+
+    say(
+        f"2/4 search: {config.search.trials} trials of at most {config.train.steps} steps, {concurrent} at a time"
+    )
+    plan = TrialPlan(
+        config,
+        str(folder.root),
+        baseline.model,
+        baseline.fingerprint,
+        AgainstFft(config.search.stop, baseline.score, baseline.standard_error),
+    )
+    progress = TrialProgress(
+        config.search.trials, config.train.steps, concurrent, config.evaluation.metric, baseline.score
+    )
+    run_trials(plan, folder, baseline.depth, progress)
+    rows = write_leaderboard(folder, baseline)
+    write_curves(folder)
+
+    if not rows or rows[0]["score"] is None:
+        render(folder.root)
+        raise UserError(
+            f"No trial of {folder.root} reached its masking ratio and a score, so there is nothing to judge: "
+            f"{_reasons(rows)}. See report.html there."
+        )
+    say("3/4 verdict: one look at the untouched test examples")
+    verdict = _judge(config, folder, baseline, rows[0])
+
+    say("4/4 mask, model and report")
+    keep_winner(folder, config, baseline, rows[0], verdict["sentence"])
+    write_leaderboard(folder, baseline)
+    write_curves(folder)
+    report = render(folder.root)
+    _tell(folder, verdict, report, config.run.export_model)
+
+
+def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str, Any]) -> dict[str, Any]:
+    """Score FFT, continued FFT and the winner on test, once, and write what that shows."""
+    if folder.verdict.exists():
+        kept: dict[str, Any] = json.loads(folder.verdict.read_text())
+        return kept
+    fft = Subject("fft", baseline.model)
+    mask = folder.trial(row["trial_id"]) / "mask.safetensors"
+    mft = Subject("mft", baseline.model, str(mask))
+    evaluation = config.evaluation
+    metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
+    limits = {name: evaluation.extra_n if name != evaluation.metric else None for name in metrics}
+    # Started before continued FFT trains: they run beside it where there is room.
+    scoring = {
+        (subject.name, name): score(subject, "test", config, folder, name, limits[name])
+        for subject in (fft, mft)
+        for name in metrics
+    }
+    continued = continued_fft(config, folder, baseline, row["tokens"])
+    for name in metrics:
+        scoring["continued", name] = score(continued, "test", config, folder, name, limits[name])
+    values = {key: pending.values() for key, pending in scoring.items()}
+    named = {name: values[name, evaluation.metric] for name in ("mft", "fft", "continued")}
+    verdict = judge(evaluation.metric, named["mft"], named["fft"], named["continued"], evaluation.resamples)
+    verdict["trial_id"] = row["trial_id"]
+    verdict["extra"] = [
+        {
+            **compare(name, values["mft", name], values["fft", name], evaluation.resamples),
+            "continued": sum(values["continued", name]) / len(values["continued", name]),
+        }
+        for name in metrics[1:]
+    ]
+    _complete_baseline(config, folder, named)
+    write_json(folder.verdict, verdict)
+    return verdict
+
+
+def _complete_baseline(config: Config, folder: RunFolder, named: dict[str, list[float]]) -> None:
+    record = json.loads(folder.baseline.read_text())
+    outcome = json.loads((folder.continued / "outcome.json").read_text())
+    best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
+    tests = {name: {"score": sum(named[name]) / len(named[name]), "n": len(named[name])} for name in named}
+    record["test"] = tests["fft"]
+    record["continued"] = {
+        "method": "fft",
+        "metric": config.evaluation.metric,
+        "validation": {"score": best["score"], "n": record["validation"]["n"]},
+        "test": tests["continued"],
+        "best_step": best["step"],
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "seconds": last["seconds"],
+    }
+    write_json(folder.baseline, record)
+
+
+def _reasons(rows: list[dict[str, Any]]) -> str:
+    reasons = sorted({row.get("error") or row["stopped_reason"] for row in rows})
+    return "; ".join(reasons) or "no trial ran"
+
+
+def _tell(folder: RunFolder, verdict: dict[str, Any], report: Path, model: bool) -> None:
+    show(folder.root)
+    print(f"\n{verdict['sentence']}\n")
+    print(f"report  {report}")
+    print(f"mask    {folder.best / 'mask.safetensors'}")
+    if model:
+        print(f"model   {folder.best / 'model'}")
+    print(f"study   python -m mft_ray.dashboard {folder.root}", flush=True)

@@ -1,0 +1,91 @@
+"""Before anything costs time: check every input, then make the data and the start model ready."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mft_ray.config import Config
+from mft_ray.data import arithmetic
+from mft_ray.data.prepare import prepare
+from mft_ray.errors import UserError
+from mft_ray.masking import depth, select
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.space import build_space, mask_settings, points_to_evaluate
+from mft_ray.training.backbone import check_path, load_tokenizer, new_model
+from mft_ray.training.batches import micro_batch_size
+from mft_ray.training.export import save_model
+
+
+def check(config: Config) -> None:
+    """Refuse, within seconds and before anything is written, what cannot work.
+
+    Raises:
+        UserError: the first thing found, with what to do.
+    """
+    micro_batch_size(config.train, config.scaling)
+    if not config.fft.given:
+        micro_batch_size(config.fft.train, config.fft.scaling or config.scaling)
+    elif config.model.architecture is not None:
+        raise UserError(
+            "fft.given says that model.path is already fine-tuned, but model.architecture is given."
+        )
+    if config.model.architecture is not None and config.data.task != "arithmetic":
+        raise UserError(
+            f"model.architecture makes a model without a tokenizer, which only the arithmetic task has; task "
+            f"{config.data.task} needs model.path."
+        )
+    skeleton = _skeleton(config)
+    build_space(config, depth(skeleton))
+    for point in points_to_evaluate(config, depth(skeleton)):
+        settings = mask_settings(config.mask, point)
+        select(skeleton, settings.layers, settings.target)
+
+
+def make_ready(config: Config, folder: RunFolder) -> str:
+    """Prepare data and start model, unless an earlier attempt did. Returns the start model's folder or hub id.
+
+    Raises:
+        UserError: the data cannot be used.
+    """
+    tokenizer = _tokenizer(config)
+    if not folder.data.exists():
+        prepare(config.data, tokenizer, folder.data)
+    if config.model.path is not None:
+        local = Path(config.model.path).expanduser()
+        return str(local.resolve()) if local.is_dir() else config.model.path
+    if not folder.start_model.exists():
+        model = new_model(config.model.architecture or {}, len(tokenizer), config.fft.train.seed)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        model.config.eos_token_id = tokenizer.eos_token_id
+        state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        save_model(model, state, tokenizer, folder.start_model)
+    return os.fspath(folder.start_model)
+
+
+def _tokenizer(config: Config) -> Tokenizer:
+    if config.model.path is not None:
+        return load_tokenizer(config.model.path)
+    return arithmetic.tokenizer()
+
+
+def _skeleton(config: Config) -> torch.nn.Module:
+    """Return the model's structure without its weights."""
+    with torch.device("meta"):
+        if config.model.path is None:
+            return new_model(config.model.architecture or {}, len(_tokenizer(config)), 0)
+        check_path(config.model.path)
+        try:
+            found = AutoConfig.from_pretrained(config.model.path)
+            model = AutoModelForCausalLM.from_config(found)
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"model.path {config.model.path} cannot be loaded as a causal LM: {reason}"
+            ) from None
+    assert isinstance(model, torch.nn.Module)
+    return model

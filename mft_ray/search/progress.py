@@ -1,0 +1,133 @@
+"""What a person sees while a search runs: which trial, what score against FFT, time left."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+
+from mft_ray.report.units import duration, unit
+from mft_ray.search.study import METRIC
+
+
+def say(text: str) -> None:
+    """Print one line of progress, with the time, at once."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+
+@contextmanager
+def watch(out: Path, label: str, metric: str) -> Iterator[None]:
+    """Print the evaluations of a training run that another process does, as they appear.
+
+    Args:
+        out: the run's folder, where its first worker writes ``progress.json``.
+        label: printed before each line.
+        metric: what the score is.
+    """
+    done = threading.Event()
+    thread = threading.Thread(target=_follow, args=(out / "progress.json", label, metric, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _follow(path: Path, label: str, metric: str, done: threading.Event) -> None:
+    last = -1
+    while True:
+        finished = done.wait(0.5)
+        with suppress(OSError, json.JSONDecodeError, KeyError):
+            now = json.loads(path.read_text())
+            if now["step"] > last:
+                last = now["step"]
+                left = now["seconds"] / max(last, 1) * (now["steps"] - last)
+                tail = f", at most {duration(left)} left" if last else ""
+                score = unit(metric).score(now["score"])
+                say(f"{label}: step {last} of at most {now['steps']}, validation {score}{tail}")
+        if finished:
+            return
+
+
+class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
+    """Print what trials do, against FFT.
+
+    Args:
+        total: trials of the search.
+        steps: of one trial, at most.
+        concurrent: trials that run at once.
+        metric: what scores are.
+        fft_score: the baseline on the same validation examples.
+    """
+
+    def __init__(self, total: int, steps: int, concurrent: int, metric: str, fft_score: float) -> None:
+        self.total, self.steps, self.concurrent = total, steps, concurrent
+        self.unit, self.fft_score = unit(metric), fft_score
+        self.seconds: dict[str, float] = {}
+        self.ended: list[float] = []
+
+    def setup(self, **info: Any) -> None:
+        """Nothing is kept from an interrupted process but the counts."""
+        self.seconds = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say what a trial tries."""
+        self.seconds[trial.trial_id] = time.monotonic()
+        say(f"{self._name(trials, trial)} starts: {describe(trial.config)}")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Say how a trial stands against FFT."""
+        if "stopped_reason" in result:
+            return
+        note = "" if result["eligible"] else f" (ratio still {result['ratio']:.3f})"
+        left = self._time_left(trials)
+        say(
+            f"{self._name(trials, trial)} step {result['step']}/{self.steps}: {self.unit.score(result['score'])}, "
+            f"{self.unit.delta(result['score'] - self.fft_score)} against FFT{note}{left}"
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say how a trial ended."""
+        self.ended.append(time.monotonic() - self.seconds.get(trial.trial_id, time.monotonic()))
+        last = trial.last_result or {}
+        best, reason = last.get(METRIC), last.get("stopped_reason", "completed")
+        say(
+            f"{self._name(trials, trial)} ends ({reason}): best {self.unit.score(best)}, "
+            f"{self.unit.delta(best - self.fft_score if best is not None else None)} against FFT"
+            f"{self._time_left(trials)}"
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial failed; the search goes on."""
+        self.ended.append(time.monotonic() - self.seconds.get(trial.trial_id, time.monotonic()))
+        say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
+
+    def _name(self, trials: list[Any], trial: Any) -> str:
+        return f"trial {trials.index(trial) + 1}/{self.total}"
+
+    def _time_left(self, trials: list[Any]) -> str:
+        now = time.monotonic()
+        if not self.ended:
+            return ""
+        mean = sum(self.ended) / len(self.ended)
+        running = [now - self.seconds[trial.trial_id] for trial in trials if trial.status == "RUNNING"]
+        waiting = self.total - len(self.ended) - len(running)
+        left = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
+        return f", about {duration(left / self.concurrent)} of trials left"
+
+
+def describe(point: dict[str, Any]) -> str:
+    """Return a configuration in one short line."""
+    return (
+        f"ratio {point['ratio']:.3f}, layers {point['layers']}, {point['target']}, lr {point['lr']:.1e}, "
+        f"{point['init']} init, {point['schedule']} ratio"
+    )

@@ -1,0 +1,75 @@
+"""The leaderboard and the curves, gathered from what each run of the training loop left behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mft_ray.search.baseline import Baseline
+from mft_ray.search.folder import RunFolder
+from mft_ray.training.job import Evaluation, Outcome, write_json
+
+
+def write_leaderboard(folder: RunFolder, baseline: Baseline) -> list[dict[str, Any]]:
+    """Write ``leaderboard.json``, best trial first, and return its rows."""
+    rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
+    rows.sort(key=lambda row: (row["score"] is None, -(row["score"] or 0.0)))
+    public = json.loads(folder.baseline.read_text())
+    write_json(folder.leaderboard, {"baseline": public, "trials": rows})
+    return rows
+
+
+def write_curves(folder: RunFolder) -> None:
+    """Write ``curves.json``: every evaluation of FFT, continued FFT and the trials."""
+    trials = {path.parent.name: _curve(path) for path in sorted(folder.trials.glob("*/outcome.json"))}
+    curves = {
+        "fft": _curve(folder.fft / "outcome.json"),
+        "continued": _curve(folder.continued / "outcome.json"),
+        "trials": trials,
+    }
+    write_json(folder.curves, curves)
+
+
+def _row(config: Path, fft_score: float) -> dict[str, Any]:
+    trial, outcome_path, error_path = (
+        config.parent,
+        config.with_name("outcome.json"),
+        config.with_name("error.json"),
+    )
+    row: dict[str, Any] = {
+        "trial_id": trial.name,
+        "config": json.loads(config.read_text()),
+        "step": None,
+        "score": None,
+        "delta_fft": None,
+        "status": "failed" if error_path.exists() else "cancelled",
+        "stopped_reason": "failed" if error_path.exists() else "cancelled",
+        "seconds": None,
+    }
+    if outcome_path.exists():
+        outcome = Outcome.load(outcome_path)
+        best, last = outcome.best_evaluation, outcome.history[-1]
+        row.update(
+            status="stopped" if outcome.stopped_reason != "completed" else "completed",
+            stopped_reason=outcome.stopped_reason,
+            step=best.step if best else last.step,
+            steps=last.step,
+            tokens=last.tokens,
+            seconds=last.seconds,
+        )
+        if best:
+            row.update(score=best.score, delta_fft=best.score - fft_score)
+    elif error_path.exists():
+        row["error"] = json.loads(error_path.read_text())["error"]
+    return row
+
+
+def _curve(path: Path) -> list[dict[str, Any]]:
+    return [_point(evaluation) for evaluation in Outcome.load(path).history] if path.exists() else []
+
+
+def _point(evaluation: Evaluation) -> dict[str, Any]:
+    row = asdict(evaluation)
+    return {name: row[name] for name in ("step", "score", "ratio", "seconds", "tokens", "loss")}

@@ -1,0 +1,103 @@
+"""What the search may choose from, as Optuna distributions, and the points that are always tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from mft_ray.config import Config, FloatRange
+from mft_ray.errors import UserError
+from mft_ray.masking import MaskSettings, parse_layers
+
+# The reference protocol: arXiv 2503.22764, section on implementation.
+PAPER = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
+PAPER_LAYERS = "4-7"
+
+
+def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
+    """Return the distribution of every searched knob, wide enough to hold the points always tried.
+
+    Args:
+        config: ``search.space`` is used.
+        depth: decoder layers of the backbone.
+
+    Raises:
+        UserError: a layer group lies outside the model.
+    """
+    space = config.search.space
+    groups = layer_groups(depth) if space.layers == "auto" else list(space.layers)
+    for group in groups:
+        check_group(group, depth)
+    points = points_to_evaluate(config, depth)
+    knobs: dict[str, Any] = {
+        "ratio": space.ratio,
+        "layers": groups,
+        "lr": space.lr,
+        "target": space.target,
+        "init": space.init,
+        "schedule": space.schedule,
+    }
+    return {name: _distribution(knob, [point[name] for point in points]) for name, knob in knobs.items()}
+
+
+def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
+    """Return the configurations tried first: the paper's preset, then the user's.
+
+    Raises:
+        UserError: a point of the user's has an unknown knob or a value that no mask can have.
+    """
+    preset: dict[str, Any] = {**PAPER, "layers": paper_layers(depth)}
+    points = [preset]
+    for point in config.search.extra_points:
+        unknown = sorted(point.keys() - preset.keys())
+        if unknown:
+            raise UserError(
+                f"search.extra_points has the unknown knob {', '.join(unknown)}; known: {', '.join(sorted(preset))}."
+            )
+        points.append({**preset, **point})
+        check_group(points[-1]["layers"], depth)
+        mask_settings(config.mask, points[-1])
+    return points
+
+
+def layer_groups(depth: int) -> list[str]:
+    """Derive layer groups from the depth: eighths as in the paper, halves, and all.
+
+    Args:
+        depth: decoder layers; 32 gives 0-3, 4-7, ... 28-31, 0-15, 16-31, 0-31.
+    """
+    sizes = [max(1, depth // 8), max(1, depth // 2), depth]
+    groups = [f"{first}-{min(first + size, depth) - 1}" for size in sizes for first in range(0, depth, size)]
+    return list(dict.fromkeys(groups))
+
+
+def paper_layers(depth: int) -> str:
+    """Return the paper's best group for math, 4-7, or the deeper half of a model too shallow for it."""
+    return PAPER_LAYERS if depth >= 8 else f"{depth // 2}-{depth - 1}"
+
+
+def check_group(group: str, depth: int) -> None:
+    """Refuse a layer group that the model lacks.
+
+    Raises:
+        UserError: naming the layers that there are.
+    """
+    if group != "all" and parse_layers(group)[-1] >= depth:
+        raise UserError(
+            f"The layer group {group} reaches beyond the model's {depth} decoder layers (0-{depth - 1}). "
+            "Choose groups within them in search.space.layers or mask.layers."
+        )
+
+
+def mask_settings(base: MaskSettings, point: dict[str, Any]) -> MaskSettings:
+    """Return the settings of one trial's mask: the config's, with what the search chose."""
+    return replace(base, **{knob: value for knob, value in point.items() if knob != "lr"})
+
+
+def _distribution(knob: FloatRange | Sequence[Any], always: list[Any]) -> BaseDistribution:
+    if isinstance(knob, FloatRange):
+        return FloatDistribution(min(knob.low, *always), max(knob.high, *always), log=knob.log)
+    return CategoricalDistribution(list(dict.fromkeys([*knob, *always])))

@@ -1,0 +1,52 @@
+"""When a run ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mft_ray.config import StopConfig
+from mft_ray.training.job import Evaluation
+
+
+@dataclass(frozen=True)
+class Patience:
+    """FFT trains until validation stops improving: so many evaluations without a new best."""
+
+    evaluations: int | None
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        """Return ``plateau`` or None."""
+        return "plateau" if _stale(history, self.evaluations) else None
+
+
+@dataclass(frozen=True)
+class AgainstFft:
+    """A mask's trial ends when it clearly lags behind FFT, or no longer moves.
+
+    Attributes:
+        settings: grace, margin and plateau.
+        fft_score: of the FFT baseline on the same validation examples.
+        standard_error: of that score.
+    """
+
+    settings: StopConfig
+    fft_score: float
+    standard_error: float
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        """Return ``below_fft``, ``plateau`` or None. A mask still being annealed is not judged."""
+        eligible = [evaluation for evaluation in history if evaluation.eligible]
+        if not eligible:
+            return None
+        best = max(evaluation.score for evaluation in eligible)
+        past_grace = history[-1].step >= self.settings.grace * total_steps
+        bar = self.fft_score - self.settings.margin * self.standard_error
+        if self.settings.below_fft and past_grace and best < bar:
+            return "below_fft"
+        return "plateau" if _stale(eligible, self.settings.plateau) else None
+
+
+def _stale(history: Sequence[Evaluation], evaluations: int | None) -> bool:
+    best = max(range(len(history)), key=lambda index: history[index].score)
+    return evaluations is not None and len(history) - 1 - best >= evaluations

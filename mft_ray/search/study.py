@@ -1,0 +1,90 @@
+"""Optuna under Ray Tune: the search algorithm, its study on disk, and the truth about stopped trials."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+METRIC = "best_score"
+STUDY_NAME = "mft_ray"
+# Trials that ended for one of these reasons did not spend their budget: Optuna calls that pruned.
+_PRUNED = ("below_fft", "plateau", "pruned")
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]
+    """`OptunaSearch` that tells Optuna PRUNED, FAIL and COMPLETE apart, and leaves no trial RUNNING."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report an intermediate value, unless the mask is still being annealed and has none."""
+        value = result.get(METRIC)
+        if value is not None and math.isfinite(value):
+            # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
+            self._ot_trials[trial_id].report(value, result["step"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell Optuna how a trial ended."""
+        if trial_id in self._completed_trials:
+            return
+        value = (result or {}).get(METRIC)
+        finite = value is not None and math.isfinite(value)
+        if error or not finite:
+            state, value = TrialState.FAIL, None
+        elif (result or {}).get("stopped_reason") in _PRUNED:
+            state, value = TrialState.PRUNED, None
+        else:
+            state = TrialState.COMPLETE
+        self._ot_study.tell(self._ot_trials[trial_id], value, state=state)
+        self._completed_trials.add(trial_id)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on with a study; trials that were asked for after the last snapshot are failed, not forgotten."""
+        super().restore(checkpoint_path)
+        known = {trial.number for trial in self._ot_trials.values()}
+        for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in known:
+                self._ot_study.tell(trial.number, state=TrialState.FAIL)
+
+
+def build_search(
+    path: Path,
+    space: dict[str, BaseDistribution],
+    points: list[dict[str, Any]],
+    startup_trials: int,
+    seed: int,
+) -> StudySearch:
+    """Return the search algorithm over a new SQLite study.
+
+    Args:
+        path: of the study's database, replaced if it exists.
+        space: distribution by knob.
+        points: configurations tried first.
+        startup_trials: random trials before TPE proposes.
+        seed: of the sampler.
+    """
+    path.unlink(missing_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = TPESampler(
+            multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed
+        )
+    return StudySearch(
+        space,
+        metric=METRIC,
+        mode="max",
+        points_to_evaluate=points,
+        sampler=sampler,
+        study_name=STUDY_NAME,
+        storage=RDBStorage(f"sqlite:///{path}"),
+    )

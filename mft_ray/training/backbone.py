@@ -1,0 +1,130 @@
+"""Models and tokenizers: from a local folder, a hub id, or settings of a new model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, set_seed
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from mft_ray.config import ModelConfig
+from mft_ray.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(path: str | Path, dtype: str | None = None, attention: str | None = None) -> PreTrainedModel:
+    """Load a causal LM.
+
+    Args:
+        path: local folder or hub id.
+        dtype: ``float32`` or ``bfloat16``; None keeps the checkpoint's own, as a fingerprint needs it.
+        attention: transformers' attn_implementation; None lets transformers choose.
+
+    Raises:
+        UserError: there is no such model, or it is not a causal LM.
+    """
+    check_path(str(path))
+    settings: dict[str, Any] = {"dtype": DTYPES[dtype] if dtype else "auto"}
+    if attention:
+        settings["attn_implementation"] = attention
+    _quiet()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_cannot_load("model", path, error)) from None
+    return model
+
+
+def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTrainedModel:
+    """Return a randomly initialised causal LM.
+
+    Args:
+        architecture: ``model_type`` and any of its transformers config's fields.
+        vocabulary: number of tokens.
+        seed: of the initial weights.
+
+    Raises:
+        UserError: transformers knows no such model type, or it is not a causal LM.
+    """
+    fields = dict(architecture)
+    model_type = fields.pop("model_type", None)
+    set_seed(seed)
+    try:
+        config = AutoConfig.for_model(model_type, vocab_size=vocabulary, **fields)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model.architecture {architecture} makes no causal LM: {_first_line(error)}"
+        ) from None
+    return model
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a tokenizer and make sure that it has a padding token.
+
+    Raises:
+        UserError: there is none at the path.
+    """
+    check_path(str(path))
+    _quiet()
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_cannot_load("tokenizer", path, error)) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of {path} has no end-of-sequence token; answers could never end. Set one."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_path(path: str) -> None:
+    """Refuse what looks like a folder and is not there, before it is taken for a hub id.
+
+    Raises:
+        UserError: naming the folder.
+    """
+    looks_local = path.startswith(("/", ".", "~")) or path.count("/") > 1
+    if looks_local and not os.path.isdir(os.path.expanduser(path)):
+        raise UserError(
+            f"There is no model folder {path}. Give model.path a folder with config.json and weights, or a hub "
+            "id such as HuggingFaceTB/SmolLM2-135M-Instruct."
+        )
+
+
+def check_model(config: ModelConfig) -> None:
+    """Find out in a moment whether a model can be had: its config, not its weights.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.path is None:
+        return
+    check_path(config.path)
+    try:
+        AutoConfig.from_pretrained(config.path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_cannot_load("model", config.path, error)) from None
+
+
+def _cannot_load(what: str, path: str | Path, error: Exception) -> str:
+    return (
+        f"Cannot load a {what} from {path}: {_first_line(error)} Give model.path a folder that transformers can "
+        "load as a causal LM, or a hub id that this machine can reach."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _quiet() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

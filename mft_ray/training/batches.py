@@ -1,0 +1,50 @@
+"""Which examples each worker sees at each step: the same global batches on any number of workers."""
+
+from __future__ import annotations
+
+import torch
+
+from mft_ray.config import ScalingConfig, TrainConfig
+from mft_ray.errors import UserError
+
+
+def micro_batch_size(train: TrainConfig, scaling: ScalingConfig) -> int:
+    """Return the examples per forward per worker.
+
+    Raises:
+        UserError: the batch does not divide among workers and micro-batches.
+    """
+    share, rest = divmod(train.batch_size, scaling.workers)
+    size = train.micro_batch_size or share
+    if rest or not size or share % size:
+        raise UserError(
+            f"batch_size {train.batch_size} does not divide into {scaling.workers} workers x micro-batches of "
+            f"{train.micro_batch_size or 'any size'}. Make batch_size a multiple of "
+            f"{scaling.workers * (train.micro_batch_size or 1)}."
+        )
+    return size
+
+
+def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[int]:
+    """Return the indices of one optimizer step's examples.
+
+    Epochs are seeded permutations laid end to end, so that a step's batch depends on nothing but its
+    number: resuming and changing the number of workers change nothing.
+
+    Args:
+        step: counted from 0.
+        batch_size: examples per step over all workers.
+        examples: size of the training split.
+        seed: of the permutations.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    orders = {
+        epoch: _order(epoch, examples, seed) for epoch in {position // examples for position in positions}
+    }
+    return [orders[position // examples][position % examples] for position in positions]
+
+
+def _order(epoch: int, examples: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed((seed << 20) + epoch)
+    order: list[int] = torch.randperm(examples, generator=generator).tolist()
+    return order

@@ -1,0 +1,79 @@
+"""The DeepSpeed engine around a model: what is optimized, how, at which ZeRO stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from mft_ray.config import ScalingConfig, TrainConfig
+
+
+def build_engine(
+    model: nn.Module,
+    parameters: Iterable[nn.Parameter],
+    train: TrainConfig,
+    scaling: ScalingConfig,
+    micro: int,
+) -> Any:
+    """Return a DeepSpeed engine over a model.
+
+    Args:
+        model: with masks attached, if any.
+        parameters: the trainable ones only; DeepSpeed keeps optimizer state for nothing else.
+        train: optimizer and schedule.
+        scaling: workers, ZeRO stage and compute dtype.
+        micro: examples per forward per worker.
+    """
+    # torch's AdamW rather than DeepSpeed's: it needs no compiler on the workers.
+    optimizer = torch.optim.AdamW(
+        list(parameters), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
+    settings: dict[str, Any] = {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_clipping": train.clip,
+        "zero_optimization": {"stage": scaling.zero_stage},
+        "steps_per_print": 10**9,
+    }
+    if scaling.compute == "bfloat16":
+        # Autocast rather than bf16 weights: scores keep fp32, where they do not tie at the threshold.
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
+    )
+    return engine
+
+
+def lr_factor(train: TrainConfig, step: int) -> float:
+    """Return the learning rate of a step (from 0) as a fraction of ``train.lr``: warmup, then decay to 0."""
+    warmup = math.ceil(train.warmup * train.steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if train.schedule == "constant":
+        return 1.0
+    left = max(train.steps - step, 0) / max(train.steps - warmup, 1)
+    return left if train.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def gathered(parameter: nn.Parameter) -> AbstractContextManager[object]:
+    """Make a parameter that ZeRO-3 has sharded whole for a while; anything else is whole already."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters([parameter])
+    return context
+
+
+def gathered_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return all parameters, whole, on the CPU, in the given dtype. Every worker must call it."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        with gathered(parameter):
+            state[name] = parameter.detach().to("cpu", dtype, copy=True).contiguous()
+    return state

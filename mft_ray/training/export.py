@@ -1,0 +1,95 @@
+"""Ordinary Hugging Face folders: of a fine-tuned model, and of a backbone with its mask applied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mft_ray.errors import UserError
+from mft_ray.masking import MaskFile, apply_masks, fingerprint
+from mft_ray.training.backbone import load_model, load_tokenizer
+
+
+def save_model(
+    model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write a model with the given parameters, whole or not at all.
+
+    Args:
+        model: gives the architecture; its own weights are not used.
+        state: every parameter by name, tied ones once.
+        tokenizer: saved beside it.
+        folder: replaced if it exists.
+    """
+
+    def write(partial: Path) -> None:
+        dtype = next(iter(state.values())).dtype
+        before, model.config.dtype = model.config.dtype, dtype
+        try:
+            model.save_pretrained(partial, state_dict=dict(state))
+        finally:
+            model.config.dtype = before
+        tokenizer.save_pretrained(partial)
+
+    _replace_folder(folder, write)
+
+
+def load_masked(
+    backbone: str | Path, mask: MaskFile, dtype: str | None = None, attention: str | None = None
+) -> PreTrainedModel:
+    """Return the backbone with a mask applied, once it is sure that they belong together.
+
+    Args:
+        backbone: folder or hub id of the model that the mask was learned on.
+        mask: content of a mask file.
+        dtype: of the returned model; None keeps the checkpoint's.
+        attention: transformers' attn_implementation.
+
+    Raises:
+        UserError: the mask was learned on another model.
+    """
+    model = load_model(backbone, None, attention)
+    found = fingerprint(model)
+    if found != mask.backbone:
+        raise UserError(
+            f"This mask was learned on another backbone: it names {mask.backbone[:12]}..., and {backbone} is "
+            f"{found[:12]}.... Give the checkpoint that the search used (model in RUN/best/README.md); any change "
+            "to its weights makes the mask meaningless."
+        )
+    apply_masks(model, mask.masks)
+    return model if dtype is None else model.to(getattr(torch, dtype))
+
+
+def export(backbone: str | Path, mask: MaskFile, folder: Path) -> None:
+    """Write W * M as an ordinary Hugging Face folder that ``from_pretrained`` loads.
+
+    Raises:
+        UserError: the folder is not empty, or the mask belongs to another backbone.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"The folder {folder} is not empty. Give an empty or a new folder to export to.")
+    model, tokenizer = load_masked(backbone, mask), load_tokenizer(backbone)
+
+    def write(partial: Path) -> None:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+    _replace_folder(folder, write)
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    write(partial)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)

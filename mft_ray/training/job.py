@@ -1,0 +1,126 @@
+"""What one training run is told, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
+from mft_ray.masking import MaskSettings
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One run of the training loop. Every path is seen by every worker.
+
+    Attributes:
+        method: ``fft`` trains every weight, ``mft`` the scores of a mask.
+        model: folder of the model to start from.
+        data: folder of the prepared splits.
+        out: folder for this run's checkpoints, best model or mask, and outcome.
+        mask: the mask to learn, for ``mft``.
+        backbone: the model's fingerprint, written into the mask file.
+    """
+
+    method: Literal["fft", "mft"]
+    model: str
+    data: str
+    out: str
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    scaling: ScalingConfig
+    dtype: str = "float32"
+    attention: str | None = None
+    mask: MaskSettings | None = None
+    backbone: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an ``mft`` job without a mask, and the reverse."""
+        if (self.method == "mft") != (self.mask is not None):
+            raise ValueError("method mft needs a mask, method fft has none")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The state of a run at one evaluation on validation.
+
+    Attributes:
+        step: optimizer steps done.
+        score: the metric on validation, higher is better.
+        standard_error: of the score, over examples.
+        tokens: input tokens trained on so far, padding excluded.
+        seconds: of training and evaluation so far.
+        loss: mean training loss per answer token since the last evaluation; NaN at step 0.
+        ratio: masking ratio in force (0 for ``fft``).
+        eligible: whether this state may be the run's best (not while a ratio is still annealed).
+    """
+
+    step: int
+    score: float
+    standard_error: float
+    tokens: int
+    seconds: float
+    loss: float
+    ratio: float
+    eligible: bool
+
+
+class StopRule(Protocol):
+    """Decides after each evaluation whether a run goes on. Picklable, and the same on every worker."""
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        """Return a stopped_reason, or None to go on."""
+
+
+@dataclass
+class Outcome:
+    """What a finished run says of itself.
+
+    Attributes:
+        stopped_reason: ``completed`` or what a stop rule gave.
+        best: index into history of the best eligible evaluation; None if there was none.
+    """
+
+    stopped_reason: str
+    history: list[Evaluation] = field(default_factory=list)
+    best: int | None = None
+
+    @property
+    def best_evaluation(self) -> Evaluation | None:
+        """The best eligible evaluation."""
+        return None if self.best is None else self.history[self.best]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Outcome:
+        """Read what `save` wrote."""
+        content = json.loads(path.read_text())
+        return cls(content["stopped_reason"], read_history(content["history"]), content["best"])
+
+
+def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:
+    """Read evaluations from JSON rows."""
+    return [Evaluation(**{**row, "loss": math.nan if row["loss"] is None else row["loss"]}) for row in rows]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to a temporary name and rename; NaN becomes null, which any program can read."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(_without_nan(content), indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,229 @@
+"""The training loop, the same for FFT and for masks. It runs on every worker of a group."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mft_ray.data.collate import collate
+from mft_ray.data.encoding import IGNORED
+from mft_ray.data.prepare import open_split
+from mft_ray.evaluation.metrics import per_example
+from mft_ray.evaluation.statistics import standard_error
+from mft_ray.masking import MaskFile, Masks, save_mask
+from mft_ray.training.backbone import DTYPES, load_model, load_tokenizer
+from mft_ray.training.batches import global_batch, micro_batch_size
+from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from mft_ray.training.engine import build_engine, gathered, gathered_state
+from mft_ray.training.export import save_model
+from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+
+Report = Callable[[Evaluation], None]
+
+
+def train(
+    job: TrainJob, device: torch.device, stop: StopRule | None = None, report: Report | None = None
+) -> Outcome:
+    """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
+
+    Leaves in ``job.out``: ``best/`` (a Hugging Face folder, ``fft``) or ``mask.safetensors`` (``mft``) of the
+    best evaluation, and ``outcome.json``.
+
+    Args:
+        job: what to train.
+        device: of this worker. torch.distributed must be initialised.
+        stop: asked after every evaluation, on every worker; must answer alike on all.
+        report: told of every evaluation, on every worker.
+    """
+    trainer = Trainer(job, device)
+    trainer.resume()
+    if not trainer.history:
+        trainer.evaluate()
+        if report:
+            report(trainer.history[-1])
+    reason = None
+    while reason is None:
+        trainer.train_until_evaluation()
+        trainer.evaluate()
+        if report:
+            report(trainer.history[-1])
+        reason = trainer.finished(stop)
+        if reason is None:
+            trainer.checkpoint()
+    return trainer.close(reason)
+
+
+class Trainer:
+    """The state of one run on one worker."""
+
+    def __init__(self, job: TrainJob, device: torch.device) -> None:
+        self.job, self.device = job, device
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        torch.manual_seed(job.train.seed)
+        self.tokenizer = load_tokenizer(job.model)
+        # FFT updates its weights, and small updates vanish in bf16: it holds fp32 and saves job.dtype.
+        model = load_model(job.model, job.dtype if job.method == "mft" else "float32", job.attention)
+        if job.scaling.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.to(device)
+        self.masks = Masks(model, job.mask, seed=job.train.seed) if job.mask else None
+        parameters = self.masks.scores() if self.masks else list(model.parameters())
+        self.micro = micro_batch_size(job.train, job.scaling)
+        self.engine = build_engine(model, parameters, job.train, job.scaling, self.micro)
+        self.rows = list(open_split(Path(job.data), "train"))
+        self.validation = list(open_split(Path(job.data), "validation"))[self.rank :: self.world]
+        self.lengths = [len(row["input_ids"]) for row in self.rows]
+        self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
+        self.history: list[Evaluation] = []
+        self.step = self.tokens = 0
+        self.losses: list[torch.Tensor] = []
+        self.earlier_seconds, self.started = 0.0, time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        self.history = load_checkpoint(self.engine, Path(self.job.out) / "checkpoints")
+        if self.history:
+            last = self.history[-1]
+            self.step, self.tokens, self.earlier_seconds = last.step, last.tokens, last.seconds
+            self._update_masks()
+
+    def train_until_evaluation(self) -> None:
+        """Take optimizer steps up to the next evaluation, or the end."""
+        self.losses = []
+        while True:
+            self._optimizer_step()
+            if self.step % self.job.train.eval_every == 0 or self._exhausted():
+                return
+
+    def evaluate(self) -> None:
+        """Score this state on validation, add it to the history, and keep it if it is the best."""
+        values = self._validation_values()
+        if not all(map(math.isfinite, values)) or any(not loss.isfinite() for loss in self.losses):
+            raise FloatingPointError(
+                f"the loss or score is not finite at step {self.step}; a learning rate lower than "
+                f"{self.job.train.lr:g} may help"
+            )
+        losses = torch.stack(self.losses) if self.losses else torch.full((1,), math.nan)
+        evaluation = Evaluation(
+            step=self.step,
+            score=sum(values) / len(values),
+            standard_error=standard_error(values),
+            tokens=self.tokens,
+            seconds=round(self.earlier_seconds + time.monotonic() - self.started, 3),
+            loss=float(losses.mean()),
+            ratio=self.masks.ratio if self.masks else 0.0,
+            eligible=self.masks.at_full_ratio if self.masks else True,
+        )
+        self.history.append(evaluation)
+        if best_index(self.history) == len(self.history) - 1:
+            self._keep_best()
+        if self.rank == 0:
+            with (Path(self.job.out) / "progress.json").open("w") as progress:
+                json.dump({"steps": self.job.train.steps, **asdict(evaluation)}, progress)
+
+    def finished(self, stop: StopRule | None) -> str | None:
+        """Return why the run ends now, or None."""
+        reason = stop(self.history, self.job.train.steps) if stop else None
+        return "completed" if reason is None and self._exhausted() else reason
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint, if one is due."""
+        if (len(self.history) - 1) % self.job.train.checkpoint_every == 0:
+            save_checkpoint(self.engine, Path(self.job.out) / "checkpoints", self.history)
+
+    def close(self, reason: str) -> Outcome:
+        """Write the outcome, drop the checkpoints and free the engine."""
+        outcome = Outcome(reason, self.history, best_index(self.history))
+        dist.barrier()
+        if self.rank == 0:
+            outcome.save(Path(self.job.out) / "outcome.json")
+            drop_checkpoints(Path(self.job.out) / "checkpoints")
+        self.engine.destroy()
+        return outcome
+
+    def _exhausted(self) -> bool:
+        train = self.job.train
+        return self.step >= train.steps or (train.max_tokens is not None and self.tokens >= train.max_tokens)
+
+    def _optimizer_step(self) -> None:
+        train = self.job.train
+        indices = global_batch(self.step, train.batch_size, len(self.rows), train.seed)
+        answer_tokens = sum(self.answer_lengths[index] for index in indices)
+        mine = indices[self.rank :: self.world]
+        accumulation = len(mine) // self.micro
+        self.engine.train()
+        loss_sum = torch.zeros((), device=self.device)
+        for start in range(0, len(mine), self.micro):
+            batch = self._batch([self.rows[index] for index in mine[start : start + self.micro]])
+            labels = batch.pop("labels")
+            logits = self.engine(**batch, use_cache=False).logits
+            nll = torch.nn.functional.cross_entropy(
+                logits[:, :-1].float().flatten(0, 1),
+                labels[:, 1:].flatten(),
+                ignore_index=IGNORED,
+                reduction="sum",
+            )
+            # The engine averages over workers and micro-batches; what is wanted is the mean over the global
+            # batch's answer tokens, whatever the number of workers.
+            self.engine.backward(nll * (self.world * accumulation / answer_tokens))
+            self.engine.step()
+            loss_sum += nll.detach()
+        self.step += 1
+        self.tokens += sum(self.lengths[index] for index in indices)
+        self._update_masks()
+        self.losses.append(loss_sum * (self.world / answer_tokens))
+
+    def _update_masks(self) -> None:
+        if self.masks:
+            self.masks.update(self.step / self.job.train.steps, gather=gathered)
+
+    def _batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = collate(rows, self.tokenizer.pad_token_id)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def _validation_values(self) -> list[float]:
+        """Return the metric of every validation example, in order, computed by all workers together."""
+        values = per_example(
+            self.engine.module,
+            self.validation,
+            self.job.evaluation.metric,
+            pad_id=self.tokenizer.pad_token_id,
+            eos_id=self.tokenizer.eos_token_id,
+            batch_size=self.job.train.eval_batch_size,
+            device=self.device,
+            tokenizer=self.tokenizer,
+            max_new_tokens=self.job.evaluation.max_new_tokens,
+            autocast=torch.bfloat16 if self.job.scaling.compute == "bfloat16" else None,
+        )
+        if self.world == 1:
+            return values
+        shares: list[list[float]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(shares, values)
+        size = sum(len(share) for share in shares)
+        return [shares[index % self.world][index // self.world] for index in range(size)]
+
+    def _keep_best(self) -> None:
+        out = Path(self.job.out)
+        if self.masks:
+            if self.rank == 0 and self.job.mask:
+                save_mask(
+                    out / "mask.safetensors", MaskFile(self.masks.masks(), self.job.mask, self.job.backbone)
+                )
+            return
+        state = gathered_state(self.engine.module, DTYPES[self.job.dtype])
+        if self.rank == 0:
+            save_model(self.engine.module, state, self.tokenizer, out / "best")
+
+
+def best_index(history: Sequence[Evaluation]) -> int | None:
+    """Return the position of the best eligible evaluation, the earliest of equals; None if there is none."""
+    eligible = [index for index, evaluation in enumerate(history) if evaluation.eligible]
+    return max(eligible, key=lambda index: history[index].score, default=None)

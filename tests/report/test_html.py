@@ -1,0 +1,184 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from mft_ray.report.__main__ import main
+from mft_ray.report.html import banner, render
+from mft_ray.report.records import read
+
+
+class Page(HTMLParser):
+    """What a browser would show and fetch: text outside scripts and styles, tags, and addresses."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.tags, self.fetched, self.open = "", [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag in ("script", "style"):
+            self.open.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.open.pop()
+
+    def handle_data(self, data):
+        if not self.open:
+            self.text += data
+
+
+def figures(html):
+    """Each figure's traces and layout, as plotly is given them."""
+    found = {}
+    decode = json.JSONDecoder().raw_decode
+    for match in re.finditer(r'Plotly\.newPlot\(\s*"figure-(\w+)",\s*', html):
+        traces, end = decode(html, match.end())
+        layout, _ = decode(html, end + re.match(r",\s*", html[end:]).end())
+        found[match[1]] = (traces, layout)
+    return found
+
+
+@pytest.fixture
+def html(make_run):
+    return render(make_run()).read_text(encoding="utf-8")
+
+
+def test_page_is_whole_and_self_contained(html):
+    page = Page(html)
+    assert page.fetched == []
+    assert "@import" not in html.split("<script>", 1)[0]
+    assert html.count("plotly.js v") == 1
+    assert list(figures(html)) == ["forest", "trials", "ratio", "layers", "fft"]
+
+
+def test_verdict_comes_first_then_the_leaderboard(html):
+    text = Page(html).text
+    order = ["Better than FFT", "Yes: on 6,000 untouched", "+1.43 to +2.78", "Leaderboard", "Configuration"]
+    positions = [text.index(part) for part in order]
+    assert positions == sorted(positions)
+    for part in ("90.15 %", "89.18 %", "exact McNemar test", "−0.1412", "2 min 02 s", "1,843,200"):
+        assert part in text
+
+
+def test_users_text_is_escaped(html):
+    page = Page(html)
+    assert "quick<b>start</b>" in page.text
+    assert "trial<i>99" in page.text
+    assert "</script><b>" in page.text
+    assert "out of memory in <linear>" in page.text
+    assert "i" not in page.tags
+    assert "linear" not in page.tags
+
+
+def test_every_score_figure_has_the_fft_line_axes_and_units(html):
+    for name, (traces, layout) in figures(html).items():
+        assert layout["xaxis"]["title"]["text"]
+        if name != "forest":
+            assert layout["yaxis"]["title"]["text"] == "Exact match (%)"
+            assert "FFT 88.40 %" in [trace.get("name") for trace in traces]
+            assert any(
+                shape.get("y0") == shape.get("y1") == pytest.approx(88.4) for shape in layout["shapes"]
+            )
+
+
+def test_figures_show_the_numbers(html):
+    made = figures(html)
+    names = [trace["name"] for trace in made["trials"][0]]
+    # Twelve trials, continued FFT and the line of FFT.
+    assert len(names) == 14
+    assert {"winner", "FFT continued", "below FFT"} <= set(names)
+    forest = made["forest"][0]
+    assert [trace["y"] for trace in forest] == [["Mask − FFT continued"], ["Mask − FFT"]]
+    assert forest[1]["x"][0] == pytest.approx(2.1)
+    assert forest[1]["x"][0] - forest[1]["error_x"]["arrayminus"][0] == pytest.approx(1.43)
+    ratios = [
+        x for trace in made["ratio"][0] if trace["name"] not in ("winner", "FFT 88.40 %") for x in trace["x"]
+    ]
+    assert sorted(ratios) == pytest.approx([5 + 3 * index for index in range(12)])
+    assert made["layers"][1]["xaxis"]["categoryarray"] == ["0-3", "0-7", "4-7"]
+    assert made["fft"][0][0]["x"][-1] == 2400
+
+
+def test_unfinished_search_says_so(make_run):
+    html = render(make_run(verdict=False)).read_text(encoding="utf-8")
+    text = Page(html).text
+    assert "No verdict yet" in text
+    assert "selection, not proof" in text
+    assert "best so far" in text
+    assert "forest" not in figures(html)
+
+
+@pytest.mark.parametrize(
+    ("change", "mood"),
+    [
+        ({}, "yes"),
+        ({"beats_continued_fft": False}, "partly"),
+        ({"beats_continued_fft": None, "ci95_continued_fft": [-0.01, 0.02]}, "partly"),
+        ({"beats_fft": False, "ci95": [-0.01, 0.02]}, "no"),
+        ({"beats_fft": False, "ci95": [-0.03, -0.01]}, "worse"),
+    ],
+)
+def test_banner_says_what_the_verdict_says(make_run, change, mood):
+    run = make_run()
+    path = run / "verdict.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert banner(read(run)).mood == mood
+
+
+def test_verdict_of_the_bare_contract_is_enough(make_run):
+    run = make_run()
+    path = run / "verdict.json"
+    keys = ["metric", "split", "n", "fft", "mft", "delta", "ci95", "p_value", "beats_fft", "trial_id"]
+    verdict = json.loads(path.read_text())
+    path.write_text(json.dumps({key: verdict[key] for key in keys}))
+    (run / "curves.json").unlink()
+    html = render(run).read_text(encoding="utf-8")
+    assert "the mask beats FFT: 90.15 % against 88.05 %" in Page(html).text
+    assert list(figures(html)) == ["forest", "ratio", "layers"]
+
+
+def test_a_search_whose_trials_all_failed_still_has_a_report(make_run):
+    run = make_run(trials=0, verdict=False)
+    (run / "curves.json").unlink()
+    text = Page(render(run).read_text(encoding="utf-8")).text
+    assert "No trial has a score yet." in text
+    assert "FFT baseline" in text
+
+
+def test_trials_without_the_usual_settings_are_left_out_of_figures(make_run):
+    run = make_run(trials=2, verdict=False)
+    path = run / "leaderboard.json"
+    board = json.loads(path.read_text())
+    board["trials"][0]["config"] = {}
+    path.write_text(json.dumps(board))
+    assert {"ratio", "layers"} <= set(figures(render(run).read_text(encoding="utf-8")))
+
+
+def test_nothing_half_written_and_written_again(make_run):
+    run = make_run()
+    before = {path.name for path in run.iterdir()}
+    render(run)
+    first = (run / "report.html").stat().st_size
+    render(run)
+    assert {path.name for path in run.iterdir()} == before | {"report.html"}
+    assert (run / "report.html").stat().st_size == first
+
+
+def test_command_prints_where_the_report_is(make_run, capsys):
+    run = make_run()
+    assert main([str(run)]) == 0
+    assert capsys.readouterr().out == f"report  {run / 'report.html'}\n"
+
+
+def test_command_refuses_what_is_no_run_folder(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "baseline.json" in printed.err
+    assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
