@@ -168,7 +168,8 @@ def _client(ray: PrivateRay) -> Any:
 
 def _on_signals(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
     for number in SIGNALS:
-        signal.signal(number, handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a background job of a script
+            signal.signal(number, handler)
 
 
 def _stop_in_order(number: int, _frame: FrameType | None) -> NoReturn:

@@ -59,6 +59,8 @@ def environment(outer: Mapping[str, str], launch_dir: str) -> dict[str, str]:
     env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     # Longer than Ray's 3 s, so that an interrupted job can finish writing a checkpoint.
     env.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "10")
+    # A trial is several processes that mostly wait; Ray warns of 4 times this many on the screen.
+    env.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # `python` in the job is the python that runs this script.
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     env["MFT_RAY_LAUNCH_DIR"] = launch_dir

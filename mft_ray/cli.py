@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Callable
 from typing import NoReturn
 
 from mft_ray.config import Config, load_config
-from mft_ray.errors import UserError
+from mft_ray.errors import RunFailed, UserError
 
 
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
@@ -40,12 +41,18 @@ def read_config(options: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run an entry point and exit: 0, 2 for a user's mistake (one paragraph, no traceback), 130 for Ctrl-C."""
+    """Run an entry point and exit: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C; no traceback."""
+    # cluster/local.py submits a job from this folder; relative paths mean what they meant there.
+    if folder := os.environ.get("MFT_RAY_LAUNCH_DIR"):
+        os.chdir(folder)
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; --resume goes on", file=sys.stderr, flush=True)
         sys.exit(130)

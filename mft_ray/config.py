@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mft_ray.errors import UserError
+from mft_ray.explain import explain, explain_yaml
 from mft_ray.masking import Init, MaskSettings, Schedule, Target
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -26,7 +26,8 @@ Metric = Literal["exact_match", "answer_logprob", "generated_match"]
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, assignments are validated."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    # A layer group such as 4 is a number to YAML.
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, coerce_numbers_to_str=True)
 
 
 class ModelConfig(Section):
@@ -90,19 +91,27 @@ class ScalingConfig(Section):
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     zero_stage: Literal[0, 1, 2, 3] = 0
-    compute: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 is autocast; scores stay fp32"
-    )
+    compute: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is autocast; scores stay fp32")
     gradient_checkpointing: bool = False
     max_failures: int = Field(1, ge=0, description="restarts of a run whose worker died")
     wait_for_resources_s: float = Field(900, gt=0, description="how long the cluster may take to grow")
+    cluster_grows_to: dict[str, float] | None = Field(
+        None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"
+    )
+
+
+class FftTrainConfig(TrainConfig):
+    """As `TrainConfig`, but by default until validation stops improving."""
+
+    steps: int = Field(2000, ge=1, description="optimizer steps at most")
+    patience: int | None = Field(5, ge=1, description="stop after so many evaluations without a new best")
 
 
 class FftConfig(Section):
     """The FFT baseline: given, or trained here until validation stops improving."""
 
     given: bool = Field(False, description="model.path is already fine-tuned: take it as the baseline")
-    train: TrainConfig = TrainConfig(steps=2000, patience=5)
+    train: FftTrainConfig = FftTrainConfig()
     scaling: ScalingConfig | None = Field(None, description="what FFT asks of the cluster; null: as scaling")
     continued_lr: float | None = Field(None, gt=0, description="lr of continued FFT; null takes fft.train.lr")
 
@@ -128,12 +137,20 @@ class MaskingRatioRange(FloatRange):
     high: Ratio = 0.5
 
 
+class LearningRateRange(FloatRange):
+    """A range of learning rates, searched by order of magnitude."""
+
+    low: float = Field(2e-5, gt=0)
+    high: float = Field(1e-2, gt=0)
+    log: bool = True
+
+
 class SpaceConfig(Section):
     """What the search may choose. A list is a choice among its entries, a range anything in it."""
 
     ratio: MaskingRatioRange | list[Ratio] = MaskingRatioRange()
     layers: Literal["auto"] | list[str] = Field("auto", description="auto derives groups from the depth")
-    lr: FloatRange | list[Annotated[float, Field(gt=0)]] = FloatRange(low=2e-5, high=1e-2, log=True)
+    lr: LearningRateRange | list[Annotated[float, Field(gt=0)]] = LearningRateRange()
     target: list[Target] = ["both"]
     init: list[Init] = ["normal", "magnitude"]
     schedule: list[Schedule] = ["constant", "anneal"]
@@ -157,9 +174,7 @@ class SearchConfig(Section):
     startup_trials: int = Field(6, ge=1, description="random trials before TPE proposes")
     max_concurrent: int | None = Field(None, ge=1, description="null: what the cluster's capacity allows")
     seed: int = 0
-    extra_points: list[dict[str, Any]] = Field(
-        [], description="configurations tried right after the paper's preset"
-    )
+    extra_points: list[dict[str, Any]] = Field([], description="configurations tried right after the paper's preset")
 
 
 class EvaluationConfig(Section):
@@ -219,14 +234,16 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         UserError: the file cannot be read, or a key or value is not allowed.
     """
     try:
-        tree = _read_yaml(Path(path).read_text()) or {}
+        tree = _read_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(
             f"Cannot read the config {path}: {error.strerror}. Give --config a YAML file, "
             "such as tune_spaces/quickstart.yaml."
         ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"The config {path} is not text. Give --config a YAML file in UTF-8.") from None
     except yaml.YAMLError as error:
-        raise UserError(f"The config {path} is not valid YAML: {error}") from None
+        raise UserError(f"The config {path} is not valid YAML: {explain_yaml(error)}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"The config {path} must be a mapping of settings, got {type(tree).__name__}.")
     for override in overrides:
@@ -243,7 +260,7 @@ def parse_config(tree: dict[str, Any], where: str = "the config") -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{where} has {_explain(error)}") from None
+        raise UserError(f"{where} has {explain(error, Config)}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -265,43 +282,13 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r} is not of the form path=value, such as --set search.trials=4.")
     *parents, leaf = key.split(".")
     for parent in parents:
-        child = tree.setdefault(parent, {})
+        child = tree.get(parent)
+        if child is None:  # absent, or a section left empty
+            child = tree[parent] = {}
         if not isinstance(child, dict):
             raise UserError(f"--set {override!r}: {parent} is a value, not a section.")
         tree = child
     try:
         tree[leaf] = _read_yaml(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """One paragraph out of pydantic's list: where, what was given, what is allowed."""
-    problems = []
-    for item in error.errors(include_url=False):
-        # pydantic names the members of a union in the path; people wrote only keys and positions.
-        path = [str(part) for part in item["loc"] if not re.search(r"[\[(]|^[A-Z]", str(part))]
-        where = ".".join(path) or "the top level"
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = ", ".join(_siblings(item["loc"]))
-            problems.append(f"an unknown key {where} (known here: {known})")
-        elif item["type"] == "missing":
-            problems.append(f"no {where}, which must be given")
-        else:
-            problems.append(f"a bad value for {where}: got {item['input']!r}; {item['msg']}")
-    return "; ".join(problems) + "."
-
-
-def _siblings(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Config
-    for part in location[:-1]:
-        if part not in _fields(section):
-            break
-        section = _fields(section)[str(part)]
-    return sorted(_fields(section))
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    if hasattr(section, "model_fields"):
-        return {name: field.annotation for name, field in section.model_fields.items()}
-    return {field.name: field.type for field in fields(section)} if is_dataclass(section) else {}
+        raise UserError(f"--set {override!r}: the value is not valid YAML: {explain_yaml(error)}.") from None

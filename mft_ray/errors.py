@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""What can end a run, said in a way that needs no traceback."""
 
 
 class UserError(Exception):
@@ -6,4 +6,11 @@ class UserError(Exception):
 
     The message is one paragraph: what was given, what is allowed, what to do. Entry points print it
     without a traceback and exit with status 2; nothing has been written when it is raised.
+    """
+
+
+class RunFailed(RuntimeError):
+    """A training run failed on every allowed try. The message holds the worker's own reason.
+
+    Entry points print it without a traceback and exit with status 1; what was finished before is kept.
     """

@@ -43,8 +43,8 @@ def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
         "backbone": content.backbone,
         "settings": json.dumps(asdict(content.settings)),
         "shapes": json.dumps({name: list(mask.shape) for name, mask in content.masks.items()}),
-        "sha256": _checksum(packed),
     }
+    metadata["sha256"] = _checksum(packed, metadata)
     partial = Path(f"{os.fspath(path)}.partial")
     save_file(packed, partial, metadata)
     os.replace(partial, path)
@@ -63,14 +63,10 @@ def load_mask(path: str | os.PathLike[str]) -> MaskFile:
             metadata = opened.metadata() or {}
             packed = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"The mask file {path} is truncated or damaged ({error}). Copy or export it again."
-        ) from None
+        raise UserError(f"The mask file {path} is truncated or damaged ({error}). Copy or export it again.") from None
     if metadata.get("format") != _FORMAT:
-        raise UserError(
-            f"{path} is a safetensors file but not a mask of this program (no format {_FORMAT!r})."
-        )
-    if _checksum(packed) != metadata["sha256"]:
+        raise UserError(f"{path} is a safetensors file but not a mask of this program (no format {_FORMAT!r}).")
+    if _checksum(packed, metadata) != metadata.get("sha256"):
         raise UserError(f"The mask file {path} is damaged: its checksum does not match. Copy it again.")
     shapes = json.loads(metadata["shapes"])
     masks = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
@@ -86,8 +82,11 @@ def _unpack(packed: torch.Tensor, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(bits.astype(bool)).view(shape)
 
 
-def _checksum(packed: dict[str, torch.Tensor]) -> str:
+def _checksum(packed: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Cover the metadata too: a changed shape or setting is as wrong as a changed bit."""
     digest = hashlib.sha256()
+    for key in sorted(metadata.keys() - {"sha256"}):
+        digest.update(f"{key}={metadata[key]}\n".encode())
     for name in sorted(packed):
         digest.update(name.encode())
         digest.update(packed[name].numpy().data)

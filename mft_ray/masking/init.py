@@ -26,7 +26,10 @@ def initial_scores(name: str, weight: torch.Tensor, settings: MaskSettings, seed
     """
     if settings.init == "normal":
         generator = torch.Generator().manual_seed(_seed_of(name, seed))
-        scores = torch.empty(weight.shape).normal_(0.0, settings.init_scale, generator=generator)
+        # Spelt out, for a caller may have set another default dtype or device.
+        scores = torch.empty(weight.shape, dtype=torch.float32, device="cpu").normal_(
+            0.0, settings.init_scale, generator=generator
+        )
         return scores.to(weight.device)
     if settings.init == "magnitude":
         magnitude = weight.detach().float().abs()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from mft_ray.errors import UserError
 from mft_ray.masking.init import initial_scores
 from mft_ray.masking.schedule import full_ratio_reached, ratio_at
 from mft_ray.masking.select import select
@@ -52,7 +53,7 @@ class Masks:
         modules: names of linear modules to mask instead of ``settings.layers`` and ``settings.target``.
 
     Raises:
-        UserError: the model lacks what the settings ask for.
+        UserError: the model lacks what the settings ask for, or uses a weight to mask in another place too.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Masks:
         self.settings = settings or MaskSettings()
         self.progress = 0.0
         names = select(model, self.settings.layers, self.settings.target, modules)
+        _refuse_tied(model, names)
         model.requires_grad_(False)
         self._masks: dict[str, WeightMask] = {}
         for name in names:
@@ -106,17 +108,6 @@ class Masks:
             with gather(mask.scores) if gather else nullcontext():
                 mask.mask.copy_(keep_mask(mask.scores, self.ratio))
 
-    def load(self, masks: dict[str, torch.Tensor]) -> None:
-        """Put given masks in force, such as those of the best step.
-
-        Args:
-            masks: bool tensors by weight name, exactly the names of `masks`.
-        """
-        if masks.keys() != self._masks.keys():
-            raise ValueError(f"these masks are for {sorted(masks)[:3]}..., not {sorted(self._masks)[:3]}...")
-        for name, mask in masks.items():
-            self._masks[name].mask.copy_(mask)
-
     def merge(self) -> nn.Module:
         """Take the masks off and leave W * M, bit for bit, in the model. Returns the model, still frozen."""
         for module in list(self._modules()):
@@ -134,6 +125,20 @@ class Masks:
 
     def _modules(self) -> Iterator[nn.Module]:
         return (self.model.get_submodule(name.removesuffix(".weight")) for name in self._masks)
+
+
+def _refuse_tied(model: nn.Module, names: Sequence[str]) -> None:
+    """A mask on a weight that is, say, the embedding as well would change that when merged."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    for name in names:
+        found = places[id(model.get_parameter(f"{name}.weight"))]
+        if len(found) > 1:
+            raise UserError(
+                f"The weight of {name} cannot be masked: it is tied, and a mask would change all of "
+                f"{', '.join(found)}. Name other modules, or untie it first."
+            )
 
 
 @torch.no_grad()

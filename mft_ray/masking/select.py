@@ -93,8 +93,7 @@ def _by_name(model: nn.Module, modules: Sequence[str]) -> list[str]:
     unknown = [name for name in modules if name not in known]
     if unknown or not modules:
         raise UserError(
-            f"No linear layer is called {', '.join(unknown) or '(none given)'}; "
-            f"the model has: {_listing(known)}."
+            f"No linear layer is called {', '.join(unknown) or '(none given)'}; the model has: {_listing(known)}."
         )
     return list(modules)
 

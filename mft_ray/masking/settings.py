@@ -29,8 +29,9 @@ class MaskSettings:
         anneal_fraction: the fraction of training after which ``anneal`` reaches the full ratio.
     """
 
-    # Unknown keys are errors where a configuration file is read into this class.
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    # Where a configuration file is read into this class: unknown keys are errors, and the layer group 4 is
+    # a number to YAML.
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = {"extra": "forbid", "coerce_numbers_to_str": True}
 
     ratio: float = 0.1
     layers: str = "all"

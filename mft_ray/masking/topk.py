@@ -26,7 +26,7 @@ def keep_mask(scores: torch.Tensor, ratio: float) -> torch.Tensor:
     The count is exact, and needs one selection rather than a sort.
 
     Args:
-        scores: float tensor of any shape, without NaN.
+        scores: float tensor of any shape.
         ratio: masking ratio.
 
     Returns:
@@ -34,11 +34,14 @@ def keep_mask(scores: torch.Tensor, ratio: float) -> torch.Tensor:
 
     Raises:
         UserError: the ratio is outside [0, 1).
+        FloatingPointError: a score is NaN, so training has diverged and no ranking means anything.
     """
     magnitude = scores.detach().abs().flatten()
     count = removed_count(magnitude.numel(), ratio)
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
+    if magnitude.isnan().any():
+        raise FloatingPointError("mask scores have become NaN; a lower learning rate may help")
     threshold = magnitude.kthvalue(count).values
     keep = magnitude >= threshold
     # Entries at the threshold: remove the first ones, in flat order, until the count is met.

@@ -18,7 +18,12 @@ from mft_ray.report import figures, leaderboard, units
 from mft_ray.report.records import Interval, Measured, Run, Trial, Verdict, read
 
 HERE = Path(__file__).parent
-TESTS = {"mcnemar": "exact McNemar test", "paired_t": "paired t-test"}
+TESTS = {"mcnemar": "an exact McNemar test", "paired_t": "a paired t-test"}
+FFT_STOPPED = {
+    "plateau": "This FFT stopped because it no longer improved.",
+    "completed": "This FFT used up all its steps and might have improved further.",
+    "given": "This FFT model was given: whether it had stopped improving is not known here.",
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def _content(run: Run) -> dict[str, Any]:
         "judged": _judged(run),
         "comparisons": _comparisons(run),
         "extra": _extra(run),
-        "verdict_test": TESTS.get(run.verdict.test or "", run.verdict.test or "") if run.verdict else "",
+        "verdict_test": TESTS.get(run.verdict.test or "", "a paired test") if run.verdict else "",
         "confidence": f"{run.verdict.confidence:.0%}" if run.verdict else "",
         "knobs": leaderboard.knobs(run),
         "board": leaderboard.lines(run),
@@ -115,6 +120,7 @@ def _content(run: Run) -> dict[str, Any]:
         "standard_error": unit.number(run.baseline.error),
         "errors": [(trial.trial_id, trial.error) for trial in run.trials if trial.error],
         "costs": _costs(run),
+        "fft_stopped": FFT_STOPPED.get(run.baseline.stopped or "", ""),
         "facts": _facts(run),
         "config": run.config_text,
         "figures": _figures(run),
@@ -215,7 +221,7 @@ def _costs(run: Run) -> list[tuple[str, str, str, str]]:
     if timed:
         tokens = [trial.tokens for trial in run.trials if trial.tokens is not None]
         total = units.count(sum(tokens)) if tokens else units.NONE
-        label = f"All {len(timed)} masks trained, one after another"
+        label = f"All {len(timed)} masks, times added up"
         shown.append((label, units.NONE, total, units.duration(sum(timed))))
     return shown
 

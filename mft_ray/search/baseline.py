@@ -10,6 +10,7 @@ from typing import Any
 
 from mft_ray.config import Config, TrainConfig
 from mft_ray.data.prepare import open_split
+from mft_ray.errors import RunFailed
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import depth, fingerprint
 from mft_ray.search.folder import RunFolder
@@ -117,7 +118,10 @@ def _train(
         attention=config.model.attention,
     )
     with watch(out, label, config.evaluation.metric):
-        return launch(job, Patience(patience))
+        try:
+            return launch(job, Patience(patience))
+        except RunFailed as error:
+            raise RunFailed(f"{label} failed: {error} What was finished is kept: --resume {folder.root}") from error
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+import yaml
 from ray._private.state import state as cluster_state
 
 from mft_ray.config import ScalingConfig
@@ -40,15 +42,16 @@ def concurrent_trials(scaling: ScalingConfig, limit: int | None = None) -> int:
         UserError: not even one fits, now or after growing.
     """
     bundle = worker_resources(scaling)
-    now, later = _nodes_now(), _nodes_later()
+    now, later = _nodes_now(), _nodes_later(scaling)
     workers = max(sum(node.fits(bundle) for node in kinds) for kinds in (now, later))
     trials = workers / scaling.workers
     if trials < 1:
         asked = ", ".join(f"{need:g} {name}" for name, need in bundle.items())
+        growth = f"can grow to {_describe(later)}" if later else "cannot grow, as far as is known"
         raise UserError(
             f"A trial asks for {scaling.workers} worker(s) with {asked} each, and this cluster has "
-            f"{_describe(now)}{f' and can grow to {_describe(later)}' if later else ' and cannot grow'}. Lower "
-            "scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker, or use a larger cluster."
+            f"{_describe(now)} and {growth}. Lower scaling.workers, scaling.cpus_per_worker or "
+            "scaling.gpus_per_worker, use a larger cluster, or say in scaling.cluster_grows_to what it can become."
         )
     return int(min(trials, limit or math.inf, 10_000))
 
@@ -57,15 +60,22 @@ def _nodes_now() -> list[NodeType]:
     return [NodeType(dict(node["Resources"]), 1) for node in ray.nodes() if node["Alive"]]
 
 
-def _nodes_later() -> list[NodeType]:
-    """Return the node types of an autoscaling cluster, as its autoscaler has told the cluster."""
+def _nodes_later(scaling: ScalingConfig) -> list[NodeType]:
+    """Return the node types of a cluster that autoscales; empty for one that does not."""
+    if scaling.cluster_grows_to is not None:
+        return [NodeType(scaling.cluster_grows_to, 1)]
     config: Any = cluster_state.get_cluster_config()
-    if config is None:
+    if config is not None and config.node_group_configs:
+        return [
+            NodeType(dict(group.resources), math.inf if group.max_count < 0 else group.max_count)
+            for group in config.node_group_configs
+        ]
+    # `ray up` leaves the cluster file on the head, where drivers of jobs run.
+    bootstrap = Path.home() / "ray_bootstrap_config.yaml"
+    if not bootstrap.exists():
         return []
-    return [
-        NodeType(dict(group.resources), math.inf if group.max_count < 0 else group.max_count)
-        for group in config.node_group_configs
-    ]
+    kinds = (yaml.safe_load(bootstrap.read_text()) or {}).get("available_node_types", {})
+    return [NodeType(kind.get("resources", {}), kind.get("max_workers", 0)) for kind in kinds.values()]
 
 
 def _describe(nodes: list[NodeType]) -> str:

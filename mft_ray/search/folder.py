@@ -58,6 +58,8 @@ def open_folder(config: Config, resume: str | None) -> RunFolder:
         root = runs_home() / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     else:
         root = runs_home().parent / Path(config.run.dir).expanduser()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"run.dir {root} is a file. Give a new or empty folder with --set run.dir=FOLDER.")
     if root.exists() and any(root.iterdir()):
         raise UserError(
             f"The run folder {root} is not empty. Continue that run with --resume {root}, or give another "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
 from mft_ray.search.preparation import check, make_ready
 from mft_ray.search.progress import TrialProgress, say
-from mft_ray.search.results import write_curves, write_leaderboard
+from mft_ray.search.results import write_results
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.trial import TrialPlan
@@ -85,12 +86,18 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         baseline.fingerprint,
         AgainstFft(config.search.stop, baseline.score, baseline.standard_error),
     )
+    keep_results = partial(write_results, folder, baseline)
+    keep_results()
     progress = TrialProgress(
-        config.search.trials, config.train.steps, concurrent, config.evaluation.metric, baseline.score
+        config.search.trials,
+        config.train.steps,
+        concurrent,
+        config.evaluation.metric,
+        baseline.score,
+        keep_results,
     )
     run_trials(plan, folder, baseline.depth, progress)
-    rows = write_leaderboard(folder, baseline)
-    write_curves(folder)
+    rows = write_results(folder, baseline)
 
     if not rows or rows[0]["score"] is None:
         render(folder.root)
@@ -103,8 +110,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
 
     say("4/4 mask, model and report")
     keep_winner(folder, config, baseline, rows[0], verdict["sentence"])
-    write_leaderboard(folder, baseline)
-    write_curves(folder)
+    write_results(folder, baseline)
     report = render(folder.root)
     _tell(folder, verdict, report, config.run.export_model)
 

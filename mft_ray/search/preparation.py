@@ -31,15 +31,14 @@ def check(config: Config) -> None:
     if not config.fft.given:
         micro_batch_size(config.fft.train, config.fft.scaling or config.scaling)
     elif config.model.architecture is not None:
-        raise UserError(
-            "fft.given says that model.path is already fine-tuned, but model.architecture is given."
-        )
+        raise UserError("fft.given says that model.path is already fine-tuned, but model.architecture is given.")
     if config.model.architecture is not None and config.data.task != "arithmetic":
         raise UserError(
             f"model.architecture makes a model without a tokenizer, which only the arithmetic task has; task "
             f"{config.data.task} needs model.path."
         )
     skeleton = _skeleton(config)
+    select(skeleton, config.mask.layers, config.mask.target)
     build_space(config, depth(skeleton))
     for point in points_to_evaluate(config, depth(skeleton)):
         settings = mask_settings(config.mask, point)
@@ -52,7 +51,7 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     Raises:
         UserError: the data cannot be used.
     """
-    tokenizer = _tokenizer(config)
+    tokenizer = tokenizer_of(config)
     if not folder.data.exists():
         prepare(config.data, tokenizer, folder.data)
     if config.model.path is not None:
@@ -67,9 +66,15 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     return os.fspath(folder.start_model)
 
 
-def _tokenizer(config: Config) -> Tokenizer:
-    if config.model.path is not None:
-        return load_tokenizer(config.model.path)
+def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a model, or the arithmetic task's own for a model made from settings.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = path or config.model.path
+    if path is not None:
+        return load_tokenizer(path)
     return arithmetic.tokenizer()
 
 
@@ -77,15 +82,13 @@ def _skeleton(config: Config) -> torch.nn.Module:
     """Return the model's structure without its weights."""
     with torch.device("meta"):
         if config.model.path is None:
-            return new_model(config.model.architecture or {}, len(_tokenizer(config)), 0)
-        check_path(config.model.path)
+            made: torch.nn.Module = new_model(config.model.architecture or {}, len(tokenizer_of(config)), 0)
+            return made
+        path = check_path(config.model.path)
         try:
-            found = AutoConfig.from_pretrained(config.model.path)
-            model = AutoModelForCausalLM.from_config(found)
+            found = AutoConfig.from_pretrained(path)
+            model: torch.nn.Module = AutoModelForCausalLM.from_config(found)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"model.path {config.model.path} cannot be loaded as a causal LM: {reason}"
-            ) from None
-    assert isinstance(model, torch.nn.Module)
+            raise UserError(f"model.path {config.model.path} cannot be loaded as a causal LM: {reason}") from None
     return model

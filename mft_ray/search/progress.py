@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,21 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         concurrent: trials that run at once.
         metric: what scores are.
         fft_score: the baseline on the same validation examples.
+        after_each: called when a trial has ended, so that the leaderboard is never behind.
     """
 
-    def __init__(self, total: int, steps: int, concurrent: int, metric: str, fft_score: float) -> None:
+    def __init__(
+        self,
+        total: int,
+        steps: int,
+        concurrent: int,
+        metric: str,
+        fft_score: float,
+        after_each: Callable[[], object],
+    ) -> None:
         self.total, self.steps, self.concurrent = total, steps, concurrent
         self.unit, self.fft_score = unit(metric), fft_score
+        self.after_each = after_each
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
 
@@ -105,11 +115,13 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             f"{self.unit.delta(best - self.fft_score if best is not None else None)} against FFT"
             f"{self._time_left(trials)}"
         )
+        self.after_each()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed; the search goes on."""
         self.ended.append(time.monotonic() - self.seconds.get(trial.trial_id, time.monotonic()))
         say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
+        self.after_each()
 
     def _name(self, trials: list[Any], trial: Any) -> str:
         return f"trial {trials.index(trial) + 1}/{self.total}"

@@ -12,8 +12,9 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.training.job import Evaluation, Outcome, write_json
 
 
-def write_leaderboard(folder: RunFolder, baseline: Baseline) -> list[dict[str, Any]]:
-    """Write ``leaderboard.json``, best trial first, and return its rows."""
+def write_results(folder: RunFolder, baseline: Baseline) -> list[dict[str, Any]]:
+    """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's rows."""
+    _write_curves(folder)
     rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
     rows.sort(key=lambda row: (row["score"] is None, -(row["score"] or 0.0)))
     public = json.loads(folder.baseline.read_text())
@@ -21,8 +22,7 @@ def write_leaderboard(folder: RunFolder, baseline: Baseline) -> list[dict[str, A
     return rows
 
 
-def write_curves(folder: RunFolder) -> None:
-    """Write ``curves.json``: every evaluation of FFT, continued FFT and the trials."""
+def _write_curves(folder: RunFolder) -> None:
     trials = {path.parent.name: _curve(path) for path in sorted(folder.trials.glob("*/outcome.json"))}
     curves = {
         "fft": _curve(folder.fft / "outcome.json"),

@@ -57,7 +57,10 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
             raise UserError(
                 f"search.extra_points has the unknown knob {', '.join(unknown)}; known: {', '.join(sorted(preset))}."
             )
+        for knob in ("ratio", "lr"):
+            _check_number(knob, point.get(knob, preset[knob]))
         points.append({**preset, **point})
+        points[-1]["layers"] = str(points[-1]["layers"])  # a layer group such as 4 is a number to YAML
         check_group(points[-1]["layers"], depth)
         mask_settings(config.mask, points[-1])
     return points
@@ -95,6 +98,13 @@ def check_group(group: str, depth: int) -> None:
 def mask_settings(base: MaskSettings, point: dict[str, Any]) -> MaskSettings:
     """Return the settings of one trial's mask: the config's, with what the search chose."""
     return replace(base, **{knob: value for knob, value in point.items() if knob != "lr"})
+
+
+def _check_number(knob: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or (knob == "lr" and not value > 0):
+        raise UserError(
+            f"search.extra_points has {knob} {value!r}; it must be a number{' above 0' if knob == 'lr' else ''}."
+        )
 
 
 def _distribution(knob: FloatRange | Sequence[Any], always: list[Any]) -> BaseDistribution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an intermediate value, unless the mask is still being annealed and has none."""
         value = result.get(METRIC)
-        if value is not None and math.isfinite(value):
-            # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
-            self._ot_trials[trial_id].report(value, result["step"])
+        # A trial's closing result repeats its last evaluation.
+        if value is not None and math.isfinite(value) and "stopped_reason" not in result:
+            # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
+                self._ot_trials[trial_id].report(value, result["step"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -44,7 +48,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             state, value = TrialState.PRUNED, None
         else:
             state = TrialState.COMPLETE
-        self._ot_study.tell(self._ot_trials[trial_id], value, state=state)
+        self._ot_study.tell(self._ot_trials[trial_id], value, state=state, skip_if_finished=True)
         self._completed_trials.add(trial_id)
 
     def restore(self, checkpoint_path: str) -> None:
@@ -54,6 +58,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in known:
                 self._ot_study.tell(trial.number, state=TrialState.FAIL)
+                # What the sampler drew it draws again, from its restored state; a given point would be lost.
+                if trial.params in self._points_to_evaluate:
+                    self._ot_study.enqueue_trial(trial.params)
 
 
 def build_search(

@@ -83,7 +83,7 @@ def run_trial(point: dict[str, Any], plan: TrialPlan) -> None:
         plan: what all trials share.
 
     Raises:
-        RuntimeError: the workers failed; the reason is also in the trial's ``error.json``.
+        RunFailed: the workers failed; the reason is also in the trial's ``error.json``.
     """
     trial_id = ray.tune.get_context().get_trial_id()
     job = plan.job(trial_id, point)

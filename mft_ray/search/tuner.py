@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import ray.tune
 
@@ -28,12 +31,15 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
         depth: decoder layers of the backbone.
         progress: told of every trial.
     """
+    # Tune's own tables would bury ours.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     search = plan.config.search
     trainable = ray.tune.with_resources(ray.tune.with_parameters(run_trial, plan=plan), _DRIVER)
-    path = str(folder.tune / _NAME)
-    if ray.tune.Tuner.can_restore(path):
-        # Tune pickles its callbacks: the restored progress reads the same run folder.
-        tuner = ray.tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=False)
+    path = folder.tune / _NAME
+    # Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
+    if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):
+        tuner = ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False)
+        _forget_lost_trials(folder, {Path(result.path).name for result in tuner.get_results()})
         tuner.fit()
         return
     for leftover in (folder.trials, folder.tune):
@@ -52,9 +58,22 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
             metric=METRIC,
             mode="max",
             num_samples=search.trials,
+            trial_dirname_creator=_trial_id,
             max_concurrent_trials=concurrent_trials(plan.config.scaling, search.max_concurrent),
         ),
         run_config=ray.tune.RunConfig(
             name=_NAME, storage_path=str(folder.tune), callbacks=[progress], verbose=0
         ),
     ).fit()
+
+
+def _trial_id(trial: Any) -> str:
+    """Name Tune's folder of a trial as ours is named."""
+    return str(trial.trial_id)
+
+
+def _forget_lost_trials(folder: RunFolder, known: set[str]) -> None:
+    """Delete trials that began after Tune's last snapshot: others take their place, with ids of their own."""
+    for path in folder.trials.glob("*"):
+        if path.name not in known:
+            shutil.rmtree(path)

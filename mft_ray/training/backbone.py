@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, set_seed
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from mft_ray.config import ModelConfig
 from mft_ray.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -28,14 +28,14 @@ def load_model(path: str | Path, dtype: str | None = None, attention: str | None
     Raises:
         UserError: there is no such model, or it is not a causal LM.
     """
-    check_path(str(path))
+    path = check_path(str(path))
     settings: dict[str, Any] = {"dtype": DTYPES[dtype] if dtype else "auto"}
     if attention:
         settings["attn_implementation"] = attention
     _quiet()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, **settings)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(_cannot_load("model", path, error)) from None
     return model
 
@@ -58,9 +58,7 @@ def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTr
         config = AutoConfig.for_model(model_type, vocab_size=vocabulary, **fields)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"model.architecture {architecture} makes no causal LM: {_first_line(error)}"
-        ) from None
+        raise UserError(f"model.architecture {architecture} makes no causal LM: {_first_line(error)}") from None
     return model
 
 
@@ -70,23 +68,24 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
         UserError: there is none at the path.
     """
-    check_path(str(path))
+    path = check_path(str(path))
     _quiet()
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(_cannot_load("tokenizer", path, error)) from None
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"The tokenizer of {path} has no end-of-sequence token; answers could never end. Set one."
-        )
+        raise UserError(f"The tokenizer of {path} has no end-of-sequence token; answers could never end. Set one.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def check_path(path: str) -> None:
+def check_path(path: str) -> str:
     """Refuse what looks like a folder and is not there, before it is taken for a hub id.
+
+    Returns:
+        The path with ``~`` expanded, which transformers does not do; a hub id as it is.
 
     Raises:
         UserError: naming the folder.
@@ -97,21 +96,7 @@ def check_path(path: str) -> None:
             f"There is no model folder {path}. Give model.path a folder with config.json and weights, or a hub "
             "id such as HuggingFaceTB/SmolLM2-135M-Instruct."
         )
-
-
-def check_model(config: ModelConfig) -> None:
-    """Find out in a moment whether a model can be had: its config, not its weights.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if config.path is None:
-        return
-    check_path(config.path)
-    try:
-        AutoConfig.from_pretrained(config.path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(_cannot_load("model", config.path, error)) from None
+    return os.path.expanduser(path) if looks_local else path
 
 
 def _cannot_load(what: str, path: str | Path, error: Exception) -> str:

@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging as transformers_logging
 
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, apply_masks, fingerprint
 from mft_ray.training.backbone import load_model, load_tokenizer
 
 
-def save_model(
-    model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: Tokenizer, folder: Path
-) -> None:
+def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: Tokenizer, folder: Path) -> None:
     """Write a model with the given parameters, whole or not at all.
 
     Args:
@@ -70,25 +69,37 @@ def export(backbone: str | Path, mask: MaskFile, folder: Path) -> None:
     """Write W * M as an ordinary Hugging Face folder that ``from_pretrained`` loads.
 
     Raises:
-        UserError: the folder is not empty, or the mask belongs to another backbone.
+        UserError: the folder is not an empty or new one, or the mask belongs to another backbone.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"The folder {folder} is not empty. Give an empty or a new folder to export to.")
+    folder = folder.absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        what = "not empty" if folder.is_dir() else "a file"
+        raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder to export to.")
     model, tokenizer = load_masked(backbone, mask), load_tokenizer(backbone)
 
     def write(partial: Path) -> None:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
-    _replace_folder(folder, write)
+    try:
+        _replace_folder(folder, write)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the model to {folder}: {error.strerror or error}. Give a folder that can be written."
+        ) from None
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    # Hidden, long names: NAME.old may be a folder of the user's.
+    partial, old = (folder.with_name(f".{folder.name}.mft_ray-{role}") for role in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    write(partial)
+    try:
+        write(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)

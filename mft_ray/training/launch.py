@@ -12,6 +12,7 @@ import ray.train
 import ray.train.torch
 
 from mft_ray.config import ScalingConfig
+from mft_ray.errors import RunFailed
 from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
 
 
@@ -26,12 +27,14 @@ def launch(
         callbacks: told of every report by Ray Train.
 
     Raises:
-        RuntimeError: the run failed on every allowed try; the message is the worker's.
+        RunFailed: it failed on every allowed try; the message is the worker's.
     """
     outcome = Path(job.out) / "outcome.json"
     if outcome.exists():
         return Outcome.load(outcome)
     Path(job.out).mkdir(parents=True, exist_ok=True)
+    # Ray Train gives up on a worker group after this long; an autoscaling cluster needs minutes for a node.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(job.scaling.wait_for_resources_s)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "stop": stop},
@@ -54,7 +57,7 @@ def launch(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RuntimeError(_root_cause(error)) from error
+        raise RunFailed(_root_cause(error)) from error
     return Outcome.load(outcome)
 
 

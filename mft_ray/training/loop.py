@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from mft_ray.training.batches import global_batch, micro_batch_size
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from mft_ray.training.engine import build_engine, gathered, gathered_state
 from mft_ray.training.export import save_model
-from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob, write_json
 
 Report = Callable[[Evaluation], None]
 
@@ -105,20 +104,19 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Score this state on validation, add it to the history, and keep it if it is the best."""
-        values = self._validation_values()
-        if not all(map(math.isfinite, values)) or any(not loss.isfinite() for loss in self.losses):
+        values, losses = self._validation_values(), self._training_losses()
+        if not all(map(math.isfinite, [*values, *losses])):
             raise FloatingPointError(
                 f"the loss or score is not finite at step {self.step}; a learning rate lower than "
                 f"{self.job.train.lr:g} may help"
             )
-        losses = torch.stack(self.losses) if self.losses else torch.full((1,), math.nan)
         evaluation = Evaluation(
             step=self.step,
             score=sum(values) / len(values),
             standard_error=standard_error(values),
             tokens=self.tokens,
             seconds=round(self.earlier_seconds + time.monotonic() - self.started, 3),
-            loss=float(losses.mean()),
+            loss=sum(losses) / len(losses) if losses else math.nan,
             ratio=self.masks.ratio if self.masks else 0.0,
             eligible=self.masks.at_full_ratio if self.masks else True,
         )
@@ -126,8 +124,8 @@ class Trainer:
         if best_index(self.history) == len(self.history) - 1:
             self._keep_best()
         if self.rank == 0:
-            with (Path(self.job.out) / "progress.json").open("w") as progress:
-                json.dump({"steps": self.job.train.steps, **asdict(evaluation)}, progress)
+            progress = {"steps": self.job.train.steps, **asdict(evaluation)}
+            write_json(Path(self.job.out) / "progress.json", progress)
 
     def finished(self, stop: StopRule | None) -> str | None:
         """Return why the run ends now, or None."""
@@ -188,6 +186,15 @@ class Trainer:
     def _batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = collate(rows, self.tokenizer.pad_token_id)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def _training_losses(self) -> list[float]:
+        """Return the loss of every step since the last evaluation, over all workers' examples, alike on all."""
+        if not self.losses:
+            return []
+        losses = torch.stack(self.losses)
+        dist.all_reduce(losses)
+        values: list[float] = (losses / self.world).tolist()
+        return values
 
     def _validation_values(self) -> list[float]:
         """Return the metric of every validation example, in order, computed by all workers together."""

@@ -1,0 +1,33 @@
+# Each target makes its own environment first. Nothing else is needed but Python 3.11 or 3.12, g++ and make.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: quickstart test check install clean
+
+quickstart: install  ## the whole way on this machine: FFT baseline, mask search, verdict, mask, model
+	$(BIN)/python cluster/local.py -- python -m mft_ray.tune --config tune_spaces/quickstart.yaml $(ARGS)
+
+test: install  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## lint, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one or say make PYTHON=..."; exit 2; }
+	@command -v g++ >/dev/null || { echo "error: g++ not found; DeepSpeed compiles one small library with it"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,105 @@
+"""One training run or one evaluation, by the same parts as a search."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from mft_ray.config import Config
+from mft_ray.data.prepare import prepare
+from mft_ray.errors import UserError
+from mft_ray.evaluation.statistics import standard_error
+from mft_ray.masking import fingerprint, load_mask
+from mft_ray.report.units import unit
+from mft_ray.search.capacity import concurrent_trials
+from mft_ray.search.cluster import connected
+from mft_ray.search.folder import RunFolder, lock
+from mft_ray.search.preparation import check, make_ready, tokenizer_of
+from mft_ray.search.progress import watch
+from mft_ray.search.scoring import Subject, score
+from mft_ray.search.stopping import Patience
+from mft_ray.training.backbone import load_model
+from mft_ray.training.export import load_masked
+from mft_ray.training.job import TrainJob, write_json
+from mft_ray.training.launch import launch
+
+
+def train_once(method: str, config: Config, out: str) -> None:
+    """Run the training loop once and say where the result lies.
+
+    Args:
+        method: ``fft`` or ``mft``.
+        config: ``fft`` settings or ``mask`` and ``train`` settings are used.
+        out: folder for the result.
+
+    Raises:
+        UserError: something given cannot work.
+    """
+    config = config.seeded()
+    check(config)
+    fft = method == "fft"
+    train = config.fft.train if fft else config.train
+    scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
+    root = Path(out).expanduser().resolve()
+    with connected():
+        concurrent_trials(scaling)
+        folder = RunFolder(root)
+        with lock(folder):
+            start = make_ready(config, folder)
+            job = TrainJob(
+                method="fft" if fft else "mft",
+                model=start,
+                data=str(folder.data),
+                out=str(root),
+                train=train,
+                evaluation=config.evaluation,
+                scaling=scaling,
+                dtype=config.model.dtype,
+                attention=config.model.attention,
+                mask=None if fft else config.mask,
+                backbone="" if fft else fingerprint(load_model(start)),
+            )
+            config.save(folder.config)
+            with watch(root, method, config.evaluation.metric):
+                outcome = launch(job, Patience(train.patience))
+    best = outcome.best_evaluation
+    if best is None:
+        raise UserError("The run ended before the mask reached its ratio; raise train.steps.")
+    result = root / ("best" if fft else "mask.safetensors")
+    print(f"best at step {best.step}: {unit(config.evaluation.metric).score(best.score)} on validation\n{result}")
+
+
+def evaluate_once(config: Config, model: str | None, mask: str | None, split: str, out: str | None) -> None:
+    """Score one model and print what came out.
+
+    Args:
+        config: data, metric and what a worker holds.
+        model: folder or hub id; None takes ``model.path``.
+        mask: mask file to apply.
+        split: ``validation`` or ``test``.
+        out: where to write per-example scores, if anywhere.
+
+    Raises:
+        UserError: something given cannot work.
+    """
+    config = config.seeded()
+    path = model or config.model.path
+    if path is None:
+        raise UserError("Give --model: the config names no model.path to score.")
+    # Everything that can be wrong is found before a Ray starts.
+    if mask:
+        load_masked(path, load_mask(mask))
+    local = Path(path).expanduser()
+    subject = Subject("model", str(local.resolve()) if local.is_dir() else path, mask and str(Path(mask).resolve()))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch))
+        folder.work.mkdir()
+        prepare(config.data, tokenizer_of(config, path), folder.data)
+        with connected():
+            values = score(subject, split, config, folder).values()
+    shown = unit(config.evaluation.metric)
+    mean, error = sum(values) / len(values), standard_error(values)
+    if out:
+        content = {"metric": config.evaluation.metric, "split": split, "n": len(values), "score": mean}
+        write_json(Path(out), {**content, "standard_error": error, "values": values})
+    print(f"{shown.label} on {split}: {shown.score(mean)} ± {shown.score(error)} (n = {len(values):,})")

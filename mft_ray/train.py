@@ -1,0 +1,37 @@
+"""One training run without a search: `python -m mft_ray.train --method fft|mft`."""
+
+from __future__ import annotations
+
+from mft_ray import cli
+from mft_ray.errors import UserError
+from mft_ray.search.single import train_once
+
+_EXAMPLES = """
+python -m mft_ray.train --method fft --config tune_spaces/quickstart.yaml --out runs/my-fft
+python -m mft_ray.train --method mft --config FILE --out runs/my-mask --set mask.ratio=0.3 --set train.lr=3e-3
+"""
+
+
+def main() -> None:
+    """Read the options and train."""
+    arguments = cli.parser(
+        "Train once, by the loop that searches use: fft fine-tunes every weight (settings: fft.train), mft learns "
+        "one mask on model.path (settings: mask and train). An interrupted run goes on when called again.",
+        _EXAMPLES,
+    )
+    arguments.add_argument("--method", choices=("fft", "mft"), required=True)
+    cli.add_config(arguments)
+    arguments.add_argument(
+        "--out", metavar="FOLDER", required=True, help="folder for the result; seen by every node"
+    )
+    options = arguments.parse_args()
+    config = cli.read_config(options)
+    if options.method == "mft" and config.model.path is None:
+        raise UserError(
+            "A mask is learned on a model that exists: give model.path, the fine-tuned checkpoint."
+        )
+    train_once(options.method, config, options.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,180 @@
+"""Bad input is refused in seconds, in one paragraph, and nothing is left on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mft_ray.config import parse_config
+from mft_ray.data import arithmetic
+from mft_ray.data.prepare import SPLITS, open_split
+from mft_ray.errors import UserError
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.pipeline import search
+from mft_ray.search.preparation import check, make_ready
+from mft_ray.training.backbone import load_model, load_tokenizer, new_model
+from mft_ray.training.export import save_model
+
+SECONDS = 30  # generous: the machine may be busy
+CHAT = {"task": "chat", "prompt_column": "question", "answer_column": "answer"}
+SIZES = {"n_train": 6, "n_validation": 2, "n_test": 2}
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with some of its sections' settings changed; a section set to None is dropped first."""
+    result = dict(tree)
+    for section, settings in changes.items():
+        result[section] = {**tree.get(section, {}), **settings}
+    return result
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local checkpoint of two decoder layers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = arithmetic.tokenizer()
+    architecture = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    model = new_model({**architecture, "num_attention_heads": 2}, len(tokenizer), 0)
+    save_model(model, dict(model.named_parameters()), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Ten prompts and answers of the characters that the tiny tokenizer has."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({"question": f"{n}+{n}=", "answer": str(2 * n)}) + "\n" for n in range(10))
+    )
+    return path
+
+
+def _refused(tree: dict[str, Any], root: Path, call: Any = None) -> str:
+    """The message of the refusal, once it is sure that it was quick, one paragraph, and left nothing."""
+    began, before = time.monotonic(), sorted(root.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        search(parse_config(_merged(tree, {"run": {"dir": str(root / "run")}})))
+    assert time.monotonic() - began < SECONDS
+    assert sorted(root.rglob("*")) == before
+    message = str(caught.value)
+    assert "\n" not in message.strip()
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": {"space": {"layers": ["0-3"]}}}, "layer group 0-3 reaches beyond the model's 2 decoder layers"),
+        ({"search": {"extra_points": [{"layers": "1-2"}]}}, "layer group 1-2 reaches beyond"),
+        ({"search": {"extra_points": [{"ratio": 1.2}]}}, "ratio 1.2 is outside [0, 1)"),
+        ({"train": {"batch_size": 15}, "scaling": {"workers": 2}}, "batch_size 15 does not divide into 2 workers"),
+        ({"train": {"micro_batch_size": 5}}, "micro-batches of 5"),
+        ({"fft": {"train": {"batch_size": 10, "micro_batch_size": 4}}}, "batch_size 10 does not divide"),
+        (
+            {"fft": {"train": {"batch_size": 9}, "scaling": {"workers": 2}}},
+            "batch_size 9 does not divide into 2 workers",
+        ),
+        ({"data": {"task": "gsm8k", "train": "rows.jsonl"}}, "task gsm8k needs model.path"),
+        ({"data": {**CHAT, "train": "rows.jsonl"}}, "task chat needs model.path"),
+        ({"fft": {"given": True}}, "fft.given says that model.path is already fine-tuned"),
+        ({"model": {"architecture": {"model_type": "lama"}}}, "lama"),
+        ({"model": {"architecture": {"model_type": "vit"}}}, "vit"),
+        ({"model": {"architecture": {"hidden_size": 32}}}, "model.architecture"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_settings_that_cannot_work_are_refused_before_ray_starts(tiny, tmp_path, changes, message):
+    assert message in _refused(_merged(tiny, changes), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/no/such/model", "./model", "~/no-such-model", "some/deep/model"])
+def test_a_model_folder_that_is_missing_is_refused(tiny, tmp_path, path):
+    tree = {**tiny, "model": {"path": path}}
+    assert f"There is no model folder {path}" in _refused(tree, tmp_path)
+
+
+def test_a_folder_that_holds_no_model_is_refused(tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    message = _refused({**tiny, "model": {"path": str(tmp_path / "empty")}}, tmp_path)
+    assert str(tmp_path / "empty") in message
+
+
+def test_a_run_folder_in_use_is_refused(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    assert "not empty" in _refused(tiny, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_train": 100_000}, "asked for"),
+        ({"max_length": 8, "digits": 4}, "no answer tokens after truncation"),
+    ],
+)
+@pytest.mark.usefixtures("ray_cluster")
+def test_data_that_cannot_be_generated_is_refused(tiny, tmp_path, changes, message):
+    if changes.get("digits") == 4:  # nine prompt characters
+        changes = {**changes, "n_train": 20}
+    assert message in _refused(_merged(tiny, {"data": changes}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": "missing.jsonl"}, "there is no such file or folder"),
+        ({"train": "/no/such/folder"}, "there is no such file or folder"),
+        ({"test": "missing.parquet"}, "data.test is 'missing.parquet'"),
+        ({"prompt_column": "ask"}, "no column 'ask'; its columns are question, answer"),
+        ({"prompt_column": None, "answer_column": None}, "no column 'messages'"),
+        ({"answer_column": None}, "give both, or neither"),
+        ({"n_train": 60}, "too few examples"),
+        ({"train": None}, "data.train is not given"),
+        ({"n_test": 9}, "too few examples"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+@pytest.mark.usefixtures("ray_cluster")
+def test_data_that_cannot_be_read_is_refused(tiny, tmp_path, rows, model_folder, changes, message):
+    data = {**CHAT, **SIZES, "train": str(rows), **changes}
+    assert message in _refused({**tiny, "model": {"path": str(model_folder)}, "data": data}, tmp_path)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_that_asks_for_more_than_there_is_is_refused(tiny, tmp_path):
+    message = _refused(_merged(tiny, {"scaling": {"cpus_per_worker": 64}}), tmp_path)
+    assert "A trial asks for 1 worker(s) with 64 CPU each" in message
+    fft = _merged(tiny, {"fft": {**tiny["fft"], "scaling": {"gpus_per_worker": 1}}})
+    assert "1 GPU each" in _refused(fft, tmp_path)
+
+
+def test_good_settings_pass_and_write_nothing(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(tiny_config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_start_model_and_data_are_made_once(tiny_config, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    start = make_ready(tiny_config, folder)
+    sizes = {split: len(open_split(folder.data, split)) for split in SPLITS}
+    assert sizes == {"train": 60, "validation": 40, "test": 50}
+    model, tokenizer = load_model(start), load_tokenizer(start)
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*")}
+    assert make_ready(tiny_config, folder) == start
+    assert {path: path.stat().st_mtime_ns for path in folder.root.rglob("*")} == before
+
+
+def test_a_given_model_is_used_where_it_lies(tiny, tmp_path, rows, model_folder, monkeypatch):
+    monkeypatch.chdir(model_folder.parent)
+    data = {**CHAT, **SIZES, "train": str(rows)}
+    config = parse_config({**tiny, "model": {"path": "./tiny"}, "data": data})
+    check(config)
+    # Absolute: workers on other nodes do not share this process's directory.
+    assert make_ready(config, RunFolder(tmp_path / "run")) == str(model_folder)

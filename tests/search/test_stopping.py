@@ -1,0 +1,96 @@
+"""When a run ends early."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from mft_ray.config import StopConfig
+from mft_ray.search.stopping import AgainstFft, Patience
+from mft_ray.training.job import Evaluation
+
+STEPS = 100
+
+
+def _history(*scores: float, every: int = 10, annealing: int = 0) -> list[Evaluation]:
+    """Evaluations of these scores, the first ``annealing`` of them not eligible."""
+    return [
+        Evaluation(
+            step=index * every,
+            score=score,
+            standard_error=0.01,
+            tokens=0,
+            seconds=0.0,
+            loss=1.0,
+            ratio=0.1,
+            eligible=index >= annealing,
+        )
+        for index, score in enumerate(scores)
+    ]
+
+
+def _rule(**settings: object) -> AgainstFft:
+    return AgainstFft(StopConfig.model_validate(settings), fft_score=0.9, standard_error=0.02)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ((0.1,), None),
+        ((0.1, 0.2, 0.3, 0.4), None),
+        ((0.1, 0.5, 0.4, 0.3), "plateau"),
+        ((0.5, 0.5, 0.5), "plateau"),  # equal is no improvement
+        ((0.5, 0.4, 0.6, 0.5), None),
+    ],
+)
+def test_patience_counts_evaluations_since_the_best(scores, reason):
+    assert Patience(2)(_history(*scores), STEPS) == reason
+
+
+def test_no_patience_never_stops():
+    assert Patience(None)(_history(*[0.5] * 50), STEPS) is None
+
+
+def test_patience_stops_at_once_when_asked_and_not_before():
+    history = _history(0.9, 0.1, 0.1, 0.1)
+    assert [Patience(3)(history[: length + 1], STEPS) for length in range(4)] == [None, None, None, "plateau"]
+
+
+def test_a_trial_below_fft_is_stopped_only_past_its_grace():
+    rule, history = _rule(grace=0.5, plateau=None), _history(*[0.5] * 11)
+    assert [rule(history[: length + 1], STEPS) for length in range(5)] == [None] * 5
+    assert rule(history[:6], STEPS) == "below_fft"
+
+
+def test_the_bar_is_fft_less_a_margin_of_its_standard_error():
+    rule = _rule(grace=0, margin=2, plateau=None)  # the bar is 0.9 - 2 * 0.02
+    assert rule(_history(0.85), STEPS) == "below_fft"
+    assert rule(_history(0.865), STEPS) is None
+    assert _rule(grace=0, margin=0, plateau=None)(_history(0.899), STEPS) == "below_fft"
+
+
+def test_the_best_score_counts_not_the_last():
+    assert _rule(grace=0, plateau=None)(_history(0.95, 0.1, 0.1), STEPS) is None
+
+
+def test_below_fft_can_be_off():
+    assert _rule(grace=0, below_fft=False, plateau=None)(_history(0.0, 0.1), STEPS) is None
+
+
+def test_plateau_stops_before_the_grace_and_names_itself():
+    assert _rule(grace=1, plateau=2)(_history(0.95, 0.9, 0.9), STEPS) == "plateau"
+    assert _rule(grace=0, plateau=2)(_history(0.1, 0.1, 0.1), STEPS) == "below_fft"
+
+
+def test_a_mask_still_being_annealed_is_not_judged():
+    rule = _rule(grace=0, plateau=2)
+    assert rule(_history(0.9, 0.1, 0.1, 0.1, annealing=4), STEPS) is None
+    # Step 0 of an annealed trial IS the FFT model: its score must not count as the trial's best.
+    assert rule(_history(0.9, 0.1, 0.1, annealing=2), STEPS) == "below_fft"
+    assert rule(_history(0.95, 0.89, 0.9, annealing=1), STEPS) is None
+
+
+def test_rules_travel_to_workers():
+    for rule in (Patience(3), _rule()):
+        assert pickle.loads(pickle.dumps(rule)) == rule

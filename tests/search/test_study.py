@@ -1,0 +1,202 @@
+"""What Optuna is told, in a real study on disk."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from mft_ray.search.study import METRIC, STUDY_NAME, StudySearch, build_search
+
+SPACE = {"ratio": FloatDistribution(0.0, 0.5), "init": CategoricalDistribution(["normal", "magnitude"])}
+PRESET = {"ratio": 0.1, "init": "normal"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "study.db"
+
+
+def _search(path: Path, points: list[dict[str, Any]] | None = None, seed: int = 0) -> StudySearch:
+    return build_search(path, SPACE, [PRESET] if points is None else points, startup_trials=3, seed=seed)
+
+
+def _trials(path: Path) -> list[FrozenTrial]:
+    """What another program finds in the database."""
+    return optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}").trials
+
+
+def _report(search: StudySearch, trial: str, *values: float) -> None:
+    for step, value in enumerate(values):
+        search.on_trial_result(trial, {METRIC: value, "step": 10 * step, "training_iteration": step + 1})
+
+
+def _end(search: StudySearch, trial: str, value: float | None, reason: str = "completed") -> None:
+    search.on_trial_complete(trial, {METRIC: value, "stopped_reason": reason})
+
+
+def test_points_are_tried_first_in_their_order(path):
+    points = [PRESET, {"ratio": 0.4, "init": "magnitude"}]
+    search = _search(path, points)
+    assert [search.suggest("a"), search.suggest("b")] == points
+    third = search.suggest("c")
+    assert set(third) == set(SPACE)
+    assert third not in points
+
+
+def test_suggestions_depend_on_the_seed_alone(tmp_path):
+    def drawn(name: str, seed: int) -> list[Any]:
+        search = _search(tmp_path / name, seed=seed)
+        return [search.suggest(f"{index}") for index in range(3)]
+
+    assert drawn("a.db", 1) == drawn("b.db", 1)
+    assert drawn("a.db", 1) != drawn("c.db", 2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("completed", TrialState.COMPLETE),
+        ("below_fft", TrialState.PRUNED),
+        ("plateau", TrialState.PRUNED),
+        ("pruned", TrialState.PRUNED),
+    ],
+)
+def test_how_a_trial_ended_is_told(path, reason, state):
+    search = _search(path)
+    search.suggest("a")
+    _report(search, "a", 0.3, 0.5, 0.4)
+    _end(search, "a", 0.5, reason)
+    (trial,) = _trials(path)
+    assert trial.state == state
+    assert trial.params == PRESET
+    assert trial.intermediate_values == {0: 0.3, 10: 0.5, 20: 0.4}
+    # Optuna gives a pruned trial the last value that it reported.
+    assert trial.value == (0.5 if state == TrialState.COMPLETE else 0.4)
+
+
+def test_a_failed_trial_is_told_and_the_search_goes_on(path):
+    search = _search(path)
+    search.suggest("a")
+    search.on_trial_complete("a", None, error=True)
+    search.suggest("b")
+    _report(search, "b", 0.3)
+    search.on_trial_complete("b", {METRIC: 0.3}, error=True)
+    assert [trial.state for trial in _trials(path)] == [TrialState.FAIL] * 2
+    assert search.suggest("c")
+
+
+@pytest.mark.parametrize("value", [math.nan, None, math.inf])
+def test_a_trial_without_a_finite_score_is_never_left_running(path, value):
+    search = _search(path)
+    search.suggest("a")
+    _report(search, "a", math.nan)
+    _end(search, "a", value)
+    (trial,) = _trials(path)
+    assert trial.state == TrialState.FAIL
+    assert trial.intermediate_values == {}
+
+
+def test_a_trial_that_ended_without_a_result_is_failed(path):
+    search = _search(path)
+    search.suggest("a")
+    search.on_trial_complete("a")
+    assert _trials(path)[0].state == TrialState.FAIL
+
+
+def test_the_closing_result_is_not_reported_twice(path, recwarn):
+    search = _search(path)
+    search.suggest("a")
+    _report(search, "a", 0.3, 0.5)
+    search.on_trial_result("a", {METRIC: 0.5, "step": 10, "stopped_reason": "completed"})
+    _end(search, "a", 0.5)
+    _end(search, "a", 0.5)  # Tune may say so twice
+    assert _trials(path)[0].intermediate_values == {0: 0.3, 10: 0.5}
+    assert not [warning for warning in recwarn if "reported" in str(warning.message)]
+
+
+def test_sampler_learns_from_what_it_is_told(path):
+    search = _search(path)
+    for index in range(25):
+        point = search.suggest(f"{index}")
+        assert point
+        _end(search, f"{index}", -abs(point["ratio"] - 0.33))
+    late = [trial.params["ratio"] for trial in _trials(path)[-8:]]
+    assert sum(abs(ratio - 0.33) < 0.1 for ratio in late) >= 6
+
+
+def _restored(path: Path, snapshot: Path) -> StudySearch:
+    """The search as a new process gets it back: pickled by Tuner.restore, then its state loaded."""
+    fresh: StudySearch = pickle.loads(pickle.dumps(StudySearch.__new__(StudySearch)))
+    fresh.restore(str(snapshot))
+    return fresh
+
+
+def test_restore_goes_on_with_the_study(path, tmp_path):
+    search, snapshot = _search(path), tmp_path / "snapshot"
+    search.suggest("a")
+    _report(search, "a", 0.3)
+    _end(search, "a", 0.3)
+    search.suggest("b")
+    _report(search, "b", 0.2)
+    search.save(str(snapshot))
+    again = _restored(path, snapshot)
+    # The unfinished trial starts anew from its checkpoint, and reports steps that it reported before.
+    _report(again, "b", 0.2, 0.4)
+    _end(again, "b", 0.4)
+    assert [trial.state for trial in _trials(path)] == [TrialState.COMPLETE] * 2
+    assert _trials(path)[1].intermediate_values == {0: 0.2, 10: 0.4}
+    assert again.suggest("c")
+    assert len(_trials(path)) == 3
+
+
+def test_restore_fails_trials_that_nobody_runs_any_more(path, tmp_path):
+    search, snapshot = _search(path), tmp_path / "snapshot"
+    search.suggest("a")
+    search.save(str(snapshot))
+    lost = search.suggest("lost")
+    assert lost
+    again = _restored(path, snapshot)
+    assert [trial.state for trial in _trials(path)] == [TrialState.RUNNING, TrialState.FAIL]
+    _end(again, "a", 0.3)
+    again.suggest("b")
+    _end(again, "b", 0.2)
+    assert TrialState.RUNNING not in [trial.state for trial in _trials(path)]
+
+
+def test_a_point_lost_with_the_process_is_tried_all_the_same(path, tmp_path):
+    search, snapshot = _search(path, [PRESET, {"ratio": 0.4, "init": "magnitude"}]), tmp_path / "snapshot"
+    search.save(str(snapshot))
+    assert search.suggest("lost") == PRESET
+    again = _restored(path, snapshot)
+    tried = [again.suggest("a"), again.suggest("b")]
+    assert PRESET in tried
+    assert {"ratio": 0.4, "init": "magnitude"} in tried
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_trial_that_ended_after_the_last_snapshot_ends_again_without_harm(path, tmp_path, error):
+    search, snapshot = _search(path), tmp_path / "snapshot"
+    search.suggest("a")
+    search.save(str(snapshot))
+    _report(search, "a", 0.3)
+    search.on_trial_complete("a", {METRIC: 0.3, "stopped_reason": "completed"}, error=error)
+    again = _restored(path, snapshot)
+    _report(again, "a", 0.3, 0.4)
+    _end(again, "a", 0.4)
+    (trial,) = _trials(path)
+    assert trial.state == (TrialState.FAIL if error else TrialState.COMPLETE)
+    assert again.suggest("b")
+
+
+def test_a_new_search_does_not_take_up_an_old_study(path):
+    _search(path).suggest("a")
+    assert _trials(path)
+    _search(path)
+    assert [trial.state for trial in _trials(path)] == [TrialState.WAITING]  # the preset, not yet tried

@@ -1,0 +1,123 @@
+"""What the tests run inside Ray Train workers. Many jobs share one worker group: its start costs seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from mft_ray.training.job import Evaluation, TrainJob
+
+Task = Callable[[torch.device], object]
+
+
+def work(config: Mapping[str, Sequence[Task]]) -> None:
+    """Do tasks one after another, on every worker of a group."""
+    for task in config["tasks"]:
+        task(ray.train.torch.get_device())
+
+
+def train_job(job: TrainJob, device: torch.device) -> None:
+    from mft_ray.training.loop import train
+
+    train(job, device)
+
+
+def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
+    """Break off at an evaluation and start again, as another process would."""
+    from mft_ray.training.loop import train
+
+    try:
+        train(job, device, RaiseAt(step))
+    except InterruptedError:
+        write_facts(job, {"history": [row["step"] for row in newest_checkpoint(job)["history"]]})
+    train(job, device)
+
+
+def look_inside(job: TrainJob, device: torch.device) -> None:
+    """Take single steps, note what cannot be seen from outside, and leave a checkpoint."""
+    from mft_ray.training.loop import Trainer
+
+    assert job.train.eval_every == 1
+    trainer = Trainer(job, device)
+    assert trainer.masks
+    trainer.evaluate()
+    rates: list[float] = []
+    for _ in range(job.train.steps):
+        rates.append(trainer.engine.get_lr()[0])
+        trainer.train_until_evaluation()
+    logits = trainer.engine(input_ids=torch.tensor([[3, 4, 5]])).logits
+    trainer.evaluate()
+    trainer.checkpoint()
+    facts = {
+        "rates": rates,
+        "compute": str(logits.dtype),
+        "scores": sorted({str(scores.dtype) for scores in trainer.masks.scores()}),
+        "backbone": sorted({str(p.dtype) for p in trainer.engine.module.parameters() if not p.requires_grad}),
+        "momenta": [_momentum(trainer.engine, scores) for scores in trainer.masks.scores()],
+    }
+    trainer.engine.destroy()
+    write_facts(job, facts)
+
+
+def _momentum(engine: Any, parameter: torch.nn.Parameter) -> float:
+    """Return the norm of Adam's running mean of the gradient: Adam's steps hide a gradient's scale."""
+    import deepspeed
+
+    if parameter in engine.optimizer.state and engine.zero_optimization_stage() == 0:
+        return float(engine.optimizer.state[parameter]["exp_avg"].norm())
+    return float(deepspeed.utils.safe_get_full_optimizer_state(parameter, "exp_avg").norm())
+
+
+def newest_checkpoint(job: TrainJob) -> dict[str, Any]:
+    """Return what DeepSpeed wrote beside the optimizer: module and history."""
+    newest = sorted(Path(job.out).glob("checkpoints/step-*"))[-1]
+    path = next(p for p in sorted(newest.glob("engine/*model_states.pt")))
+    content: dict[str, Any] = torch.load(path, weights_only=False)
+    return content
+
+
+def write_facts(job: TrainJob, facts: Mapping[str, Any]) -> None:
+    """Leave something for the test beside the job's result."""
+    if torch.distributed.get_rank() == 0:
+        (Path(job.out) / "facts.json").write_text(json.dumps(facts))
+
+
+def read_facts(job: TrainJob) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((Path(job.out) / "facts.json").read_text())
+    return facts
+
+
+@dataclass(frozen=True)
+class RaiseAt:
+    """A stop rule with a fault: raises at one evaluation."""
+
+    step: int
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if history[-1].step == self.step:
+            raise InterruptedError(f"interrupted at step {self.step}")
+        return None
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """A stop rule that kills the first worker's process at one evaluation, and not again."""
+
+    step: int
+    marker: str
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        first = torch.distributed.get_rank() == 0
+        if first and history[-1].step == self.step and not os.path.exists(self.marker):
+            Path(self.marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
