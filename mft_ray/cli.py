@@ -15,7 +15,10 @@ from mft_ray.errors import RunFailed, UserError
 
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
     """Return an argument parser whose help shows examples."""
+    entry = getattr(sys.modules["__main__"], "__spec__", None)
     return argparse.ArgumentParser(
+        # Python before 3.14 would say tune.py, which cannot be called.
+        prog=f"python -m {entry.name}" if entry else None,
         description=description,
         epilog=f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,6 +57,6 @@ def run(main: Callable[[], None]) -> NoReturn:
         print(f"failed: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on", file=sys.stderr, flush=True)
+        print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mft_ray import cli
-from mft_ray.search.single import evaluate_once
 
 _EXAMPLES = """
 python -m mft_ray.evaluate --config tune_spaces/gsm8k_smollm2.yaml --model FOLDER --out scores.json
@@ -18,14 +17,16 @@ def main() -> None:
         _EXAMPLES,
     )
     cli.add_config(arguments)
-    arguments.add_argument(
-        "--model", metavar="MODEL", help="folder or hub id; without it, the config's model.path"
-    )
+    arguments.add_argument("--model", metavar="MODEL", help="folder or hub id; without it, the config's model.path")
     arguments.add_argument("--mask", metavar="FILE", help="mask file to apply to the model")
     arguments.add_argument("--split", choices=("validation", "test"), default="validation")
     arguments.add_argument("--out", metavar="FILE", help="write per-example scores there as JSON")
     options = arguments.parse_args()
-    evaluate_once(cli.read_config(options), options.model, options.mask, options.split, options.out)
+    config = cli.read_config(options)
+    # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
+    from mft_ray.search.single import evaluate_once
+
+    evaluate_once(config, options.model, options.mask, options.split, options.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mft_ray import cli
 from mft_ray.masking import load_mask
-from mft_ray.training.export import export
 
 _EXAMPLES = """
 python -m mft_ray.export --backbone runs/mine/work/fft/best --mask runs/mine/best/mask.safetensors --out my-model
@@ -20,15 +19,15 @@ def main() -> None:
         "that from_pretrained loads. Refused when the backbone is not the one the mask was learned on.",
         _EXAMPLES,
     )
-    arguments.add_argument(
-        "--backbone", metavar="MODEL", required=True, help="folder or hub id of the FFT model"
-    )
-    arguments.add_argument(
-        "--mask", metavar="FILE", required=True, help="mask file, such as RUN/best/mask.safetensors"
-    )
+    arguments.add_argument("--backbone", metavar="MODEL", required=True, help="folder or hub id of the FFT model")
+    arguments.add_argument("--mask", metavar="FILE", required=True, help="mask file, such as RUN/best/mask.safetensors")
     arguments.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the model")
     options = arguments.parse_args()
-    export(options.backbone, load_mask(options.mask), Path(options.out))
+    mask = load_mask(options.mask)
+    # Imported late: transformers takes seconds, a mistyped option should be told at once.
+    from mft_ray.training.export import export
+
+    export(options.backbone, mask, Path(options.out))
     print(f"wrote {options.out}: load it with AutoModelForCausalLM.from_pretrained({options.out!r})")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mft_ray import cli
 from mft_ray.errors import UserError
-from mft_ray.search.single import train_once
 
 _EXAMPLES = """
 python -m mft_ray.train --method fft --config tune_spaces/quickstart.yaml --out runs/my-fft
@@ -21,15 +20,14 @@ def main() -> None:
     )
     arguments.add_argument("--method", choices=("fft", "mft"), required=True)
     cli.add_config(arguments)
-    arguments.add_argument(
-        "--out", metavar="FOLDER", required=True, help="folder for the result; seen by every node"
-    )
+    arguments.add_argument("--out", metavar="FOLDER", required=True, help="folder for the result; seen by every node")
     options = arguments.parse_args()
     config = cli.read_config(options)
     if options.method == "mft" and config.model.path is None:
-        raise UserError(
-            "A mask is learned on a model that exists: give model.path, the fine-tuned checkpoint."
-        )
+        raise UserError("A mask is learned on a model that exists: give model.path, the fine-tuned checkpoint.")
+    # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
+    from mft_ray.search.single import train_once
+
     train_once(options.method, config, options.out)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mft_ray import cli
 from mft_ray.errors import UserError
-from mft_ray.search.pipeline import search
 
 _EXAMPLES = """
 python -m mft_ray.tune --config tune_spaces/quickstart.yaml
@@ -28,7 +27,11 @@ def main() -> None:
         raise UserError("Give either --config FILE for a new search or --resume RUN for an interrupted one.")
     if options.resume and options.overrides:
         raise UserError("--resume goes on with the run's own config.yaml; --set cannot change it now.")
-    search(cli.read_config(options) if options.config else None, options.resume)
+    config = cli.read_config(options) if options.config else None
+    # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
+    from mft_ray.search.pipeline import search
+
+    search(config, options.resume)
 
 
 if __name__ == "__main__":

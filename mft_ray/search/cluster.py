@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +24,9 @@ def connected() -> Iterator[None]:
     named = os.environ.get("RAY_ADDRESS")
     settings = {} if named else {"address": "local", "include_dashboard": True}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    # A stopped job gets SIGTERM: the same as Ctrl-C, once Ray's own handler is out of the way.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -53,6 +53,9 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
         try:
             start = _prepare(config, seeded, folder, new=resume is None)
             _run(seeded, folder, start, concurrent)
+        except KeyboardInterrupt:
+            say(f"interrupted; what was finished is kept: --resume {folder.root}")
+            raise
         finally:
             held.release()
     return folder

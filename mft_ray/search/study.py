@@ -34,9 +34,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                 # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
                 self._ot_trials[trial_id].report(value, result["step"])
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended."""
         if trial_id in self._completed_trials:
             return
@@ -83,9 +81,7 @@ def build_search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = TPESampler(
-            multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed
-        )
+        sampler = TPESampler(multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
     return StudySearch(
         space,
         metric=METRIC,

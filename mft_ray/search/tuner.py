@@ -61,9 +61,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
             trial_dirname_creator=_trial_id,
             max_concurrent_trials=concurrent_trials(plan.config.scaling, search.max_concurrent),
         ),
-        run_config=ray.tune.RunConfig(
-            name=_NAME, storage_path=str(folder.tune), callbacks=[progress], verbose=0
-        ),
+        run_config=ray.tune.RunConfig(name=_NAME, storage_path=str(folder.tune), callbacks=[progress], verbose=0),
     ).fit()
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, set_seed
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    set_seed,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -53,13 +62,27 @@ def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTr
     """
     fields = dict(architecture)
     model_type = fields.pop("model_type", None)
+    _check_model_type(model_type, architecture)
+    _quiet()
     set_seed(seed)
     try:
         config = AutoConfig.for_model(model_type, vocab_size=vocabulary, **fields)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"model.architecture {architecture} makes no causal LM: {_first_line(error)}") from None
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        # transformers' validation says what is wrong on later lines, and lists hundreds of types on one.
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.architecture {architecture} makes no causal LM: {reason[:400]}") from None
     return model
+
+
+def _check_model_type(model_type: Any, architecture: dict[str, Any]) -> None:
+    known = list(CONFIG_MAPPING.keys())
+    if model_type not in known:
+        close = difflib.get_close_matches(str(model_type), known, cutoff=0.5) or ["llama", "qwen3", "gpt2"]
+        raise UserError(
+            f"model.architecture {architecture} makes no causal LM: its model_type is {model_type!r}, which "
+            f"transformers does not know. Give one that it does, such as {', '.join(close)}."
+        )
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -38,9 +38,7 @@ def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[i
         seed: of the permutations.
     """
     positions = range(step * batch_size, (step + 1) * batch_size)
-    orders = {
-        epoch: _order(epoch, examples, seed) for epoch in {position // examples for position in positions}
-    }
+    orders = {epoch: _order(epoch, examples, seed) for epoch in {position // examples for position in positions}}
     return [orders[position // examples][position % examples] for position in positions]
 
 

@@ -31,9 +31,7 @@ def build_engine(
         micro: examples per forward per worker.
     """
     # torch's AdamW rather than DeepSpeed's: it needs no compiler on the workers.
-    optimizer = torch.optim.AdamW(
-        list(parameters), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
-    )
+    optimizer = torch.optim.AdamW(list(parameters), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
     settings: dict[str, Any] = {
         "train_batch_size": train.batch_size,

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import logging as transformers_logging
 
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, apply_masks, fingerprint
@@ -29,9 +28,12 @@ def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer
 
     def write(partial: Path) -> None:
         dtype = next(iter(state.values())).dtype
-        before, model.config.dtype = model.config.dtype, dtype
+        before = model.config.dtype
         try:
             model.save_pretrained(partial, state_dict=dict(state))
+            # save_pretrained notes the dtype of the model, not of the state.
+            model.config.dtype = dtype
+            model.config.save_pretrained(partial)
         finally:
             model.config.dtype = before
         tokenizer.save_pretrained(partial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,11 @@ import ray.train
 import ray.train.torch
 
 from mft_ray.config import ScalingConfig
-from mft_ray.errors import RunFailed
+from mft_ray.errors import RunFailed, UserError
 from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+
+# What the other workers say when one of them is gone.
+_LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)", re.IGNORECASE)
 
 
 def launch(
@@ -47,9 +51,7 @@ def launch(
             name="train",
             storage_path=str(Path(job.out) / "ray"),
             # Without a limit on the controller, a group that cannot start is retried for ever.
-            failure_config=ray.train.FailureConfig(
-                max_failures=job.scaling.max_failures, controller_failure_limit=2
-            ),
+            failure_config=ray.train.FailureConfig(max_failures=job.scaling.max_failures, controller_failure_limit=2),
             callbacks=callbacks or [],
             worker_runtime_env={"env_vars": worker_environment()},
         ),
@@ -74,9 +76,7 @@ def worker_environment() -> dict[str, str]:
         "DS_IGNORE_CUDA_DETECTION": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    passed_on = {
-        name: os.environ[name] for name in ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN") if name in os.environ
-    }
+    passed_on = {name: os.environ[name] for name in ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN") if name in os.environ}
     return {**settings, **passed_on}
 
 
@@ -97,10 +97,16 @@ def _worker(config: Mapping[str, Any]) -> None:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the last line that says something: the worker's own exception."""
-    failures = getattr(error, "worker_failures", None)
-    cause: BaseException = next(iter(failures.values())) if failures else error
-    lines = [
-        line.strip() for line in str(getattr(cause, "cause", None) or cause).splitlines() if line.strip()
-    ]
-    return lines[-1] if lines else type(cause).__name__
+    """Return in one line what the worker that failed first said, not those that lost it as their peer."""
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    cause: BaseException = min(failures or [error], key=lambda failure: bool(_LOST_PEER.search(str(failure))))
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if not lines:
+        return type(cause).__name__
+    if _LOST_PEER.search(str(cause)):
+        return f"a worker lost contact with another one, which has probably died or run out of memory ({lines[0]})"
+    # What Ray says of a dead worker ends in guesses that are no news.
+    text = lines[-1].partition(" Some common causes")[0]
+    # "KeyError: 'id'" says more than "'id'"; our own messages are sentences.
+    plain = cause is error or isinstance(cause, UserError | ArithmeticError | RuntimeError)
+    return text if plain else f"{type(cause).__name__}: {text}"

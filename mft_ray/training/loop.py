@@ -28,9 +28,7 @@ from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob, write_
 Report = Callable[[Evaluation], None]
 
 
-def train(
-    job: TrainJob, device: torch.device, stop: StopRule | None = None, report: Report | None = None
-) -> Outcome:
+def train(job: TrainJob, device: torch.device, stop: StopRule | None = None, report: Report | None = None) -> Outcome:
     """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
 
     Leaves in ``job.out``: ``best/`` (a Hugging Face folder, ``fft``) or ``mask.safetensors`` (``mft``) of the
@@ -221,9 +219,7 @@ class Trainer:
         out = Path(self.job.out)
         if self.masks:
             if self.rank == 0 and self.job.mask:
-                save_mask(
-                    out / "mask.safetensors", MaskFile(self.masks.masks(), self.job.mask, self.job.backbone)
-                )
+                save_mask(out / "mask.safetensors", MaskFile(self.masks.masks(), self.job.mask, self.job.backbone))
             return
         state = gathered_state(self.engine.module, DTYPES[self.job.dtype])
         if self.rank == 0:

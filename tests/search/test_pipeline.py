@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,7 @@ def _lose_a_trial(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupted]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     home = tmp_path_factory.mktemp("search")
     tree: dict[str, Any] = {
         "model": {
@@ -143,7 +142,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupted]:
     outcomes = (folder / "work" / "trials").glob("*/outcome.json")
     finished = {path: path.stat().st_mtime_ns for path in outcomes}
     assert not (folder / "verdict.json").exists()
-    yield Interrupted(folder, parse_config(tree), finished, _run(home, "--resume", "run"))
+    return Interrupted(folder, parse_config(tree), finished, _run(home, "--resume", "run"))
 
 
 def _json(run: Interrupted, name: str) -> Any:
@@ -275,9 +274,7 @@ def test_best_says_where_it_comes_from(run):
     assert tree["trial_id"] == row["trial_id"]
     assert tree["mask"] == row["config"]
     removed = load_mask(run.folder / "best" / "mask.safetensors").settings
-    assert {"ratio": removed.ratio, "layers": removed.layers, "init": removed.init}.items() <= tree[
-        "mask"
-    ].items()
+    assert {"ratio": removed.ratio, "layers": removed.layers, "init": removed.init}.items() <= tree["mask"].items()
     card = (run.folder / "best" / "README.md").read_text()
     assert _json(run, "verdict.json")["sentence"] in card
     assert "python -m mft_ray.export" in card

@@ -25,7 +25,7 @@ SIZES = {"n_train": 6, "n_validation": 2, "n_test": 2}
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with some of its sections' settings changed; a section set to None is dropped first."""
+    """A configuration with some of its sections' settings changed."""
     result = dict(tree)
     for section, settings in changes.items():
         result[section] = {**tree.get(section, {}), **settings}
@@ -47,13 +47,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(tmp_path: Path) -> Path:
     """Ten prompts and answers of the characters that the tiny tokenizer has."""
     path = tmp_path / "rows.jsonl"
-    path.write_text(
-        "".join(json.dumps({"question": f"{n}+{n}=", "answer": str(2 * n)}) + "\n" for n in range(10))
-    )
+    path.write_text("".join(json.dumps({"question": f"{n}+{n}=", "answer": str(2 * n)}) + "\n" for n in range(10)))
     return path
 
 
-def _refused(tree: dict[str, Any], root: Path, call: Any = None) -> str:
+def _refused(tree: dict[str, Any], root: Path) -> str:
     """The message of the refusal, once it is sure that it was quick, one paragraph, and left nothing."""
     began, before = time.monotonic(), sorted(root.rglob("*"))
     with pytest.raises(UserError) as caught:
@@ -101,6 +99,17 @@ def test_a_folder_that_holds_no_model_is_refused(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     message = _refused({**tiny, "model": {"path": str(tmp_path / "empty")}}, tmp_path)
     assert str(tmp_path / "empty") in message
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_model_without_its_tokenizer_is_refused(tiny, tmp_path, rows, model_folder):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((model_folder / name).read_bytes())
+    data = {**CHAT, **SIZES, "train": str(rows)}
+    message = _refused({**tiny, "model": {"path": str(folder)}, "data": data}, tmp_path)
+    assert f"Cannot load a tokenizer from {folder}" in message
 
 
 def test_a_run_folder_in_use_is_refused(tiny, tmp_path):
@@ -174,7 +183,9 @@ def test_start_model_and_data_are_made_once(tiny_config, tmp_path):
 def test_a_given_model_is_used_where_it_lies(tiny, tmp_path, rows, model_folder, monkeypatch):
     monkeypatch.chdir(model_folder.parent)
     data = {**CHAT, **SIZES, "train": str(rows)}
-    config = parse_config({**tiny, "model": {"path": "./tiny"}, "data": data})
-    check(config)
-    # Absolute: workers on other nodes do not share this process's directory.
-    assert make_ready(config, RunFolder(tmp_path / "run")) == str(model_folder)
+    monkeypatch.setenv("HOME", str(model_folder.parent))
+    for number, path in enumerate(("./tiny", "tiny", "~/tiny", str(model_folder))):
+        config = parse_config({**tiny, "model": {"path": path}, "data": data})
+        check(config)
+        # Absolute: workers on other nodes do not share this process's directory.
+        assert make_ready(config, RunFolder(tmp_path / f"run{number}")) == str(model_folder)

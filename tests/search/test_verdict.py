@@ -77,9 +77,7 @@ def test_yes_on_a_clear_gain_over_both():
     assert verdict["sentence"].endswith("better beyond chance.")
 
 
-@pytest.mark.parametrize(
-    ("share", "end"), [(0.2, "no difference beyond chance."), (0.8, "worse beyond chance.")]
-)
+@pytest.mark.parametrize(("share", "end"), [(0.2, "no difference beyond chance."), (0.8, "worse beyond chance.")])
 def test_only_in_part_when_continued_fft_gains_as_much(share, end):
     fft = _right(0.8)
     verdict = _judge(_better(fft, 0.2), fft, _better(fft, share, seed=1 if share == 0.2 else 4))
@@ -106,7 +104,6 @@ def test_scores_that_are_not_right_or_wrong_are_tested_by_paired_t():
     assert verdict["test"] == "paired_t"
     assert verdict["beats_fft"] is True
     assert "nats/token" in verdict["sentence"]
-    assert _judge(fft, fft)["test"] == "mcnemar" if set(fft) <= {0.0, 1.0} else True
 
 
 def test_sentence_says_the_numbers_it_rests_on():

@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import on_workers
 import pytest
-import ray
 import ray.cloudpickle
+from ground import EVALUATION, FFT, MASK, MFT, ONE_LAYER, Ground, Jobs, file_hashes, new_folder, run_group, scaling
 
-from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig, parse_config
+from mft_ray.config import ScalingConfig, parse_config
 from mft_ray.masking import MaskSettings, fingerprint
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.preparation import make_ready
 from mft_ray.training.backbone import load_model
-from mft_ray.training.job import Outcome, TrainJob
+from mft_ray.training.job import TrainJob
 from mft_ray.training.launch import launch
-
-# A continuous metric, so that runs can be compared closely.
-EVALUATION = EvaluationConfig(metric="answer_logprob")
-FFT = TrainConfig(steps=40, batch_size=16, lr=3e-3, eval_every=10, warmup=0.1)
-# Clipped to the size of Adam's epsilon: only there does clipping change Adam's steps, so only there would runs
-# that get the norm of sharded or accumulated gradients wrong differ.
-MFT = TrainConfig(steps=20, batch_size=16, lr=1e-2, eval_every=5, warmup=0.2, clip=1e-6)
-# Only the last evaluation is eligible, so that masks of the same step are compared.
-MASK = MaskSettings(ratio=0.3, init="magnitude", schedule="anneal", anneal_fraction=1.0)
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What jobs start from."""
-
-    root: Path
-    start: str
-    data: str
-    backbone: str
-    fingerprint: str
-    files: dict[str, str]
-    fft: Outcome
-
-
-def scaling(workers: int = 1, zero: int = 0, **more: Any) -> ScalingConfig:
-    # Half a CPU each: a group starts while the last one's CPUs are still being given back.
-    return ScalingConfig(workers=workers, zero_stage=zero, cpus_per_worker=0.5, **{"max_failures": 0, **more})
-
-
-def file_hashes(folder: str | Path) -> dict[str, str]:
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return {os.fspath(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +48,7 @@ def fft_job(ground: Ground) -> Callable[..., TrainJob]:
 
     def make(name: str, scaling: ScalingConfig, **train: Any) -> TrainJob:
         settings = FFT.model_copy(update=train)
-        return TrainJob("fft", ground.start, ground.data, str(_new(ground, name)), settings, EVALUATION, scaling)
+        return TrainJob("fft", ground.start, ground.data, str(new_folder(ground, name)), settings, EVALUATION, scaling)
 
     return make
 
@@ -94,7 +59,7 @@ def mft_job(ground: Ground) -> Callable[..., TrainJob]:
 
     def make(name: str, scaling: ScalingConfig, mask: MaskSettings = MASK, **train: Any) -> TrainJob:
         settings = MFT.model_copy(update=train)
-        out = str(_new(ground, name))
+        out = str(new_folder(ground, name))
         dtype = "bfloat16" if scaling.compute == "bfloat16" else "float32"
         return TrainJob(
             method="mft",
@@ -112,7 +77,56 @@ def mft_job(ground: Ground) -> Callable[..., TrainJob]:
     return make
 
 
-def _new(ground: Ground, name: str) -> Path:
-    path = ground.root / name
-    path.mkdir()
-    return path
+@pytest.fixture(scope="session")
+def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[..., TrainJob]) -> Jobs:
+    """Jobs, done, by name: one group of one worker, one group of two."""
+    partial = functools.partial
+    done: Jobs = {}
+
+    def add(make: Callable[..., TrainJob], name: str, *args: object, **train: object) -> TrainJob:
+        done[name] = make(name, *args, **train)
+        return done[name]
+
+    def looked_into(workers: int, zero: int, **more: object) -> on_workers.Task:
+        name = f"inside-z{zero}w{workers}" + "".join(f"-{value}" for value in more.values())
+        train = {"eval_every": 1, "steps": 10, "clip": 0.0, "micro_batch_size": 4}
+        job = add(mft_job, name, scaling(workers, zero, **more), ONE_LAYER, **train)
+        return partial(on_workers.look_inside, job)
+
+    plain = on_workers.train_job
+    run_group(
+        1,
+        [
+            partial(plain, add(mft_job, "mft-z0w1", scaling())),
+            partial(plain, add(mft_job, "micro-z0w1", scaling(), micro_batch_size=4)),
+            partial(plain, add(mft_job, "unclipped", scaling(), clip=0.0)),
+            partial(plain, add(mft_job, "bf16-z0w1", scaling(compute="bfloat16"))),
+            looked_into(1, 0, compute="bfloat16"),
+            looked_into(1, 0),
+        ],
+        ground.root,
+    )
+    interrupted = on_workers.train_interrupted
+    run_group(
+        2,
+        [
+            partial(plain, add(mft_job, "mft-z0w2", scaling(2, 0))),
+            partial(plain, add(mft_job, "mft-z1w2", scaling(2, 1))),
+            partial(plain, add(mft_job, "mft-z2w2", scaling(2, 2))),
+            partial(plain, add(fft_job, "fft-z2w2", scaling(2, 2))),
+            partial(plain, add(mft_job, "micro-z2w2", scaling(2, 2), micro_batch_size=2)),
+            partial(plain, add(mft_job, "bf16-z2w2", scaling(2, 2, compute="bfloat16"))),
+            partial(interrupted, add(mft_job, "resumed-z2w2", scaling(2, 2)), 15),
+            partial(plain, add(fft_job, "fft-bf16-z2w2", scaling(2, 2, compute="bfloat16"), steps=20)),
+            looked_into(2, 2, compute="bfloat16"),
+            looked_into(2, 0),
+            looked_into(2, 2),
+            partial(plain, add(mft_job, "mft-z3w2", scaling(2, 3))),
+            partial(plain, add(fft_job, "fft-z3w2", scaling(2, 3))),
+            partial(plain, add(mft_job, "bf16-z3w2", scaling(2, 3, compute="bfloat16"))),
+            partial(interrupted, add(mft_job, "resumed-z3w2", scaling(2, 3)), 15),
+            looked_into(2, 3),
+        ],
+        ground.root,
+    )
+    return done

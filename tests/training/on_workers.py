@@ -110,14 +110,15 @@ class RaiseAt:
 
 @dataclass(frozen=True)
 class KillOnce:
-    """A stop rule that kills the first worker's process at one evaluation, and not again."""
+    """A stop rule that kills one worker's process at one evaluation, and not again."""
 
     step: int
     marker: str
+    rank: int = 0
 
     def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
-        first = torch.distributed.get_rank() == 0
-        if first and history[-1].step == self.step and not os.path.exists(self.marker):
+        mine = torch.distributed.get_rank() == self.rank
+        if mine and history[-1].step == self.step and not os.path.exists(self.marker):
             Path(self.marker).write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
         return None

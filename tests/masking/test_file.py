@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors.torch import save_file
+
+from mft_ray.errors import UserError
+from mft_ray.masking import MaskFile, MaskSettings, load_mask, save_mask
+
+SETTINGS = MaskSettings(ratio=0.3, layers="4-7", target="mlp", init="magnitude", schedule="anneal")
+here = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def content(*shapes: tuple[int, ...]) -> MaskFile:
+    generator = torch.Generator().manual_seed(0)
+    masks = {f"layers.{i}.weight": torch.rand(shape, generator=generator) < 0.7 for i, shape in enumerate(shapes)}
+    return MaskFile(masks, SETTINGS, "f" * 64)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "mask.safetensors"
+
+
+@given(
+    st.dictionaries(
+        st.text("abc.é", min_size=1),
+        arrays(bool, array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9)),
+        min_size=1,
+        max_size=3,
+    )
+)
+@here
+def test_round_trip(path: Path, masks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]) -> None:
+    given_masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+    save_mask(path, MaskFile(given_masks, SETTINGS, "abc"))
+    loaded = load_mask(path)
+    assert loaded.settings == SETTINGS
+    assert loaded.backbone == "abc"
+    assert loaded.masks.keys() == given_masks.keys()
+    for name, mask in given_masks.items():
+        assert loaded.masks[name].dtype == torch.bool
+        assert loaded.masks[name].shape == mask.shape
+        assert torch.equal(loaded.masks[name], mask)
+
+
+def test_a_transposed_mask_is_written_in_its_own_order(path: Path) -> None:
+    mask = (torch.arange(21).view(3, 7) % 2 == 0).t()
+    save_mask(path, MaskFile({"w": mask}, SETTINGS, "abc"))
+    assert torch.equal(load_mask(path).masks["w"], mask)
+
+
+def test_at_most_one_bit_and_a_fiftieth_per_weight(path: Path) -> None:
+    shapes = [(512, 512), (512, 1365), (1365, 512), (123, 457)]
+    save_mask(path, content(*shapes))
+    raw = path.read_bytes()
+    header = 8 + int.from_bytes(raw[:8], "little")
+    weights = sum(rows * columns for rows, columns in shapes)
+    assert (len(raw) - header) * 8 <= 1.02 * weights
+    assert header < 2000
+
+
+def test_writing_replaces_and_leaves_nothing_else(path: Path) -> None:
+    save_mask(path, content((3, 3)))
+    save_mask(path, content((4, 4)))
+    assert load_mask(path).masks["layers.0.weight"].shape == (4, 4)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_failed_write_keeps_the_old_file(path: Path) -> None:
+    save_mask(path, content((3, 3)))
+    before = path.read_bytes()
+    with pytest.raises(AttributeError):
+        save_mask(path, MaskFile({"w": None}, SETTINGS, "abc"))  # type: ignore[dict-item]
+    assert path.read_bytes() == before
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
+    save_mask(path, content((5, 7), (3, 9)))
+    raw = path.read_bytes()
+    for end in range(len(raw)):
+        path.write_bytes(raw[:end])
+        with pytest.raises(UserError, match=r"mask\.safetensors is truncated or damaged"):
+            load_mask(path)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
+def test_a_flipped_byte_is_refused_wherever_it_is(path: Path, flip: int) -> None:
+    save_mask(path, content((5, 7), (3, 9)))
+    raw = path.read_bytes()
+    for position in range(len(raw)):
+        path.write_bytes(raw[:position] + bytes([raw[position] ^ flip]) + raw[position + 1 :])
+        # Wherever it is: tensors, names, shapes, settings, fingerprint, the checksum itself.
+        with pytest.raises(UserError, match=r"mask\.safetensors"):
+            load_mask(path)
+
+
+def test_foreign_files_are_refused(path: Path) -> None:
+    save_file({"weight": torch.ones(3)}, path)
+    with pytest.raises(UserError, match="is a safetensors file but not a mask of this program"):
+        load_mask(path)
+    save_file({"weight": torch.ones(3)}, path, {"format": "pt"})
+    with pytest.raises(UserError, match="not a mask of this program"):
+        load_mask(path)
+    path.write_text("not a mask at all, but longer than eight bytes\n")
+    with pytest.raises(UserError, match="truncated or damaged"):
+        load_mask(path)
+
+
+def test_a_missing_file_is_told_with_where_masks_lie(path: Path) -> None:
+    for missing in (path, path.parent):
+        with pytest.raises(UserError, match=r"There is no mask file .*RUN/best/mask\.safetensors"):
+            load_mask(missing)

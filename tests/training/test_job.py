@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
+from mft_ray.masking import MaskSettings
+from mft_ray.training.job import Evaluation, Outcome, TrainJob, write_json
+from mft_ray.training.loop import best_index
+
+START = Evaluation(0, -1.5, 0.1, 0, 0.5, math.nan, 0.0, False)
+LATER = Evaluation(10, -1.25, 0.1, 640, 2.5, 1.75, 0.1, True)
+
+
+def job(method: Any, mask: MaskSettings | None) -> TrainJob:
+    return TrainJob(method, "model", "data", "out", TrainConfig(), EvaluationConfig(), ScalingConfig(), mask=mask)
+
+
+def test_an_outcome_comes_back_as_it_went(tmp_path: Path) -> None:
+    path = tmp_path / "outcome.json"
+    Outcome("plateau", [START, LATER], 1).save(path)
+    loaded = Outcome.load(path)
+    assert loaded.stopped_reason == "plateau"
+    assert loaded.best_evaluation == loaded.history[1] == LATER
+    assert math.isnan(loaded.history[0].loss)
+    assert loaded.history[0].score == START.score
+    assert [each.name for each in tmp_path.iterdir()] == ["outcome.json"]
+
+
+def test_nan_is_null_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "content.json"
+    write_json(path, {"a": math.nan, "b": [1.5, (math.inf, "NaN")], "c": {"d": -math.inf, "e": None}})
+    # json.loads would take the NaN that other programs refuse.
+    assert "NaN," not in path.read_text()
+    assert json.loads(path.read_text()) == {"a": None, "b": [1.5, [None, "NaN"]], "c": {"d": None, "e": None}}
+
+
+def test_writing_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "content.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_an_outcome_without_an_eligible_evaluation() -> None:
+    assert Outcome("pruned", [START], best_index([START])).best_evaluation is None
+
+
+def test_the_best_is_eligible_and_the_earliest_of_equals() -> None:
+    def at(step: int, score: float, eligible: bool = True) -> Evaluation:
+        return Evaluation(step, score, 0.1, 0, 0.0, 0.0, 0.1, eligible)
+
+    assert best_index([at(0, 9, False), at(1, 2), at(2, 3), at(3, 3), at(4, 1)]) == 2
+    assert best_index([]) is None
+
+
+def test_a_method_and_its_mask_go_together() -> None:
+    for method, mask in (("mft", None), ("fft", MaskSettings())):
+        with pytest.raises(ValueError, match="method mft needs a mask, method fft has none"):
+            job(method, mask)
+
+
+def test_a_job_travels_to_workers() -> None:
+    sent = job("mft", MaskSettings(layers="0-1"))
+    assert pickle.loads(pickle.dumps(sent)) == sent
