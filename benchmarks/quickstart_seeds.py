@@ -80,7 +80,7 @@ def page(rows: list[dict[str, Any]], seeds: list[int], machine: dict[str, Any]) 
         "test examples; intervals are 95% paired bootstrap, p is exact McNemar. A seed changes data, splits, initial",
         "weights, batches and search alike. Nothing was chosen by its result.",
         "",
-        "| seed | n | FFT | mask | mask − FFT | p | continued FFT | mask − continued | winner | paper preset* | minutes |",
+        "| seed | n | FFT | mask | mask − FFT | p | continued FFT | mask − continued | winner | preset* | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(entry) for entry in rows]
