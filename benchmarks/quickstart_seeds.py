@@ -12,7 +12,6 @@ import json
 import platform
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,7 @@ def main() -> None:
 def search(seed: int, run: Path) -> None:
     command = [sys.executable, "cluster/local.py", "--", "python", "-m", "mft_ray.tune"]
     command += ["--config", "tune_spaces/quickstart.yaml", "--set", f"run.seed={seed}", "--set", f"run.dir={run}"]
-    started = time.monotonic()
     subprocess.run(command, cwd=ROOT, check=True)
-    (run / "wall_seconds").write_text(f"{time.monotonic() - started:.0f}")
 
 
 def row(seed: int, run: Path) -> dict[str, Any]:
@@ -58,7 +55,6 @@ def row(seed: int, run: Path) -> dict[str, Any]:
         "paper_preset": preset,
         "trials": len(trials),
         "stopped_early": sum(trial["status"] == "stopped" for trial in trials),
-        "wall_seconds": float((run / "wall_seconds").read_text()),
     }
 
 
@@ -80,8 +76,8 @@ def page(rows: list[dict[str, Any]], seeds: list[int], machine: dict[str, Any]) 
         "test examples; intervals are 95% paired bootstrap, p is exact McNemar. A seed changes data, splits, initial",
         "weights, batches and search alike. Nothing was chosen by its result.",
         "",
-        "| seed | n | FFT | mask | mask − FFT | p | continued FFT | mask − continued | winner | preset* | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| seed | n | FFT | mask | mask − FFT | p | continued FFT | mask − continued | winner | preset* |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(entry) for entry in rows]
     beats = sum(entry["verdict"]["beats_fft"] for entry in rows)
@@ -110,7 +106,6 @@ def _line(entry: dict[str, Any]) -> str:
         _difference(verdict["delta_continued_fft"], verdict["ci95_continued_fft"]),
         f"r {winner['ratio']:.2f}, {winner['layers']}, {winner['init']} {winner['schedule']}, lr {winner['lr']:.1e}",
         "–" if preset["delta_fft"] is None else f"{100 * preset['delta_fft']:+.2f}",
-        f"{entry['wall_seconds'] / 60:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 

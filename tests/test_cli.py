@@ -372,7 +372,7 @@ def test_a_backbone_in_the_home_folder(given: Given, monkeypatch: pytest.MonkeyP
         (None, 0, ""),
         (UserError("Give more."), 2, "error: Give more.\n"),
         (RunFailed("worker 3 died"), 1, "failed: worker 3 died\n"),
-        (KeyboardInterrupt(), 130, "interrupted; --resume goes on\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
 def test_how_a_program_ends(

@@ -16,13 +16,15 @@ def llama() -> nn.Module:
     """Four layers, tied embeddings."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "vocab_size": 13}
-    return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=4, tie_word_embeddings=True)).eval()
+    model: nn.Module = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=4, tie_word_embeddings=True)).eval()
+    return model
 
 
 def gpt2() -> nn.Module:
     """Three layers; its projections are Conv1D, not Linear."""
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(n_embd=16, n_head=2, n_layer=3, vocab_size=13, n_positions=16)).eval()
+    model: nn.Module = GPT2LMHeadModel(GPT2Config(n_embd=16, n_head=2, n_layer=3, vocab_size=13, n_positions=16)).eval()
+    return model
 
 
 def sequential() -> nn.Module:
