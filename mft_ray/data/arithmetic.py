@@ -25,9 +25,7 @@ def available(digits: int) -> int:
     return operands * (operands + 1) // 2 + operands**2
 
 
-def generate(
-    digits: int, n_train: int, n_validation: int, n_test: int, seed: int
-) -> dict[str, list[Example]]:
+def generate(digits: int, n_train: int, n_validation: int, n_test: int, seed: int) -> dict[str, list[Example]]:
     """Draw disjoint splits of prompts such as ``12+34=`` with answers such as ``46``.
 
     Prompts are drawn uniformly and without repetition. Of ``a+b`` and ``b+a`` only one, in a random

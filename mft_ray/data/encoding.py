@@ -103,9 +103,7 @@ def _without_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_
 
 
 def _with_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Row:
-    turns = [
-        index for index, message in enumerate(example.messages) if message["role"] == "assistant" and index
-    ]
+    turns = [index for index, message in enumerate(example.messages) if message["role"] == "assistant" and index]
     eos_id: int = tokenizer.eos_token_id
     tokens: list[int] = []
     labels: list[int] = []

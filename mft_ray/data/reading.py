@@ -59,9 +59,7 @@ def locate(given: str, setting: str, split: str) -> Source:
         return Source(str(path.resolve()), local=True, split=split)
     if path.exists():
         if path.suffix.lower() not in BUILDERS:
-            raise UserError(
-                f"{setting} is {given!r}, a file of an unknown format. Give a file that ends in {formats}."
-            )
+            raise UserError(f"{setting} is {given!r}, a file of an unknown format. Give a file that ends in {formats}.")
         return Source(str(path.resolve()), local=True)
     if given.startswith(("/", ".", "~")) or path.suffix.lower() in BUILDERS:
         raise UserError(
@@ -126,9 +124,7 @@ def _read_local(source: Source) -> list[dict[str, Any]]:
     # A local file is its own cache: leave no second copy of it in the user's home.
     with tempfile.TemporaryDirectory(prefix="mft_ray-") as cache:
         if path.is_dir():
-            loaded = datasets.load_dataset(
-                str(path), split=source.split, cache_dir=cache, keep_in_memory=True
-            )
+            loaded = datasets.load_dataset(str(path), split=source.split, cache_dir=cache, keep_in_memory=True)
         else:
             builder = BUILDERS[path.suffix.lower()]
             loaded = datasets.load_dataset(

@@ -93,9 +93,7 @@ def _examples(config: DataConfig, source: Source, setting: str) -> list[Example]
             examples.append(Example(id=where, messages=messages))
     if len(examples) < len(rows):
         left_out = len(rows) - len(examples)
-        logger.warning(
-            "%d of %d rows of %s have no prompt or no answer: left out", left_out, len(rows), source
-        )
+        logger.warning("%d of %d rows of %s have no prompt or no answer: left out", left_out, len(rows), source)
     return examples
 
 
@@ -169,9 +167,7 @@ def _unique(examples: Iterable[Example]) -> list[Example]:
     return list(first.values())
 
 
-def _check_sizes(
-    config: DataConfig, splits: Mapping[str, list[Example]], train: Source, test: Source
-) -> None:
+def _check_sizes(config: DataConfig, splits: Mapping[str, list[Example]], train: Source, test: Source) -> None:
     wanted = {"train": config.n_train or 1, "validation": config.n_validation, "test": config.n_test}
     short = [split for split, n in wanted.items() if len(splits[split]) < n]
     if not short:

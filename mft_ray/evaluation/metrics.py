@@ -160,9 +160,7 @@ def _generated(
     prompts, attention_mask = _padded([row["prompt_ids"] for row in rows], pad_id, "left", device)
     generator = _unwrapped(model)
     ends = _end_tokens(generator, eos_id)
-    positions = (
-        getattr(generator.config, "max_position_embeddings", None) or prompts.shape[1] + max_new_tokens
-    )
+    positions = getattr(generator.config, "max_position_embeddings", None) or prompts.shape[1] + max_new_tokens
     with _plain_defaults(generator):
         output = generator.generate(
             prompts,
@@ -221,9 +219,7 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def _padded(
-    sequences: Sequence[Sequence[int]], value: int, side: str, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _padded(sequences: Sequence[Sequence[int]], value: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Sequences as one (B, T) long tensor padded with ``value``, and its attention mask."""
     tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
     tokens = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)

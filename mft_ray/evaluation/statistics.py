@@ -68,9 +68,7 @@ def paired(
     """
     mine, theirs = _scores(candidate, "candidate"), _scores(baseline, "baseline")
     if mine.size != theirs.size:
-        raise ValueError(
-            f"the scores are not paired: {mine.size} of the candidate, {theirs.size} of the baseline"
-        )
+        raise ValueError(f"the scores are not paired: {mine.size} of the candidate, {theirs.size} of the baseline")
     if binary and not (np.isin(mine, (0, 1)).all() and np.isin(theirs, (0, 1)).all()):
         raise ValueError("binary scores must be 0 or 1")
     difference = mine - theirs
@@ -100,15 +98,11 @@ def _scores(values: Sequence[float], name: str) -> NDArray[np.float64]:
     if scores.ndim != 1 or scores.size < 2:
         raise ValueError(f"{name}: needs at least two scores, one per example; got shape {scores.shape}")
     if not np.isfinite(scores).all():
-        raise ValueError(
-            f"{name}: {int((~np.isfinite(scores)).sum())} of {scores.size} scores are not finite"
-        )
+        raise ValueError(f"{name}: {int((~np.isfinite(scores)).sum())} of {scores.size} scores are not finite")
     return scores
 
 
-def _interval(
-    difference: NDArray[np.float64], resamples: int, seed: int, confidence: float
-) -> tuple[float, float]:
+def _interval(difference: NDArray[np.float64], resamples: int, seed: int, confidence: float) -> tuple[float, float]:
     if not difference.any():
         return (0.0, 0.0)
     result = stats.bootstrap(

@@ -44,7 +44,8 @@ class Masks:
     """The masks of one model.
 
     Freezes every parameter of the model and puts a `WeightMask` on each selected linear layer's weight.
-    The model is changed in place and goes on working as before: forward, generate, state_dict.
+    The model is changed in place and goes on working as before: forward and generate; state_dict has other
+    names until `merge` or `detach`.
 
     Args:
         model: any module with linear layers.

@@ -59,9 +59,7 @@ def trial_curves(run: Run) -> go.Figure:
 def fft_curve(run: Run) -> go.Figure:
     """Validation score against optimizer step of the FFT training itself."""
     unit = units.unit(run.baseline.metric)
-    figure = go.Figure(
-        plotting.curve(run.curves.fft, unit, "FFT while it trained", COLOURS[0], "FFT training", 2.6)
-    )
+    figure = go.Figure(plotting.curve(run.curves.fft, unit, "FFT while it trained", COLOURS[0], "FFT training", 2.6))
     scores = [(point.score, point.step) for point in run.curves.fft if point.score is not None]
     if scores:
         best, step = max(scores, key=lambda pair: pair[0])
@@ -97,9 +95,7 @@ def score_by_layers(run: Run) -> go.Figure:
     return figure
 
 
-def forest(
-    comparisons: Sequence[tuple[str, float, Interval]], unit: units.Unit, confidence: float
-) -> go.Figure:
+def forest(comparisons: Sequence[tuple[str, float, Interval]], unit: units.Unit, confidence: float) -> go.Figure:
     """Differences on test with their intervals, beside the line of no difference.
 
     Args:
@@ -149,9 +145,7 @@ def _scatter(
     for pair, trials in sorted(groups.items()):
         colour = COLOURS[colours.index(pair[0]) % len(COLOURS)]
         symbol = SYMBOLS[symbols.index(pair[1]) % len(SYMBOLS)]
-        marks = plotting.marks(
-            [x(trial) for trial in trials], trials, unit, plain(name(pair)), colour, symbol
-        )
+        marks = plotting.marks([x(trial) for trial in trials], trials, unit, plain(name(pair)), colour, symbol)
         figure.add_trace(marks)
     plotting.ring_winner(figure, run, unit, x)
     plotting.fft_line(figure, run)

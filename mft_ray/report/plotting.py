@@ -46,9 +46,7 @@ def depth(layers: str) -> tuple[float, float, str]:
     return numbers[0], numbers[-1], layers
 
 
-def curve(
-    points: Sequence[Point], unit: units.Unit, name: str, colour: str, about: str, width: float
-) -> go.Scatter:
+def curve(points: Sequence[Point], unit: units.Unit, name: str, colour: str, about: str, width: float) -> go.Scatter:
     """A line of score against optimizer step; ``about`` heads its hover texts."""
     details = [
         f"{unit.score(p.score)} at step {p.step:,}"
@@ -78,9 +76,7 @@ def marks(
         y=[None if t.score is None else t.score * unit.scale for t in trials],
         mode="markers",
         name=name,
-        text=[
-            f"<b>{describe(t.trial_id, t)}</b><br>{unit.score(t.score)}, {plain(reason(t))}" for t in trials
-        ],
+        text=[f"<b>{describe(t.trial_id, t)}</b><br>{unit.score(t.score)}, {plain(reason(t))}" for t in trials],
         marker={
             "color": colour,
             "symbol": symbol,

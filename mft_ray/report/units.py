@@ -64,9 +64,7 @@ def unit(metric: str) -> Unit:
         case "answer_logprob":
             axis = "Log-probability per answer token (nats)"
             suffix = " nats/token"
-            return Unit(
-                "Log-probability per answer token", axis, "Difference (nats/token)", 1, suffix, suffix, 4
-            )
+            return Unit("Log-probability per answer token", axis, "Difference (nats/token)", 1, suffix, suffix, 4)
         case _:
             return Unit(metric, metric, f"Difference in {metric}", 1, "", "", 4)
 

@@ -58,9 +58,7 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
         model, record = str(folder.fft / "best"), _describe(outcome)
     values = score(Subject("fft", model), "validation", config, folder).values()
     loaded = load_model(model)
-    baseline = Baseline(
-        model, fingerprint(loaded), depth(loaded), sum(values) / len(values), standard_error(values)
-    )
+    baseline = Baseline(model, fingerprint(loaded), depth(loaded), sum(values) / len(values), standard_error(values))
     summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
     write_json(
         folder.baseline,

@@ -17,7 +17,7 @@ from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import check, make_ready
+from mft_ray.search.preparation import check, make_ready, with_absolute_paths
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
 from mft_ray.search.scoring import Subject, score
@@ -42,6 +42,7 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
     if resume is not None:
         config = load_config(Path(resume).expanduser() / "config.yaml")
     assert config is not None
+    config = with_absolute_paths(config)
     seeded = config.seeded()
     check(seeded)
     folder = open_folder(config, resume)
@@ -62,14 +63,14 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
 
 
 def _prepare(config: Config, seeded: Config, folder: RunFolder, new: bool) -> str:
+    # First, so that whatever is interrupted from here on can be resumed.
+    config.save(folder.config)
     try:
-        start = make_ready(seeded, folder)
+        return make_ready(seeded, folder)
     except UserError:
         if new:
             shutil.rmtree(folder.root, ignore_errors=True)
         raise
-    config.save(folder.config)
-    return start
 
 
 def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None:
@@ -79,9 +80,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
     baseline = fft_baseline(config, folder, start)
     say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
-    say(
-        f"2/4 search: {config.search.trials} trials of at most {config.train.steps} steps, {concurrent} at a time"
-    )
+    say(f"2/4 search: {config.search.trials} trials of at most {config.train.steps} steps, {concurrent} at a time")
     plan = TrialPlan(
         config,
         str(folder.root),

@@ -45,6 +45,18 @@ def check(config: Config) -> None:
         select(skeleton, settings.layers, settings.target)
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """Return a copy whose local paths are absolute, so that a run can be resumed from any folder."""
+
+    def absolute(path: str | None) -> str | None:
+        local = Path(path).expanduser() if path else None
+        return str(local.resolve()) if local is not None and local.exists() else path
+
+    model = config.model.model_copy(update={"path": absolute(config.model.path)})
+    data = config.data.model_copy(update={"train": absolute(config.data.train), "test": absolute(config.data.test)})
+    return config.model_copy(update={"model": model, "data": data})
+
+
 def make_ready(config: Config, folder: RunFolder) -> str:
     """Prepare data and start model, unless an earlier attempt did. Returns the start model's folder or hub id.
 

@@ -87,9 +87,7 @@ def score(
     return Pending(path, task.remote(subject, split, config, str(folder.data), metric, limit))
 
 
-def _score(
-    subject: Subject, split: str, config: Config, data: str, metric: str, limit: int | None
-) -> list[float]:
+def _score(subject: Subject, split: str, config: Config, data: str, metric: str, limit: int | None) -> list[float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = (config.model.dtype, config.model.attention)
     if subject.mask:

@@ -16,9 +16,7 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.training.export import export
 
 
-def keep_winner(
-    folder: RunFolder, config: Config, baseline: Baseline, row: dict[str, Any], sentence: str
-) -> None:
+def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict[str, Any], sentence: str) -> None:
     """Leave mask, its configuration, a model card and (if wanted) the masked model in ``best/``.
 
     Args:

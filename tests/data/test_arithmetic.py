@@ -26,9 +26,7 @@ def question(prompt: str) -> tuple[str, ...]:
     sizes=st.tuples(*[st.integers(1, 45)] * 3),
     seed=st.integers(0, 2**32),
 )
-def test_splits_are_right_and_disjoint_up_to_commutation(
-    digits: int, sizes: tuple[int, int, int], seed: int
-) -> None:
+def test_splits_are_right_and_disjoint_up_to_commutation(digits: int, sizes: tuple[int, int, int], seed: int) -> None:
     splits = arithmetic.generate(digits, *sizes, seed)
     assert tuple(len(splits[split]) for split in ("train", "validation", "test")) == sizes
     prompts = [example.id for examples in splits.values() for example in examples]

@@ -34,9 +34,7 @@ def characters(template: str | None = None, bos: bool = False) -> PreTrainedToke
     tokenizer.decoder = decoders.Fuse()
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
     fast.chat_template = template
     return fast
 
@@ -120,9 +118,7 @@ def test_turns_past_the_cut_are_dropped_with_their_prompt() -> None:
     max_length=st.integers(8, 200),
     template=st.sampled_from([None, CHATML, NO_EOS]),
 )
-def test_rows_are_consistent_whatever_the_cut(
-    contents: list[str], max_length: int, template: str | None
-) -> None:
+def test_rows_are_consistent_whatever_the_cut(contents: list[str], max_length: int, template: str | None) -> None:
     tokenizer = characters(template)
     turns = [turn for n, content in enumerate(contents) for turn in (f"question {n}", content)]
     try:
@@ -149,9 +145,7 @@ def test_examples_with_no_answer_left_are_dropped_and_counted(caplog: pytest.Log
 
 def test_data_with_no_answer_left_at_all_names_the_shortest_prompt() -> None:
     examples = [conversation("q" * n, "answer") for n in (40, 29, 50)]
-    with pytest.raises(
-        UserError, match=r"no answer tokens .*max_length is 30,.*the 3 prompts already takes 30 "
-    ):
+    with pytest.raises(UserError, match=r"no answer tokens .*max_length is 30,.*the 3 prompts already takes 30 "):
         encode(examples, characters(), 30)
 
 

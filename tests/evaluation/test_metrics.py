@@ -158,9 +158,7 @@ def test_generated_match_agrees_with_decoding_one_by_one(
         ended += bool(ends)
         rows.append(_row(prompt, []) | {"answer": text if at % 2 else text + "a"})
     assert 3 <= ended < 20
-    scores = _score(
-        model, rows, "generated_match", eos_id=eos, tokenizer=tokenizer, max_new_tokens=ANSWER_TOKENS
-    )
+    scores = _score(model, rows, "generated_match", eos_id=eos, tokenizer=tokenizer, max_new_tokens=ANSWER_TOKENS)
     assert scores == [float(at % 2) for at in range(20)]
 
 
@@ -168,8 +166,7 @@ def test_the_models_own_generation_defaults_do_not_leak_in(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recwarn: pytest.WarningsRecorder
 ) -> None:
     rows = [
-        _row(prompt, [])
-        | {"answer": tokenizer.decode(_greedy(model, prompt, 5, EOS), skip_special_tokens=True)}
+        _row(prompt, []) | {"answer": tokenizer.decode(_greedy(model, prompt, 5, EOS), skip_special_tokens=True)}
         for prompt in _prompts(8)
     ]
     own = model.generation_config

@@ -121,9 +121,7 @@ def test_many_examples_stay_within_memory_and_time() -> None:
         ([1.0, 0.5], [1.0, 0.0], True, "0 or 1"),
     ],
 )
-def test_scores_that_cannot_be_compared(
-    candidate: list[float], baseline: list[float], binary: bool, says: str
-) -> None:
+def test_scores_that_cannot_be_compared(candidate: list[float], baseline: list[float], binary: bool, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         paired(candidate, baseline, binary=binary)
 

@@ -19,9 +19,7 @@ from mft_ray.errors import UserError
 def run(tmp_path):
     """A run folder with a real study of three trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="masks", direction="maximize"
-    )
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="masks", direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("ratio", 0.02, 0.5), n_trials=3)
     return tmp_path
 

@@ -89,9 +89,7 @@ def test_every_score_figure_has_the_fft_line_axes_and_units(html):
         if name != "forest":
             assert layout["yaxis"]["title"]["text"] == "Exact match (%)"
             assert "FFT 88.40 %" in [trace.get("name") for trace in traces]
-            assert any(
-                shape.get("y0") == shape.get("y1") == pytest.approx(88.4) for shape in layout["shapes"]
-            )
+            assert any(shape.get("y0") == shape.get("y1") == pytest.approx(88.4) for shape in layout["shapes"])
 
 
 def test_figures_show_the_numbers(html):
@@ -104,9 +102,7 @@ def test_figures_show_the_numbers(html):
     assert [trace["y"] for trace in forest] == [["Mask − FFT continued"], ["Mask − FFT"]]
     assert forest[1]["x"][0] == pytest.approx(2.1)
     assert forest[1]["x"][0] - forest[1]["error_x"]["arrayminus"][0] == pytest.approx(1.43)
-    ratios = [
-        x for trace in made["ratio"][0] if trace["name"] not in ("winner", "FFT 88.40 %") for x in trace["x"]
-    ]
+    ratios = [x for trace in made["ratio"][0] if trace["name"] not in ("winner", "FFT 88.40 %") for x in trace["x"]]
     assert sorted(ratios) == pytest.approx([5 + 3 * index for index in range(12)])
     assert made["layers"][1]["xaxis"]["categoryarray"] == ["0-3", "0-7", "4-7"]
     assert made["fft"][0][0]["x"][-1] == 2400
