@@ -22,7 +22,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class AgainstFft:
-    """A mask's trial ends when it clearly lags behind FFT, or no longer moves.
+    """A mask's trial ends when it will clearly end below FFT, or no longer moves.
 
     Attributes:
         settings: grace, margin and plateau.
@@ -42,9 +42,22 @@ class AgainstFft:
         best = max(evaluation.score for evaluation in eligible)
         past_grace = history[-1].step >= self.settings.grace * total_steps
         bar = self.fft_score - self.settings.margin * self.standard_error
-        if self.settings.below_fft and past_grace and best < bar:
+        if self.settings.below_fft and past_grace and max(best, _projected(eligible, total_steps)) < bar:
             return "below_fft"
         return "plateau" if _stale(eligible, self.settings.plateau) else None
+
+
+def _projected(history: Sequence[Evaluation], total_steps: int) -> float:
+    """Return the score at the full budget if the run goes on as between its last two evaluations.
+
+    Masks recover late, while the learning rate decays, and faster at first than later: a straight line
+    promises rather too much than too little, so it stops no trial that could still get there.
+    """
+    if len(history) < 2:
+        return history[-1].score
+    before, last = history[-2:]
+    slope = (last.score - before.score) / (last.step - before.step)
+    return last.score + max(slope, 0.0) * (total_steps - last.step)
 
 
 def _stale(history: Sequence[Evaluation], evaluations: int | None) -> bool:

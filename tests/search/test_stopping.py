@@ -94,3 +94,13 @@ def test_a_mask_still_being_annealed_is_not_judged():
 def test_rules_travel_to_workers():
     for rule in (Patience(3), _rule()):
         assert pickle.loads(pickle.dumps(rule)) == rule
+
+
+def test_a_trial_that_is_catching_up_goes_on():
+    rule = _rule(grace=0, margin=0, plateau=None)  # FFT has 0.9
+    catching_up = _history(0.5, 0.7)
+    # The same gain again and again would pass FFT well before the end; without a gain it never would.
+    assert rule(catching_up, STEPS) is None
+    assert rule(_history(0.7, 0.7), STEPS) == "below_fft"
+    # Too slow: the line ends below FFT.
+    assert rule(_history(0.5, 0.7), total_steps=catching_up[-1].step) == "below_fft"
