@@ -113,7 +113,8 @@ def check_path(path: str) -> str:
     Raises:
         UserError: naming the folder.
     """
-    looks_local = path.startswith(("/", ".", "~")) or path.count("/") > 1
+    # A hub id has one slash as well, but its owner is rarely a folder here.
+    looks_local = path.startswith(("/", ".", "~")) or path.count("/") > 1 or os.path.isdir(path.split("/")[0])
     if looks_local and not os.path.isdir(os.path.expanduser(path)):
         raise UserError(
             f"There is no model folder {path}. Give model.path a folder with config.json and weights, or a hub "

@@ -69,9 +69,14 @@ def gathered(parameter: nn.Parameter) -> AbstractContextManager[object]:
 
 
 def gathered_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return all parameters, whole, on the CPU, in the given dtype. Every worker must call it."""
+    """Return all parameters, whole, on the CPU, in the given dtype, and persistent buffers as they are.
+
+    Every worker must call it.
+    """
     state = {}
     for name, parameter in model.named_parameters():
         with gathered(parameter):
             state[name] = parameter.detach().to("cpu", dtype, copy=True).contiguous()
+    kept = model.state_dict().keys()
+    state.update({name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept})
     return state
