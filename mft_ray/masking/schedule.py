@@ -18,8 +18,7 @@ def ratio_at(settings: MaskSettings, progress: float) -> float:
     if settings.schedule == "constant":
         return settings.ratio
     done = min(max(progress / settings.anneal_fraction, 0.0), 1.0)
-    # The exact end point, not 1 - 0.0 ** 3 times it.
-    return settings.ratio if done == 1.0 else settings.ratio * (1.0 - (1.0 - done) ** 3)
+    return settings.ratio * (1.0 - (1.0 - done) ** 3)
 
 
 def full_ratio_reached(settings: MaskSettings, progress: float) -> bool:

@@ -84,10 +84,11 @@ def score(
         num_gpus=resources.get("GPU", 0),
         runtime_env={"env_vars": worker_environment()},
     )
-    return Pending(path, task.remote(subject, split, config, str(folder.data), metric, limit))
+    rows = list(open_split(folder.data, split))[:limit]
+    return Pending(path, task.remote(subject, rows, config, metric))
 
 
-def _score(subject: Subject, split: str, config: Config, data: str, metric: str, limit: int | None) -> list[float]:
+def _score(subject: Subject, rows: list[dict[str, Any]], config: Config, metric: str) -> list[float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = (config.model.dtype, config.model.attention)
     if subject.mask:
@@ -95,7 +96,6 @@ def _score(subject: Subject, split: str, config: Config, data: str, metric: str,
     else:
         model = load_model(subject.model, *settings)
     tokenizer = load_tokenizer(subject.model)
-    rows = list(open_split(Path(data), split))[:limit]
     return per_example(
         model.to(device),
         rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from pathlib import Path
@@ -19,9 +20,13 @@ from transformers import (
     set_seed,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from mft_ray.errors import UserError
+
+# Older names that transformers still turns into fields of a config.
+_OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -58,11 +63,12 @@ def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTr
         seed: of the initial weights.
 
     Raises:
-        UserError: transformers knows no such model type, or it is not a causal LM.
+        UserError: transformers knows no such model type or field, or it is not a causal LM.
     """
     fields = dict(architecture)
     model_type = fields.pop("model_type", None)
     _check_model_type(model_type, architecture)
+    _check_fields(model_type, fields)
     _quiet()
     set_seed(seed)
     try:
@@ -76,12 +82,24 @@ def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTr
 
 
 def _check_model_type(model_type: Any, architecture: dict[str, Any]) -> None:
-    known = list(CONFIG_MAPPING.keys())
+    known = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     if model_type not in known:
         close = difflib.get_close_matches(str(model_type), known, cutoff=0.5) or ["llama", "qwen3", "gpt2"]
         raise UserError(
             f"model.architecture {architecture} makes no causal LM: its model_type is {model_type!r}, which "
-            f"transformers does not know. Give one that it does, such as {', '.join(close)}."
+            f"transformers has no causal LM for. Give one that it has, such as {', '.join(close)}."
+        )
+
+
+def _check_fields(model_type: str, fields: dict[str, Any]) -> None:
+    """Refuse what transformers would take and ignore: a mistyped size makes a model of another size."""
+    config = CONFIG_MAPPING[model_type]
+    known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map) | _OLDER_FIELDS
+    for unknown in sorted(fields.keys() - known):
+        close = difflib.get_close_matches(unknown, known) or sorted(known - {"architectures", "transformers_version"})
+        raise UserError(
+            f"model.architecture {fields} makes no causal LM of type {model_type}: that has no {unknown} but "
+            f"{', '.join(close)}."
         )
 
 
