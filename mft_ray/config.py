@@ -37,6 +37,9 @@ class ModelConfig(Section):
     architecture: dict[str, Any] | None = Field(
         None, description="instead of path: model_type and settings of a new, randomly initialised model"
     )
+    before: str | None = Field(
+        None, description="with fft.given: the checkpoint before fine-tuning, for mask.removes delta"
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="how frozen weights are held")
     attention: str | None = Field(None, description="attn_implementation passed to transformers")
 
@@ -264,9 +267,19 @@ def parse_config(tree: dict[str, Any], where: str = "the config") -> Config:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text; a person means a number."""
+    """YAML 1.1 reads 1e-3 as text and 2:4 as 124 (in base 60); a person means a number and a pattern."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (pyyaml's own way)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0|[1-9][\d_]*|0[xX][\da-fA-F_]+|0b[01_]+|0[0-7_]+)$"),
+    list("-+0123456789"),
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

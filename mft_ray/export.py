@@ -21,13 +21,14 @@ def main() -> None:
     )
     arguments.add_argument("--backbone", metavar="MODEL", required=True, help="folder or hub id of the FFT model")
     arguments.add_argument("--mask", metavar="FILE", required=True, help="mask file, such as RUN/best/mask.safetensors")
+    arguments.add_argument("--before", metavar="MODEL", help="model before fine-tuning, if the mask removes the delta")
     arguments.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the model")
     options = arguments.parse_args()
     mask = load_mask(options.mask)
     # Imported late: transformers takes seconds, a mistyped option should be told at once.
     from mft_ray.training.export import export
 
-    export(options.backbone, mask, Path(options.out))
+    export(options.backbone, mask, Path(options.out), options.before)
     print(f"wrote {options.out}: load it with AutoModelForCausalLM.from_pretrained({options.out!r})")
 
 

@@ -4,10 +4,9 @@ from typing import get_args
 
 from mft_ray.masking.file import MaskFile, load_mask, save_mask
 from mft_ray.masking.fingerprint import fingerprint
-from mft_ray.masking.model import Masks, WeightMask, apply_masks
-from mft_ray.masking.schedule import full_ratio_reached, ratio_at
-from mft_ray.masking.select import decoder_layers, depth, select
-from mft_ray.masking.settings import Init, MaskSettings, Schedule, Target, check_ratio, parse_layers
+from mft_ray.masking.model import Masks, apply_masks
+from mft_ray.masking.select import Weight, decoder_layers, depth, maskable, select
+from mft_ray.masking.settings import Init, MaskSettings, Schedule, Target, check_ratio, parse_layers, parse_pattern
 from mft_ray.masking.topk import keep_mask, removed_count
 
 INITS: tuple[str, ...] = get_args(Init)
@@ -24,17 +23,17 @@ __all__ = [
     "Masks",
     "Schedule",
     "Target",
-    "WeightMask",
+    "Weight",
     "apply_masks",
     "check_ratio",
     "decoder_layers",
     "depth",
     "fingerprint",
-    "full_ratio_reached",
     "keep_mask",
     "load_mask",
+    "maskable",
     "parse_layers",
-    "ratio_at",
+    "parse_pattern",
     "removed_count",
     "save_mask",
     "select",

@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from mft_ray.errors import UserError
 from mft_ray.masking.settings import MaskSettings
 
-_FORMAT = "mft_ray mask 1"
+_FORMAT = "mft_ray mask 2"
+# Format 1 knew fewer settings, whose defaults are what it did.
+_READABLE = ("mft_ray mask 1", _FORMAT)
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class MaskFile:
         masks: bool tensors by weight name, True keeps a weight.
         settings: how the mask was learned.
         backbone: fingerprint of the model it was learned on.
+        before: with ``removes: delta``, fingerprint of the model before fine-tuning.
     """
 
     masks: dict[str, torch.Tensor]
     settings: MaskSettings
     backbone: str
+    before: str = ""
 
 
 def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
@@ -41,6 +45,7 @@ def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
     metadata = {
         "format": _FORMAT,
         "backbone": content.backbone,
+        "before": content.before,
         "settings": json.dumps(asdict(content.settings)),
         "shapes": json.dumps({name: list(mask.shape) for name, mask in content.masks.items()}),
     }
@@ -64,13 +69,17 @@ def load_mask(path: str | os.PathLike[str]) -> MaskFile:
             packed = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"The mask file {path} is truncated or damaged ({error}). Copy or export it again.") from None
-    if metadata.get("format") != _FORMAT:
-        raise UserError(f"{path} is a safetensors file but not a mask of this program (no format {_FORMAT!r}).")
+    if metadata.get("format") not in _READABLE:
+        raise UserError(
+            f"{path} is a safetensors file but not a mask that this version reads: its format is "
+            f"{metadata.get('format')!r}, readable are {', '.join(_READABLE)}."
+        )
     if _checksum(packed, metadata) != metadata.get("sha256"):
         raise UserError(f"The mask file {path} is damaged: its checksum does not match. Copy it again.")
     shapes = json.loads(metadata["shapes"])
     masks = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
-    return MaskFile(masks, MaskSettings(**json.loads(metadata["settings"])), metadata["backbone"])
+    settings = MaskSettings(**json.loads(metadata["settings"]))
+    return MaskFile(masks, settings, metadata["backbone"], metadata.get("before", ""))
 
 
 def _pack(mask: torch.Tensor) -> torch.Tensor:

@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from mft_ray.errors import UserError
-from mft_ray.masking.init import initial_scores
-from mft_ray.masking.schedule import full_ratio_reached, ratio_at
-from mft_ray.masking.select import select
-from mft_ray.masking.settings import MaskSettings
-from mft_ray.masking.straight_through import masked, straight_through
-from mft_ray.masking.topk import keep_mask
+from mft_ray.masking.init import initial_scores, input_norms
+from mft_ray.masking.ranking import make_masks, ranked_together
+from mft_ray.masking.schedule import full_ratio_reached, share_at, temperature_at
+from mft_ray.masking.select import Weight, select
+from mft_ray.masking.settings import MaskSettings, parse_pattern
+from mft_ray.masking.straight_through import masked
+from mft_ray.masking.weight import WeightMask
 
-Gather = Callable[[nn.Parameter], AbstractContextManager[object]]
-
-
-class WeightMask(nn.Module):
-    """The scores and the mask of one weight; as a parametrization it turns W into W * M.
-
-    Attributes:
-        scores: trainable fp32 parameter of the weight's shape.
-        mask: bool buffer of the same shape, True keeps a weight. It changes only in `Masks.update`.
-    """
-
-    mask: torch.Tensor
-
-    def __init__(self, scores: torch.Tensor, ratio: float) -> None:
-        super().__init__()
-        self.scores = nn.Parameter(scores)
-        self.register_buffer("mask", keep_mask(scores, ratio), persistent=False)
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the masked weight, of weight's shape and dtype."""
-        return straight_through(self.scores, weight, self.mask)
+Gather = Callable[[list[nn.Parameter]], AbstractContextManager[object]]
 
 
 class Masks:
     """The masks of one model.
 
-    Freezes every parameter of the model and puts a `WeightMask` on each selected linear layer's weight.
-    The model is changed in place and goes on working as before: forward and generate; state_dict has other
-    names until `merge` or `detach`.
+    Freezes every parameter of the model and puts a `WeightMask` on each selected weight. The model is changed
+    in place and goes on working as before: forward, backward, generate; state_dict has other names until the
+    masks are merged or unloaded.
 
     Args:
         model: any module with linear layers.
         settings: what is masked, how much, and how scores start.
         seed: of random scores.
-        modules: names of linear modules to mask instead of ``settings.layers`` and ``settings.target``.
+        modules: names of modules or parameters to mask instead of ``settings.layers`` and ``settings.target``.
+        before: with ``removes: delta``, the model's weights before fine-tuning, by name.
+        calibrate: with ``init: wanda``, runs the model on a few batches.
+        cache: keep W * M instead of computing it in every forward: faster, for one more copy of the selected
+            weights. A dtype keeps it in that one (bfloat16 under autocast saves the cast as well).
 
     Raises:
         UserError: the model lacks what the settings ask for, or uses a weight to mask in another place too.
@@ -64,25 +51,40 @@ class Masks:
         *,
         seed: int = 0,
         modules: Sequence[str] | None = None,
+        before: Mapping[str, torch.Tensor] | None = None,
+        calibrate: Callable[[], object] | None = None,
+        cache: bool | torch.dtype = True,
     ) -> None:
         self.model = model
         self.settings = settings or MaskSettings()
         self.progress = 0.0
-        names = select(model, self.settings.layers, self.settings.target, modules)
-        _refuse_tied(model, names)
+        self.weights = select(model, self.settings.layers, self.settings.target, modules)
+        _refuse_tied(model, self.weights)
+        _check_pattern(model, self.weights, self.settings)
+        origins = _origins(model, self.weights, self.settings, before)
+        norms = self._input_norms(calibrate)
         model.requires_grad_(False)
         self._masks: dict[str, WeightMask] = {}
-        for name in names:
-            module = model.get_submodule(name)
-            weight = model.get_parameter(f"{name}.weight")
-            scores = initial_scores(f"{name}.weight", weight, self.settings, seed)
-            self._masks[f"{name}.weight"] = WeightMask(scores, self.ratio)
-            parametrize.register_parametrization(module, "weight", self._masks[f"{name}.weight"])
+        for weight in self.weights:
+            value, origin = model.get_parameter(weight.name), origins.get(weight.name)
+            removable = value if origin is None else value - origin
+            scores = initial_scores(weight.name, removable, self.settings, seed, norms.get(weight.name))
+            dtype = value.dtype if cache is True else cache or None
+            self._masks[weight.name] = WeightMask(scores, origin, dtype, signed=self.settings.rule == "threshold")
+        self._groups = ranked_together(self.weights, self.settings)
+        self._hooks: list[RemovableHandle] = []
+        self.attach()
+
+    @property
+    def share(self) -> float:
+        """The share of the full masking ratio that the schedule has reached, 0 to 1."""
+        return share_at(self.settings, self.progress)
 
     @property
     def ratio(self) -> float:
-        """The masking ratio in force."""
-        return ratio_at(self.settings, self.progress)
+        """The masking ratio in force: the fraction of all selected weights that is removed now."""
+        masks = self.masks().values()
+        return sum(int((~mask).sum()) for mask in masks) / max(1, sum(mask.numel() for mask in masks))
 
     @property
     def at_full_ratio(self) -> bool:
@@ -102,55 +104,172 @@ class Masks:
 
         Args:
             progress: fraction of training done, 0 to 1, for the ratio schedule.
-            gather: makes one sharded parameter whole for a while (ZeRO-3); not needed otherwise.
+            gather: makes sharded parameters whole for a while (ZeRO-3); not needed otherwise.
         """
         self.progress = progress
-        for mask in self._masks.values():
-            with gather(mask.scores) if gather else nullcontext():
-                mask.mask.copy_(keep_mask(mask.scores, self.ratio))
+        temperature = temperature_at(self.settings, progress) if self.settings.hardness == "soft" else 0.0
+        for group in self._groups:
+            members = [self._masks[weight.name] for weight in group]
+            with gather([member.scores for member in members]) if gather else nullcontext():
+                scores = {weight.name: member.scores.detach() for weight, member in zip(group, members, strict=True)}
+                made = make_masks(group, scores, self.settings, self.share)
+                soften = _smallest_kept(scores.values(), made) if temperature else 0.0
+            for weight, member, mask in zip(group, members, made, strict=True):
+                member.set(mask, self._frozen(weight), soften, temperature)
+
+    def attach(self) -> None:
+        """Put the masks on the model, as is done at the start, after `unload`."""
+        for weight in self.weights:
+            module, parameter = self._place(weight)
+            # unsafe: W * M may be kept in another dtype than W.
+            parametrize.register_parametrization(module, parameter, self._masks[weight.name], unsafe=True)
+            if parameter != "weight":
+                self._hooks += _masked_once_per_forward(module)
+        self.update(self.progress)
+
+    def unload(self) -> nn.Module:
+        """Take the masks off and leave the backbone as it was. Returns the model, still frozen."""
+        for weight in self.weights:
+            self._masks[weight.name].forget()
+            parametrize.remove_parametrizations(*self._place(weight), leave_parametrized=False)
+        while self._hooks:
+            self._hooks.pop().remove()
+        return self.model
 
     def merge(self) -> nn.Module:
-        """Take the masks off and leave W * M, bit for bit, in the model. Returns the model, still frozen."""
-        for module in list(self._modules()):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            module.weight.requires_grad_(False)
-        self._masks = {}
+        """Leave W * M, bit for bit, in the model as plain weights. Returns the model, still frozen.
+
+        What was removed is kept, at the cost of the removed weights' memory, so that `unmerge` can undo it.
+        """
+        self.unload()
+        for weight in self.weights:
+            member = self._masks[weight.name]
+            value = self.model.get_parameter(weight.name)
+            member.removed = value.detach()[~member.mask]
+            with torch.no_grad():
+                value.copy_(masked(value, member.mask, member.origin))
         return self.model
 
-    def detach(self) -> nn.Module:
-        """Take the masks off and leave the backbone as it was. Returns the model, still frozen."""
-        for module in list(self._modules()):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        self._masks = {}
+    def unmerge(self) -> nn.Module:
+        """Undo `merge`: the backbone is as it was, bit for bit, and the masks are on it again. Returns the model."""
+        for weight in self.weights:
+            member = self._masks[weight.name]
+            if member.removed is None:
+                raise UserError("The masks are not merged, so there is nothing to unmerge.")
+            with torch.no_grad():
+                self.model.get_parameter(weight.name)[~member.mask] = member.removed
+            member.removed = None
+        self.attach()
         return self.model
 
-    def _modules(self) -> Iterator[nn.Module]:
-        return (self.model.get_submodule(name.removesuffix(".weight")) for name in self._masks)
+    def merge_and_unload(self) -> nn.Module:
+        """As `merge`, for good: scores and removed weights are dropped. Returns the model, still frozen."""
+        self.merge()
+        self.weights, self._groups, self._masks = [], [], {}
+        return self.model
+
+    def _frozen(self, weight: Weight) -> torch.Tensor:
+        module, parameter = self._place(weight)
+        original: torch.Tensor = module.parametrizations[parameter].original  # type: ignore[union-attr,index]
+        return original
+
+    def _place(self, weight: Weight) -> tuple[nn.Module, str]:
+        return self.model.get_submodule(weight.module), weight.name.rpartition(".")[2]
+
+    def _input_norms(self, calibrate: Callable[[], object] | None) -> dict[str, torch.Tensor]:
+        if self.settings.init != "wanda":
+            return {}
+        if calibrate is None:
+            raise UserError("init wanda needs calibration: give Masks(calibrate=...), which runs a few batches.")
+        return input_norms(self.model, self.weights, calibrate)
 
 
-def _refuse_tied(model: nn.Module, names: Sequence[str]) -> None:
+def _masked_once_per_forward(module: nn.Module) -> list[RemovableHandle]:
+    """Share one W * M among all uses within a forward: experts read their stacked weight once each."""
+    entered: list[AbstractContextManager[None]] = []
+
+    def enter(*_: object) -> None:
+        entered.append(parametrize.cached())
+        entered[-1].__enter__()
+
+    def leave(*_: object) -> None:
+        entered.pop().__exit__(None, None, None)
+
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+
+
+def _smallest_kept(scores: Iterable[torch.Tensor], masks: Sequence[torch.Tensor]) -> float:
+    """Return where a soft mask is half open; where nothing is removed, nothing is to be half open."""
+    if all(bool(mask.all()) for mask in masks):
+        return -math.inf
+    kept = [float(score.abs()[mask].min()) for score, mask in zip(scores, masks, strict=True) if bool(mask.any())]
+    return min(kept)
+
+
+def _refuse_tied(model: nn.Module, weights: Sequence[Weight]) -> None:
     """A mask on a weight that is, say, the embedding as well would change that when merged."""
     places: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         places.setdefault(id(parameter), []).append(name)
-    for name in names:
-        found = places[id(model.get_parameter(f"{name}.weight"))]
+    for weight in weights:
+        found = places[id(model.get_parameter(weight.name))]
         if len(found) > 1:
             raise UserError(
-                f"The weight of {name} cannot be masked: it is tied, and a mask would change all of "
+                f"The weight of {weight.module} cannot be masked: it is tied, and a mask would change all of "
                 f"{', '.join(found)}. Name other modules, or untie it first."
             )
 
 
+def _check_pattern(model: nn.Module, weights: Sequence[Weight], settings: MaskSettings) -> None:
+    if settings.pattern is None:
+        return
+    _, of = parse_pattern(settings.pattern)
+    for weight in weights:
+        inputs = model.get_parameter(weight.name).shape[weight.input_dim]
+        if inputs % of:
+            raise UserError(
+                f"The mask pattern {settings.pattern} needs inputs in multiples of {of}, but {weight.module} has "
+                f"{inputs}. Choose other layers or another pattern."
+            )
+
+
+def _origins(
+    model: nn.Module,
+    weights: Sequence[Weight],
+    settings: MaskSettings,
+    before: Mapping[str, torch.Tensor] | None,
+) -> dict[str, torch.Tensor]:
+    """Return what removed weights become, where that is not 0, in the weights' dtype and place."""
+    if settings.removes == "weight":
+        return {}
+    if before is None:
+        raise UserError("removes delta needs the model before fine-tuning: give Masks(before=its weights by name).")
+    origins = {}
+    for weight in weights:
+        value, origin = model.get_parameter(weight.name), before.get(weight.name)
+        if origin is None or origin.shape != value.shape:
+            given = "none" if origin is None else f"one of shape {tuple(origin.shape)}"
+            raise UserError(
+                f"The model before fine-tuning must have a weight {weight.name} of shape {tuple(value.shape)}; it has "
+                f"{given}. Give the checkpoint that fine-tuning started from."
+            )
+        origins[weight.name] = origin.detach().to(value.device, value.dtype)
+    return origins
+
+
 @torch.no_grad()
-def apply_masks(model: nn.Module, masks: dict[str, torch.Tensor]) -> nn.Module:
+def apply_masks(
+    model: nn.Module, masks: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor] | None = None
+) -> nn.Module:
     """Overwrite the named weights of a plain model with W * M, bit for bit.
 
     Args:
         model: the model that the masks were learned on.
         masks: bool tensors by weight name.
+        before: what removed weights become instead of 0, by weight name.
     """
     for name, mask in masks.items():
         weight = model.get_parameter(name)
-        weight.copy_(masked(weight, mask.to(weight.device)))
+        origin = before[name].to(weight.device, weight.dtype) if before else None
+        weight.copy_(masked(weight, mask.to(weight.device), origin))
     return model

@@ -9,8 +9,12 @@ from typing import ClassVar, Literal, get_args
 from mft_ray.errors import UserError
 
 Target = Literal["attn", "mlp", "both"]
-Init = Literal["normal", "magnitude", "constant"]
-Schedule = Literal["constant", "anneal"]
+Scope = Literal["matrix", "layer", "model"]
+Rule = Literal["ratio", "threshold"]
+Init = Literal["normal", "magnitude", "wanda", "constant"]
+Schedule = Literal["constant", "anneal", "linear"]
+Hardness = Literal["hard", "soft"]
+Removes = Literal["weight", "delta"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,27 @@ class MaskSettings:
 
     Attributes:
         ratio: masking ratio, the fraction of weights REMOVED, 0 <= ratio < 1.
+        ratio_attn: masking ratio of the attention half, where it is not ``ratio``.
+        ratio_mlp: masking ratio of the MLP half, where it is not ``ratio``.
         layers: layer group, a contiguous inclusive run of decoder layers such as ``4-7``, or ``all``.
         target: which projections: ``attn``, ``mlp`` or ``both``.
-        init: how scores start: ``normal`` is N(0, init_scale), ``magnitude`` is |W| scaled to a mean of
-            init_scale, ``constant`` is init_scale everywhere.
+        scope: what is ranked together: each ``matrix``, each ``layer``, or the ``model``'s whole layer group.
+        rule: what removes a weight: ``ratio``, that it is among the smallest |scores|; or ``threshold``, that
+            its signed score lies below ``threshold`` (the reference code's other layer; ratio is not used).
+        threshold: see ``rule``.
+        pattern: ``N:M`` such as 2:4 keeps the N largest of every M weights along the input, as sparse GPU
+            kernels want it. The ratio must then be 1 - N/M.
+        init: how scores start: ``normal`` is N(0, init_scale), ``magnitude`` is |W| and ``wanda`` |W| times the
+            norm of its input, both scaled to a mean of init_scale, ``constant`` is init_scale everywhere.
         init_scale: see ``init``.
-        schedule: ``constant`` holds the ratio from the first step on; ``anneal`` raises it from 0, so
-            that step 0 is the FFT model itself.
-        anneal_fraction: the fraction of training after which ``anneal`` reaches the full ratio.
+        schedule: ``constant`` holds the ratio from the first step on; ``anneal`` (cubic) and ``linear`` raise
+            it from 0, so that step 0 is the FFT model itself.
+        anneal_fraction: the fraction of training after which ``anneal`` and ``linear`` reach the full ratio.
+        hardness: ``hard`` masks are 0 or 1 throughout; ``soft`` ones are, while training, a sigmoid of how far
+            |score| is from the threshold, and hard whenever the model is evaluated.
+        temperature: width of that sigmoid at the start, in units of init_scale; it falls to 0 linearly.
+        removes: what a mask switches off: the ``weight``, or the fine-tuning ``delta`` (the weight goes back to
+            what it was before fine-tuning).
     """
 
     # Where a configuration file is read into this class: unknown keys are errors, and the layer group 4 is
@@ -34,12 +51,21 @@ class MaskSettings:
     __pydantic_config__: ClassVar[dict[str, str | bool]] = {"extra": "forbid", "coerce_numbers_to_str": True}
 
     ratio: float = 0.1
+    ratio_attn: float | None = None
+    ratio_mlp: float | None = None
     layers: str = "all"
     target: Target = "both"
+    scope: Scope = "matrix"
+    rule: Rule = "ratio"
+    threshold: float = 0.0
+    pattern: str | None = None
     init: Init = "normal"
     init_scale: float = 0.02
     schedule: Schedule = "constant"
     anneal_fraction: float = 0.5
+    hardness: Hardness = "hard"
+    temperature: float = 1.0
+    removes: Removes = "weight"
 
     def __post_init__(self) -> None:
         """Refuse what no mask can be.
@@ -47,17 +73,64 @@ class MaskSettings:
         Raises:
             UserError: naming the knob, what was given and what is allowed.
         """
-        check_ratio(self.ratio)
+        for ratio in (self.ratio, self.ratio_attn, self.ratio_mlp):
+            if ratio is not None:
+                check_ratio(ratio)
         if self.layers != "all":
             parse_layers(self.layers)
-        for knob, allowed in (("target", Target), ("init", Init), ("schedule", Schedule)):
+        for knob, allowed in _CHOICES.items():
             if getattr(self, knob) not in get_args(allowed):
                 given, choices = getattr(self, knob), ", ".join(get_args(allowed))
                 raise UserError(f"mask {knob} {given!r} is unknown; choose one of {choices}.")
-        if not self.init_scale > 0:
-            raise UserError(f"mask init_scale must be above 0, got {self.init_scale}.")
+        for knob in ("init_scale", "temperature"):
+            if not getattr(self, knob) > 0:
+                raise UserError(f"mask {knob} must be above 0, got {getattr(self, knob)}.")
         if not 0 < self.anneal_fraction <= 1:
             raise UserError(f"mask anneal_fraction must be in (0, 1], got {self.anneal_fraction}.")
+        if self.rule == "threshold":
+            self._check_threshold()
+        if self.pattern is not None:
+            self._check_pattern(*parse_pattern(self.pattern))
+
+    @property
+    def ratios(self) -> dict[str | None, float]:
+        """The masking ratio of each half, and under None of weights that are in neither."""
+        halves = {"attn": self.ratio_attn, "mlp": self.ratio_mlp}
+        return {None: self.ratio, **{half: self.ratio if own is None else own for half, own in halves.items()}}
+
+    def _check_threshold(self) -> None:
+        given = {
+            "schedule": self.schedule != "constant",
+            "scope": self.scope != "matrix",
+            "pattern": self.pattern is not None,
+            "ratio_attn": self.ratio_attn is not None,
+            "ratio_mlp": self.ratio_mlp is not None,
+            "hardness": self.hardness != "hard",
+        }
+        if clash := [knob for knob, changed in given.items() if changed]:
+            raise UserError(
+                f"mask rule threshold has no ratio, so {', '.join(clash)} cannot be set with it; leave it out, or "
+                "use rule ratio."
+            )
+
+    def _check_pattern(self, kept: int, of: int) -> None:
+        wanted = 1 - kept / of
+        if any(abs(ratio - wanted) > 1e-9 for ratio in self.ratios.values()):
+            raise UserError(
+                f"mask pattern {self.pattern} removes {wanted:g} of all weights, but the ratio is {self.ratio:g}. "
+                f"Set ratio {wanted:g}, and no other for attn or mlp."
+            )
+
+
+_CHOICES = {
+    "target": Target,
+    "scope": Scope,
+    "rule": Rule,
+    "init": Init,
+    "schedule": Schedule,
+    "hardness": Hardness,
+    "removes": Removes,
+}
 
 
 def check_ratio(ratio: float) -> float:
@@ -87,3 +160,15 @@ def parse_layers(group: str) -> range:
     if first > last:
         raise UserError(f"The layer group {group!r} ends before it starts; write the lower layer first.")
     return range(first, last + 1)
+
+
+def parse_pattern(pattern: str) -> tuple[int, int]:
+    """Read a pattern such as ``2:4``: how many are kept, of how many.
+
+    Raises:
+        UserError: the text is not of that form.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", str(pattern))
+    if not found or not 0 < int(found[1]) < int(found[2]):
+        raise UserError(f"The mask pattern {pattern!r} is not of the form N:M with 0 < N < M, such as 2:4.")
+    return int(found[1]), int(found[2])

@@ -7,39 +7,85 @@ from typing import Any
 import torch
 
 
-def masked(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return W * M with an exact (positive) zero wherever the mask is False."""
-    return weight.masked_fill(~mask, 0)
+def masked(weight: torch.Tensor, mask: torch.Tensor, origin: torch.Tensor | None = None) -> torch.Tensor:
+    """Return W * M with an exact (positive) zero wherever the mask is False.
+
+    Args:
+        weight: any float tensor.
+        mask: bool, of weight's shape, True keeps.
+        origin: what a removed weight becomes instead of 0: its value before fine-tuning.
+    """
+    return weight.masked_fill(~mask, 0) if origin is None else torch.where(mask, weight, origin)
 
 
 class StraightThrough(torch.autograd.Function):
     """W * M forward; dL/dS = sign(S) * W * dL/d(W*M) backward, sign(0) = 1.
 
     Masked entries get gradient too, so that a weight can come back (MFT, arXiv 2503.22764, after
-    edge-popup, arXiv 1911.13299). Only the two tensors that exist anyway are saved.
+    edge-popup, arXiv 1911.13299). W * M is handed in: it changes only when the mask does, and is not computed
+    again in every forward. Only tensors that exist anyway are saved.
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the masked weight, of weight's shape and dtype."""
-        ctx.save_for_backward(scores, weight)
-        return masked(weight, mask)
+    def forward(
+        ctx: Any,
+        scores: torch.Tensor,
+        weight: torch.Tensor,
+        effective: torch.Tensor,
+        origin: torch.Tensor | None,
+        signed: bool,
+    ) -> torch.Tensor:
+        """Return the effective weight."""
+        ctx.save_for_backward(scores, weight, origin)
+        ctx.signed = signed
+        return effective.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradient of the scores, in their dtype (fp32 even where W is bf16)."""
-        scores, weight = ctx.saved_tensors
-        gradient = gradients[0].to(scores.dtype) * weight
-        return torch.where(scores < 0, -gradient, gradient), None, None
+        scores, weight, origin = ctx.saved_tensors
+        removable = weight if origin is None else weight - origin
+        gradient = gradients[0].to(scores.dtype) * removable
+        if not ctx.signed:
+            gradient = torch.where(scores < 0, -gradient, gradient)
+        return gradient, None, None, None, None
 
 
-def straight_through(scores: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the masked weight with the straight-through gradient to the scores.
+def straight_through(
+    scores: torch.Tensor,
+    weight: torch.Tensor,
+    effective: torch.Tensor,
+    origin: torch.Tensor | None = None,
+    signed: bool = False,
+) -> torch.Tensor:
+    """Return the effective weight with the straight-through gradient to the scores.
 
     Args:
         scores: fp32, of weight's shape.
         weight: frozen, any float dtype.
-        mask: bool, of weight's shape.
+        effective: W * M, of weight's shape.
+        origin: what a removed weight becomes, if that is not 0.
+        signed: the mask compares S itself and not |S| with its threshold: its gradient has no sign(S).
     """
-    result: torch.Tensor = StraightThrough.apply(scores, weight, mask)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = StraightThrough.apply(scores, weight, effective, origin, signed)  # type: ignore[no-untyped-call]
     return result
+
+
+def softly_masked(
+    scores: torch.Tensor,
+    weight: torch.Tensor,
+    threshold: float,
+    temperature: float,
+    origin: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return W * sigmoid((|S| - threshold) / temperature), with its true gradient to the scores.
+
+    Args:
+        scores: fp32, of weight's shape.
+        weight: frozen, any float dtype.
+        threshold: the smallest |S| that a hard mask would keep.
+        temperature: above 0, in units of a score.
+        origin: what a removed weight becomes, if that is not 0.
+    """
+    kept = torch.sigmoid((scores.abs() - threshold) / temperature).to(weight.dtype)
+    return weight * kept if origin is None else origin + (weight - origin) * kept

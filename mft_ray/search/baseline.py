@@ -32,6 +32,7 @@ class Baseline:
         depth: decoder layers.
         score: on validation.
         standard_error: of that score.
+        before: folder or hub id of the model before fine-tuning, where that is known.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Baseline:
     depth: int
     score: float
     standard_error: float
+    before: str | None = None
 
 
 def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
@@ -58,7 +60,14 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
         model, record = str(folder.fft / "best"), _describe(outcome)
     values = score(Subject("fft", model), "validation", config, folder).values()
     loaded = load_model(model)
-    baseline = Baseline(model, fingerprint(loaded), depth(loaded), sum(values) / len(values), standard_error(values))
+    baseline = Baseline(
+        model,
+        fingerprint(loaded),
+        depth(loaded),
+        sum(values) / len(values),
+        standard_error(values),
+        config.model.before if config.fft.given else start,
+    )
     summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
     write_json(
         folder.baseline,

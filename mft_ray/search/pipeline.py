@@ -86,6 +86,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         str(folder.root),
         baseline.model,
         baseline.fingerprint,
+        baseline.before,
         AgainstFft(config.search.stop, baseline.score, baseline.standard_error),
     )
     keep_results = partial(write_results, folder, baseline)
@@ -124,7 +125,7 @@ def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str,
         return kept
     fft = Subject("fft", baseline.model)
     mask = folder.trial(row["trial_id"]) / "mask.safetensors"
-    mft = Subject("mft", baseline.model, str(mask))
+    mft = Subject("mft", baseline.model, str(mask), baseline.before)
     evaluation = config.evaluation
     metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
     limits = {name: evaluation.extra_n if name != evaluation.metric else None for name in metrics}

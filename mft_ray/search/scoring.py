@@ -29,11 +29,13 @@ class Subject:
         name: of its files among the run's scores.
         model: folder or hub id.
         mask: mask file to apply to it, if any.
+        before: model before fine-tuning, for a mask that removes the delta.
     """
 
     name: str
     model: str
     mask: str | None = None
+    before: str | None = None
 
 
 class Pending:
@@ -92,7 +94,7 @@ def _score(subject: Subject, rows: list[dict[str, Any]], config: Config, metric:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = (config.model.dtype, config.model.attention)
     if subject.mask:
-        model = load_masked(subject.model, load_mask(subject.mask), *settings)
+        model = load_masked(subject.model, load_mask(subject.mask), *settings, before=subject.before)
     else:
         model = load_model(subject.model, *settings)
     tokenizer = load_tokenizer(subject.model)

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mft_ray.config import Config, FloatRange
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskSettings, parse_layers
+from mft_ray.masking import MaskSettings, parse_layers, parse_pattern
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
 PAPER = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
@@ -31,9 +31,9 @@ def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
     groups = layer_groups(depth) if space.layers == "auto" else list(space.layers)
     for group in groups:
         check_group(group, depth)
-    points = points_to_evaluate(config, depth)
+    points, fixed = points_to_evaluate(config, depth), _fixed_ratio(config.mask)
     knobs: dict[str, Any] = {
-        "ratio": space.ratio,
+        "ratio": space.ratio if fixed is None else [fixed],
         "layers": groups,
         "lr": space.lr,
         "target": space.target,
@@ -50,6 +50,8 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
         UserError: a point of the user's has an unknown knob or a value that no mask can have.
     """
     preset: dict[str, Any] = {**PAPER, "layers": paper_layers(depth)}
+    if (fixed := _fixed_ratio(config.mask)) is not None:
+        preset["ratio"] = fixed
     points = [preset]
     for point in config.search.extra_points:
         unknown = sorted(point.keys() - preset.keys())
@@ -98,6 +100,23 @@ def check_group(group: str, depth: int) -> None:
 def mask_settings(base: MaskSettings, point: dict[str, Any]) -> MaskSettings:
     """Return the settings of one trial's mask: the config's, with what the search chose."""
     return replace(base, **{knob: value for knob, value in point.items() if knob != "lr"})
+
+
+def _fixed_ratio(mask: MaskSettings) -> float | None:
+    """Return the only ratio that an N:M pattern allows; None where the search chooses.
+
+    Raises:
+        UserError: the masks have no ratio.
+    """
+    if mask.rule == "threshold":
+        raise UserError(
+            "A search chooses masking ratios, and mask.rule threshold has none. Use rule ratio, or learn that mask "
+            "with python -m mft_ray.train --method mft."
+        )
+    if mask.pattern is None:
+        return None
+    kept, of = parse_pattern(mask.pattern)
+    return 1 - kept / of
 
 
 def _check_number(knob: str, value: Any) -> None:

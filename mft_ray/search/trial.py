@@ -28,6 +28,7 @@ class TrialPlan:
         root: the run folder.
         backbone: folder of the FFT model.
         fingerprint: of that model.
+        before: folder or hub id of the model before fine-tuning, where that is known.
         stop: the rule that ends trials early.
     """
 
@@ -35,6 +36,7 @@ class TrialPlan:
     root: str
     backbone: str
     fingerprint: str
+    before: str | None
     stop: AgainstFft
 
     def job(self, trial_id: str, point: dict[str, Any]) -> TrainJob:
@@ -52,6 +54,7 @@ class TrialPlan:
             attention=config.model.attention,
             mask=mask_settings(config.mask, point),
             backbone=self.fingerprint,
+            before=self.before,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -35,15 +34,17 @@ def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict
     shutil.copy2(mask, partial / "mask.safetensors")
     tree = {"trial_id": row["trial_id"], "mask": row["config"], "train": config.train.model_dump(mode="json")}
     (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    (partial / "README.md").write_text(_card(folder, baseline, row, sentence))
+    content = load_mask(mask)
+    (partial / "README.md").write_text(_card(folder, baseline, row, sentence, content.settings.removes == "delta"))
     if config.run.export_model:
-        export(baseline.model, load_mask(mask), partial / "model")
+        export(baseline.model, content, partial / "model", baseline.before)
     os.replace(partial, folder.best)
 
 
-def _card(folder: RunFolder, baseline: Baseline, row: dict[str, Any], sentence: str) -> str:
+def _card(folder: RunFolder, baseline: Baseline, row: dict[str, Any], sentence: str, delta: bool) -> str:
     point = ", ".join(f"{knob} {value}" for knob, value in row["config"].items())
-    model = Path(baseline.model)
+    model, mask = baseline.model, folder.best / "mask.safetensors"
+    before = f" --before {baseline.before}" if delta else ""
     return f"""# A mask learned by mft_ray
 
 {sentence}
@@ -54,5 +55,5 @@ def _card(folder: RunFolder, baseline: Baseline, row: dict[str, Any], sentence: 
 
 Make an ordinary Hugging Face model of it:
 
-    python -m mft_ray.export --backbone {model} --mask {folder.best / "mask.safetensors"} --out MODEL_FOLDER
+    python -m mft_ray.export --backbone {model} --mask {mask}{before} --out MODEL_FOLDER
 """

@@ -60,11 +60,11 @@ def lr_factor(train: TrainConfig, step: int) -> float:
     return left if train.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
-def gathered(parameter: nn.Parameter) -> AbstractContextManager[object]:
-    """Make a parameter that ZeRO-3 has sharded whole for a while; anything else is whole already."""
-    if not hasattr(parameter, "ds_id"):
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
+    """Make parameters that ZeRO-3 has sharded whole for a while; anything else is whole already."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
-    context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters([parameter])
+    context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(parameters)
     return context
 
 
@@ -75,7 +75,7 @@ def gathered_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tens
     """
     state = {}
     for name, parameter in model.named_parameters():
-        with gathered(parameter):
+        with gathered([parameter]):
             state[name] = parameter.detach().to("cpu", dtype, copy=True).contiguous()
     kept = model.state_dict().keys()
     state.update({name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept})

@@ -42,7 +42,11 @@ def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer
 
 
 def load_masked(
-    backbone: str | Path, mask: MaskFile, dtype: str | None = None, attention: str | None = None
+    backbone: str | Path,
+    mask: MaskFile,
+    dtype: str | None = None,
+    attention: str | None = None,
+    before: str | Path | None = None,
 ) -> PreTrainedModel:
     """Return the backbone with a mask applied, once it is sure that they belong together.
 
@@ -51,24 +55,44 @@ def load_masked(
         mask: content of a mask file.
         dtype: of the returned model; None keeps the checkpoint's.
         attention: transformers' attn_implementation.
+        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
 
     Raises:
         UserError: the mask was learned on another model.
     """
     model = load_model(backbone, None, attention)
-    found = fingerprint(model)
-    if found != mask.backbone:
-        raise UserError(
-            f"This mask was learned on another backbone: it names {mask.backbone[:12]}..., and {backbone} is "
-            f"{found[:12]}.... Give the checkpoint that the search used (model in RUN/best/README.md); any change "
-            "to its weights makes the mask meaningless."
-        )
-    apply_masks(model, mask.masks)
+    _check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
+    origins = None
+    if mask.settings.removes == "delta":
+        if before is None:
+            raise UserError(
+                "This mask takes weights back to what they were before fine-tuning. Give that checkpoint too "
+                "(--before; see RUN/best/README.md)."
+            )
+        earlier = load_model(before)
+        _check_fingerprint("model before fine-tuning", before, fingerprint(earlier), mask.before)
+        origins = dict(earlier.named_parameters())
+    apply_masks(model, mask.masks, origins)
     return model if dtype is None else model.to(getattr(torch, dtype))
 
 
-def export(backbone: str | Path, mask: MaskFile, folder: Path) -> None:
+def _check_fingerprint(what: str, path: str | Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise UserError(
+            f"This mask was learned on another {what}: it names {wanted[:12]}..., and {path} is "
+            f"{found[:12]}.... Give the checkpoint that the search used (RUN/best/README.md says which); any change "
+            "to its weights makes the mask meaningless."
+        )
+
+
+def export(backbone: str | Path, mask: MaskFile, folder: Path, before: str | Path | None = None) -> None:
     """Write W * M as an ordinary Hugging Face folder that ``from_pretrained`` loads.
+
+    Args:
+        backbone: folder or hub id of the model that the mask was learned on.
+        mask: content of a mask file.
+        folder: new or empty.
+        before: see `load_masked`.
 
     Raises:
         UserError: the folder is not an empty or new one, or the mask belongs to another backbone.
@@ -77,7 +101,7 @@ def export(backbone: str | Path, mask: MaskFile, folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         what = "not empty" if folder.is_dir() else "a file"
         raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder to export to.")
-    model, tokenizer = load_masked(backbone, mask), load_tokenizer(backbone)
+    model, tokenizer = load_masked(backbone, mask, before=before), load_tokenizer(backbone)
 
     def write(partial: Path) -> None:
         model.save_pretrained(partial)

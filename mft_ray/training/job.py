@@ -25,6 +25,7 @@ class TrainJob:
         out: folder for this run's checkpoints, best model or mask, and outcome.
         mask: the mask to learn, for ``mft``.
         backbone: the model's fingerprint, written into the mask file.
+        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
     """
 
     method: Literal["fft", "mft"]
@@ -38,6 +39,7 @@ class TrainJob:
     attention: str | None = None
     mask: MaskSettings | None = None
     backbone: str = ""
+    before: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse an ``mft`` job without a mask, and the reverse."""

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
 from mft_ray.data.prepare import open_split
 from mft_ray.evaluation.metrics import per_example
 from mft_ray.evaluation.statistics import standard_error
-from mft_ray.masking import MaskFile, Masks, save_mask
+from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
 from mft_ray.training.backbone import DTYPES, load_model, load_tokenizer
 from mft_ray.training.batches import global_batch, micro_batch_size
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
@@ -26,6 +27,9 @@ from mft_ray.training.export import save_model
 from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob, write_json
 
 Report = Callable[[Evaluation], None]
+
+# Training examples that score starts which look at activations are measured on.
+_CALIBRATION = 32
 
 
 def train(job: TrainJob, device: torch.device, stop: StopRule | None = None, report: Report | None = None) -> Outcome:
@@ -71,11 +75,12 @@ class Trainer:
         if job.scaling.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.to(device)
-        self.masks = Masks(model, job.mask, seed=job.train.seed) if job.mask else None
-        parameters = self.masks.scores() if self.masks else list(model.parameters())
         self.micro = micro_batch_size(job.train, job.scaling)
-        self.engine = build_engine(model, parameters, job.train, job.scaling, self.micro)
         self.rows = list(open_split(Path(job.data), "train"))
+        self.before = ""
+        self.masks = self._attach(model, job.mask) if job.mask else None
+        parameters = self.masks.scores() if self.masks else list(model.parameters())
+        self.engine = build_engine(model, parameters, job.train, job.scaling, self.micro)
         self.validation = list(open_split(Path(job.data), "validation"))[self.rank :: self.world]
         self.lengths = [len(row["input_ids"]) for row in self.rows]
         self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
@@ -83,6 +88,21 @@ class Trainer:
         self.step = self.tokens = 0
         self.losses: list[torch.Tensor] = []
         self.earlier_seconds, self.started = 0.0, time.monotonic()
+
+    def _attach(self, model: nn.Module, settings: MaskSettings) -> Masks:
+        before = None
+        if settings.removes == "delta" and self.job.before:
+            earlier = load_model(self.job.before)
+            before, self.before = dict(earlier.named_parameters()), fingerprint(earlier)
+
+        def calibrate() -> None:
+            for row in self.rows[:_CALIBRATION]:  # one by one: padding would count as input
+                model(input_ids=self._batch([row])["input_ids"])
+
+        # ZeRO-3 shards W after every use; a whole W * M beside it would undo that.
+        dtype = torch.bfloat16 if self.job.scaling.compute == "bfloat16" else True
+        cache = False if self.job.scaling.zero_stage == 3 else dtype
+        return Masks(model, settings, seed=self.job.train.seed, before=before, calibrate=calibrate, cache=cache)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -219,7 +239,8 @@ class Trainer:
         out = Path(self.job.out)
         if self.masks:
             if self.rank == 0 and self.job.mask:
-                save_mask(out / "mask.safetensors", MaskFile(self.masks.masks(), self.job.mask, self.job.backbone))
+                content = MaskFile(self.masks.masks(), self.job.mask, self.job.backbone, self.before)
+                save_mask(out / "mask.safetensors", content)
             return
         state = gathered_state(self.engine.module, DTYPES[self.job.dtype])
         if self.rank == 0:
