@@ -74,6 +74,9 @@ class TrainConfig(Section):
     max_tokens: int | None = Field(None, ge=1, description="stop after so many input tokens")
     batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
     micro_batch_size: int | None = Field(None, ge=1, description="examples per forward per worker")
+    optimizer: Literal["adamw", "rmsprop"] = Field(
+        "adamw", description="rmsprop keeps one state per weight instead of two, for memory"
+    )
     lr: float = Field(2e-5, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(0.03, ge=0, lt=1, description="fraction of the steps")

@@ -124,6 +124,15 @@ def test_a_single_layer_may_be_written_as_a_number() -> None:
     assert parse_config(nested("search.space.layers", [4, "5-6"])).search.space.layers == ["4", "5-6"]
 
 
+def test_a_pattern_is_not_a_number_in_base_60(file: Path) -> None:
+    file.write_text("model: {path: /a}\nmask: {pattern: 2:4, ratio: 0.5}\n")
+    config = load_config(file)
+    assert config.mask.pattern == "2:4"
+    config.save(file)
+    assert load_config(file) == config
+    assert load_config(file, ["mask.pattern=1:2"]).mask.pattern == "1:2"
+
+
 def test_overrides_change_add_and_win(file: Path) -> None:
     file.write_text("model: {path: /a}\ntrain: {steps: 5}\nsearch:\n")
     sets = ["train.steps=7", "model.path=/b", "search.trials=4", "search.space.ratio=[0.1, 0.2]", "train.patience=null"]

@@ -67,7 +67,8 @@ def input_norms(
 
     def measure(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            square = inputs[0].detach().flatten(0, -2).float().square().sum(0)
+            tokens = inputs[0].detach().float()
+            square = tokens.reshape(-1, tokens.shape[-1]).square().sum(0)
             squares[name] = squares[name] + square if name in squares else square
 
         return hook
@@ -75,7 +76,7 @@ def input_norms(
     hooks = [
         model.get_submodule(weight.module).register_forward_pre_hook(measure(weight.name))
         for weight in weights
-        if weight.name.endswith(".weight")
+        if weight.name.rpartition(".")[2] == "weight" and model.get_parameter(weight.name).dim() == 2
     ]
     try:
         with torch.no_grad():

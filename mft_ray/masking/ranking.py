@@ -48,21 +48,29 @@ def make_masks(
         refuse_nan(signed)
         return [score >= settings.threshold for score in signed]
     magnitudes = [scores[weight.name].detach().abs() for weight in group]
-    size = sum(magnitude.numel() for magnitude in magnitudes)
-    removed = removed_count(size, settings.ratios[group[0].half] * share)
     if settings.pattern is not None:
-        refuse_nan(magnitudes)
-        candidates = [_loses(*pair, settings.pattern) for pair in zip(magnitudes, group, strict=True)]
-        removed = min(removed, sum(int(candidate.sum()) for candidate in candidates))
-        # The others are out of reach.
-        magnitudes = [m.masked_fill(~candidate, torch.inf) for m, candidate in zip(magnitudes, candidates, strict=True)]
-    return keep_largest(magnitudes, removed)
+        return _make_pattern(group, magnitudes, settings.pattern, share)
+    size = sum(magnitude.numel() for magnitude in magnitudes)
+    return keep_largest(magnitudes, removed_count(size, settings.ratios[group[0].half] * share))
+
+
+def _make_pattern(
+    group: Sequence[Weight], magnitudes: Sequence[torch.Tensor], pattern: str, share: float
+) -> list[torch.Tensor]:
+    """Remove a share of the entries that lose to the others of their M, the smallest first."""
+    refuse_nan(magnitudes)
+    loses = [_loses(magnitude, weight, pattern) for magnitude, weight in zip(magnitudes, group, strict=True)]
+    losers = [magnitude[lost] for magnitude, lost in zip(magnitudes, loses, strict=True)]
+    size = sum(loser.numel() for loser in losers)
+    # The ratio plays no part: 0.6666666666 of 12 weights would be 7, and not every pattern full.
+    kept = keep_largest(losers, size if share == 1 else removed_count(size, share))
+    return [~lost.masked_scatter(lost, ~keep) for lost, keep in zip(loses, kept, strict=True)]
 
 
 def _loses(magnitude: torch.Tensor, weight: Weight, pattern: str) -> torch.Tensor:
     """Say which entries are not among the N largest of their M; ties go as everywhere, to the lower index."""
     kept, of = parse_pattern(pattern)
     rows = magnitude.movedim(weight.input_dim, -1)
-    order = rows.reshape(*rows.shape[:-1], -1, of).argsort(dim=-1, stable=True)
+    order = rows.reshape(*rows.shape[:-1], rows.shape[-1] // of, of).argsort(dim=-1, stable=True)
     loses = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order[..., : of - kept], True)
     return loses.flatten(-2).movedim(-1, weight.input_dim)

@@ -93,11 +93,11 @@ def maskable(model: nn.Module) -> Iterator[Weight]:
     """
     found = decoder_layers(model)
     stack = f"{found[0]}." if found else None
+    routers: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if _ROUTER.search(name.rpartition(".")[2]) and any(
-            _EXPERTS.search(child) for child, _ in parent.named_children()
-        ):
+        if _is_router(model, name):
+            routers += (f"{name}.",)
+        if f"{name}.".startswith(routers):
             continue
         for parameter, dim in _projections(module):
             full = f"{name}.{parameter}" if name else parameter
@@ -137,6 +137,15 @@ def _projections(module: nn.Module) -> Iterator[tuple[str, int]]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.dim() >= 2 and "bias" not in name:
                 yield name, parameter.dim() - (2 if getattr(module, "is_transposed", False) else 1)
+
+
+def _is_router(model: nn.Module, name: str) -> bool:
+    """Say whether the module is called one and stands beside what it would choose among."""
+    parent, _, own = name.rpartition(".")
+    if not _ROUTER.search(own):
+        return False
+    beside = model.get_submodule(parent).named_children()
+    return any(_EXPERTS.search(child) or _EXPERTS.search(type(module).__name__) for child, module in beside)
 
 
 def _half(path: str) -> Half | None:

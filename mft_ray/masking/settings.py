@@ -32,7 +32,7 @@ class MaskSettings:
             its signed score lies below ``threshold`` (the reference code's other layer; ratio is not used).
         threshold: see ``rule``.
         pattern: ``N:M`` such as 2:4 keeps the N largest of every M weights along the input, as sparse GPU
-            kernels want it. The ratio must then be 1 - N/M.
+            kernels want it. The ratio must then be 1 - N/M, and the mask hard.
         init: how scores start: ``normal`` is N(0, init_scale), ``magnitude`` is |W| and ``wanda`` |W| times the
             norm of its input, both scaled to a mean of init_scale, ``constant`` is init_scale everywhere.
         init_scale: see ``init``.
@@ -114,6 +114,11 @@ class MaskSettings:
             )
 
     def _check_pattern(self, kept: int, of: int) -> None:
+        if self.hardness == "soft":
+            raise UserError(
+                f"mask pattern {self.pattern} ranks every {of} weights by themselves, so there is no one threshold for "
+                "a soft mask to lie around. Use hardness hard, or leave the pattern out."
+            )
         wanted = 1 - kept / of
         if any(abs(ratio - wanted) > 1e-9 for ratio in self.ratios.values()):
             raise UserError(

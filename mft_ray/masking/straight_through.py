@@ -88,4 +88,5 @@ def softly_masked(
         origin: what a removed weight becomes, if that is not 0.
     """
     kept = torch.sigmoid((scores.abs() - threshold) / temperature).to(weight.dtype)
-    return weight * kept if origin is None else origin + (weight - origin) * kept
+    # lerp is exact at both ends, which origin + (weight - origin) * kept is not.
+    return weight * kept if origin is None else torch.lerp(origin, weight, kept)

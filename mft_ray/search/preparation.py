@@ -37,12 +37,29 @@ def check(config: Config) -> None:
             f"model.architecture makes a model without a tokenizer, which only the arithmetic task has; task "
             f"{config.data.task} needs model.path."
         )
+    _check_before(config)
     skeleton = _skeleton(config)
     select(skeleton, config.mask.layers, config.mask.target)
     build_space(config, depth(skeleton))
     for point in points_to_evaluate(config, depth(skeleton)):
         settings = mask_settings(config.mask, point)
         select(skeleton, settings.layers, settings.target)
+
+
+def _check_before(config: Config) -> None:
+    """A delta is measured from the checkpoint before fine-tuning, which only the user knows if FFT is given."""
+    if config.model.before is not None:
+        if not config.fft.given:
+            raise UserError(
+                "model.before is the checkpoint before fine-tuning, for a model.path that is already fine-tuned: set "
+                "fft.given too. When FFT is trained here, it is known."
+            )
+        check_path(config.model.before, "model.before")
+    elif config.mask.removes == "delta" and config.fft.given:
+        raise UserError(
+            "mask.removes delta takes weights back to what they were before fine-tuning: give that checkpoint as "
+            "model.before."
+        )
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -52,7 +69,9 @@ def with_absolute_paths(config: Config) -> Config:
         local = Path(path).expanduser() if path else None
         return str(local.resolve()) if local is not None and local.exists() else path
 
-    model = config.model.model_copy(update={"path": absolute(config.model.path)})
+    model = config.model.model_copy(
+        update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
+    )
     data = config.data.model_copy(update={"train": absolute(config.data.train), "test": absolute(config.data.test)})
     return config.model_copy(update={"model": model, "data": data})
 

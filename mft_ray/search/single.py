@@ -14,7 +14,7 @@ from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock
-from mft_ray.search.preparation import check, make_ready, tokenizer_of
+from mft_ray.search.preparation import check, make_ready, tokenizer_of, with_absolute_paths
 from mft_ray.search.progress import watch
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.stopping import Patience
@@ -35,9 +35,11 @@ def train_once(method: str, config: Config, out: str) -> None:
     Raises:
         UserError: something given cannot work.
     """
-    config = config.seeded()
-    check(config)
     fft = method == "fft"
+    config = with_absolute_paths(config.seeded())
+    if not fft:  # the mask's backbone is the fine-tuned model already
+        config = config.model_copy(update={"fft": config.fft.model_copy(update={"given": True})})
+    check(config)
     train = config.fft.train if fft else config.train
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
     root = Path(out).expanduser().resolve()
@@ -58,6 +60,7 @@ def train_once(method: str, config: Config, out: str) -> None:
                 attention=config.model.attention,
                 mask=None if fft else config.mask,
                 backbone="" if fft else fingerprint(load_model(start)),
+                before=config.model.before,
             )
             config.save(folder.config)
             with watch(root, method, config.evaluation.metric):
@@ -82,15 +85,20 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     Raises:
         UserError: something given cannot work.
     """
-    config = config.seeded()
+    config = with_absolute_paths(config.seeded())
     path = model or config.model.path
     if path is None:
         raise UserError("Give --model: the config names no model.path to score.")
     # Everything that can be wrong is found before a Ray starts.
     if mask:
-        load_masked(path, load_mask(mask))
+        load_masked(path, load_mask(mask), before=config.model.before)
     local = Path(path).expanduser()
-    subject = Subject("model", str(local.resolve()) if local.is_dir() else path, mask and str(Path(mask).resolve()))
+    subject = Subject(
+        "model",
+        str(local.resolve()) if local.is_dir() else path,
+        mask and str(Path(mask).resolve()),
+        config.model.before,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         folder.work.mkdir()

@@ -122,7 +122,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def check_path(path: str) -> str:
+def check_path(path: str, setting: str = "model.path") -> str:
     """Refuse what looks like a folder and is not there, before it is taken for a hub id.
 
     Returns:
@@ -135,7 +135,7 @@ def check_path(path: str) -> str:
     looks_local = path.startswith(("/", ".", "~")) or path.count("/") > 1 or os.path.isdir(path.split("/")[0])
     if looks_local and not os.path.isdir(os.path.expanduser(path)):
         raise UserError(
-            f"There is no model folder {path}. Give model.path a folder with config.json and weights, or a hub "
+            f"There is no model folder {path}. Give {setting} a folder with config.json and weights, or a hub "
             "id such as HuggingFaceTB/SmolLM2-135M-Instruct."
         )
     return os.path.expanduser(path) if looks_local else path

@@ -30,8 +30,7 @@ def build_engine(
         scaling: workers, ZeRO stage and compute dtype.
         micro: examples per forward per worker.
     """
-    # torch's AdamW rather than DeepSpeed's: it needs no compiler on the workers.
-    optimizer = torch.optim.AdamW(list(parameters), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+    optimizer = build_optimizer(list(parameters), train)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
     settings: dict[str, Any] = {
         "train_batch_size": train.batch_size,
@@ -39,6 +38,8 @@ def build_engine(
         "gradient_clipping": train.clip,
         "zero_optimization": {"stage": scaling.zero_stage},
         "steps_per_print": 10**9,
+        # Any that works on each weight by itself can be sharded; DeepSpeed has tested only Adam.
+        "zero_allow_untested_optimizer": True,
     }
     if scaling.compute == "bfloat16":
         # Autocast rather than bf16 weights: scores keep fp32, where they do not tie at the threshold.
@@ -47,6 +48,15 @@ def build_engine(
         model=model, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
     )
     return engine
+
+
+def build_optimizer(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
+    """Return torch's own optimizer rather than DeepSpeed's: it needs no compiler on the workers."""
+    if train.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=train.lr, alpha=train.betas[1], eps=1e-8, weight_decay=train.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
 
 
 def lr_factor(train: TrainConfig, step: int) -> float:

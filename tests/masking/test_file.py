@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,16 @@ from safetensors.torch import save_file
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, MaskSettings, load_mask, save_mask
 
-SETTINGS = MaskSettings(ratio=0.3, layers="4-7", target="mlp", init="magnitude", schedule="anneal")
+SETTINGS = MaskSettings(
+    ratio=0.3,
+    ratio_mlp=0.25,
+    layers="4-7",
+    target="mlp",
+    scope="layer",
+    init="wanda",
+    schedule="linear",
+    removes="delta",
+)
 here = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -39,10 +50,10 @@ def path(tmp_path: Path) -> Path:
 @here
 def test_round_trip(path: Path, masks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]) -> None:
     given_masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
-    save_mask(path, MaskFile(given_masks, SETTINGS, "abc"))
+    save_mask(path, MaskFile(given_masks, SETTINGS, "abc", before="def"))
     loaded = load_mask(path)
     assert loaded.settings == SETTINGS
-    assert loaded.backbone == "abc"
+    assert (loaded.backbone, loaded.before) == ("abc", "def")
     assert loaded.masks.keys() == given_masks.keys()
     for name, mask in given_masks.items():
         assert loaded.masks[name].dtype == torch.bool
@@ -63,7 +74,27 @@ def test_at_most_one_bit_and_a_fiftieth_per_weight(path: Path) -> None:
     header = 8 + int.from_bytes(raw[:8], "little")
     weights = sum(rows * columns for rows, columns in shapes)
     assert (len(raw) - header) * 8 <= 1.02 * weights
-    assert header < 2000
+    assert header < 2500
+
+
+def test_a_mask_of_format_1_is_read(path: Path) -> None:
+    # Byte for byte what the first version wrote: no model before fine-tuning, and fewer settings.
+    mask = torch.arange(15).view(3, 5) % 4 == 0
+    packed = {"layers.0.weight": torch.from_numpy(np.packbits(mask.numpy()))}
+    known = {"ratio": 0.3, "layers": "4-7", "target": "mlp", "init": "magnitude"}
+    metadata = {
+        "format": "mft_ray mask 1",
+        "backbone": "f" * 64,
+        "settings": json.dumps({**known, "init_scale": 0.02, "schedule": "anneal", "anneal_fraction": 0.5}),
+        "shapes": json.dumps({"layers.0.weight": [3, 5]}),
+    }
+    summed = "".join(f"{key}={metadata[key]}\n" for key in ("backbone", "format", "settings", "shapes"))
+    content = summed.encode() + b"layers.0.weight" + packed["layers.0.weight"].numpy().tobytes()
+    save_file(packed, path, metadata | {"sha256": hashlib.sha256(content).hexdigest()})
+    loaded = load_mask(path)
+    assert torch.equal(loaded.masks["layers.0.weight"], mask)
+    assert loaded.settings == MaskSettings(**known, schedule="anneal")  # type: ignore[arg-type]
+    assert (loaded.backbone, loaded.before) == ("f" * 64, "")
 
 
 def test_writing_replaces_and_leaves_nothing_else(path: Path) -> None:
@@ -103,11 +134,12 @@ def test_a_flipped_byte_is_refused_wherever_it_is(path: Path, flip: int) -> None
 
 def test_foreign_files_are_refused(path: Path) -> None:
     save_file({"weight": torch.ones(3)}, path)
-    with pytest.raises(UserError, match="is a safetensors file but not a mask of this program"):
+    with pytest.raises(UserError, match="is a safetensors file but not a mask that this version reads"):
         load_mask(path)
-    save_file({"weight": torch.ones(3)}, path, {"format": "pt"})
-    with pytest.raises(UserError, match="not a mask of this program"):
-        load_mask(path)
+    for foreign in ("pt", "mft_ray mask 3"):
+        save_file({"weight": torch.ones(3)}, path, {"format": foreign})
+        with pytest.raises(UserError, match=f"its format is '{foreign}', readable are mft_ray mask 1, mft_ray mask 2"):
+            load_mask(path)
     path.write_text("not a mask at all, but longer than eight bytes\n")
     with pytest.raises(UserError, match="truncated or damaged"):
         load_mask(path)

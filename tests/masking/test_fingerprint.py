@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_models import Make
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mft_ray.masking import fingerprint
-
-Make = Callable[[], nn.Module]
 
 
 def test_equal_models_have_equal_fingerprints(make: Make) -> None:

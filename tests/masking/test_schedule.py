@@ -4,44 +4,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mft_ray.masking import MaskSettings, full_ratio_reached, ratio_at
+from mft_ray.masking import MaskSettings
+from mft_ray.masking.schedule import full_ratio_reached, share_at, temperature_at
 
 unit = st.floats(0, 1)
-ratios = st.floats(0, 0.999)
 fractions = st.floats(0.001, 1)
+rising = st.sampled_from(["anneal", "linear"])
 
 
-@given(ratios, unit)
-def test_constant_is_constant(ratio: float, progress: float) -> None:
-    settings = MaskSettings(ratio=ratio, schedule="constant")
-    assert ratio_at(settings, progress) == ratio
+@given(unit)
+def test_constant_is_constant(progress: float) -> None:
+    settings = MaskSettings(schedule="constant")
+    assert share_at(settings, progress) == 1.0
     assert full_ratio_reached(settings, progress)
 
 
-@given(ratios, fractions, unit, unit)
-def test_anneal_never_falls_nor_overshoots(ratio: float, fraction: float, one: float, other: float) -> None:
-    settings = MaskSettings(ratio=ratio, schedule="anneal", anneal_fraction=fraction)
+@given(rising, fractions, unit, unit)
+def test_a_rising_share_never_falls_nor_overshoots(schedule: str, fraction: float, one: float, other: float) -> None:
+    settings = MaskSettings(schedule=schedule, anneal_fraction=fraction)  # type: ignore[arg-type]
     early, late = sorted((one, other))
-    assert 0 <= ratio_at(settings, early) <= ratio_at(settings, late) <= ratio
+    assert 0 <= share_at(settings, early) <= share_at(settings, late) <= 1
     if full_ratio_reached(settings, late):
-        assert ratio_at(settings, late) == ratio
+        assert share_at(settings, late) == 1
 
 
-@given(ratios, fractions)
-def test_anneal_starts_at_nothing_and_ends_exactly_at_the_ratio(ratio: float, fraction: float) -> None:
-    settings = MaskSettings(ratio=ratio, schedule="anneal", anneal_fraction=fraction)
-    assert ratio_at(settings, 0.0) == 0.0
+@given(rising, fractions)
+def test_a_rising_share_starts_at_nothing_and_ends_at_exactly_all(schedule: str, fraction: float) -> None:
+    settings = MaskSettings(schedule=schedule, anneal_fraction=fraction)  # type: ignore[arg-type]
+    assert share_at(settings, 0.0) == 0.0
     assert not full_ratio_reached(settings, 0.0)
-    assert ratio_at(settings, fraction) == ratio_at(settings, 1.0) == ratio
+    assert share_at(settings, fraction) == share_at(settings, 1.0) == 1.0
     assert full_ratio_reached(settings, fraction)
 
 
-def test_anneal_is_the_cubic() -> None:
-    settings = MaskSettings(ratio=0.4, schedule="anneal", anneal_fraction=0.5)
-    assert ratio_at(settings, 0.25) == pytest.approx(0.4 * (1 - 0.5**3))
+def test_anneal_is_the_cubic_and_linear_a_line() -> None:
+    for schedule, share in (("anneal", 1 - 0.75**3), ("linear", 0.25)):
+        settings = MaskSettings(schedule=schedule, anneal_fraction=0.5)  # type: ignore[arg-type]
+        assert share_at(settings, 0.125) == pytest.approx(share)
 
 
-def test_progress_outside_the_run_is_held_at_its_ends() -> None:
-    settings = MaskSettings(ratio=0.4, schedule="anneal")
-    assert ratio_at(settings, -1.0) == 0.0
-    assert ratio_at(settings, 2.0) == 0.4
+@pytest.mark.parametrize("schedule", ["anneal", "linear"])
+def test_progress_outside_the_run_is_held_at_its_ends(schedule: str) -> None:
+    settings = MaskSettings(schedule=schedule)  # type: ignore[arg-type]
+    assert share_at(settings, -1.0) == 0.0
+    assert share_at(settings, 2.0) == 1.0
+
+
+def test_the_temperature_falls_in_a_line_to_exactly_nothing() -> None:
+    settings = MaskSettings(hardness="soft", temperature=0.5, init_scale=0.04)
+    found = [temperature_at(settings, progress) for progress in (-1.0, 0.0, 0.25, 1.0, 2.0)]
+    assert found == pytest.approx([0.02, 0.02, 0.015, 0.0, 0.0])
+    assert temperature_at(settings, 1.0) == 0.0

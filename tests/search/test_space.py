@@ -145,3 +145,15 @@ def test_mask_settings_take_what_was_chosen_and_keep_the_rest():
         init_scale=0.5,
         anneal_fraction=0.25,
     )
+
+
+def test_a_pattern_fixes_the_ratio(tiny):
+    config = parse_config({**tiny, "mask": {"pattern": "2:4", "ratio": 0.5}})
+    assert build_space(config, 8)["ratio"] == CategoricalDistribution([0.5])
+    (preset,) = points_to_evaluate(config, 8)
+    assert mask_settings(config.mask, preset).pattern == "2:4"
+
+
+def test_a_mask_without_a_ratio_cannot_be_searched(tiny):
+    with pytest.raises(UserError, match=r"mask\.rule threshold has none"):
+        build_space(parse_config({**tiny, "mask": {"rule": "threshold"}}), 8)

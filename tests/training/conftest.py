@@ -9,7 +9,20 @@ from typing import Any
 import on_workers
 import pytest
 import ray.cloudpickle
-from ground import EVALUATION, FFT, MASK, MFT, ONE_LAYER, Ground, Jobs, file_hashes, new_folder, run_group, scaling
+from ground import (
+    EVALUATION,
+    FFT,
+    KNOBS,
+    MASK,
+    MFT,
+    ONE_LAYER,
+    Ground,
+    Jobs,
+    file_hashes,
+    new_folder,
+    run_group,
+    scaling,
+)
 
 from mft_ray.config import ScalingConfig, parse_config
 from mft_ray.masking import MaskSettings, fingerprint
@@ -72,6 +85,7 @@ def mft_job(ground: Ground) -> Callable[..., TrainJob]:
             dtype=dtype,
             mask=mask,
             backbone=ground.fingerprint,
+            before=ground.start,
         )
 
     return make
@@ -103,6 +117,8 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(mft_job, "bf16-z0w1", scaling(compute="bfloat16"))),
             looked_into(1, 0, compute="bfloat16"),
             looked_into(1, 0),
+            partial(plain, add(mft_job, "rmsprop-z0w1", scaling(), optimizer="rmsprop")),
+            *(partial(plain, add(mft_job, f"{knob}-z0w1", scaling(), mask)) for knob, mask in KNOBS.items()),
         ],
         ground.root,
     )
@@ -126,6 +142,8 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(mft_job, "bf16-z3w2", scaling(2, 3, compute="bfloat16"))),
             partial(interrupted, add(mft_job, "resumed-z3w2", scaling(2, 3)), 15),
             looked_into(2, 3),
+            partial(plain, add(mft_job, "rmsprop-z3w2", scaling(2, 3), optimizer="rmsprop")),
+            *(partial(plain, add(mft_job, f"{knob}-z3w2", scaling(2, 3), mask)) for knob, mask in KNOBS.items()),
         ],
         ground.root,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ MASK = MaskSettings(ratio=0.3, init="magnitude", schedule="anneal", anneal_fract
 
 # A part of the model, so that a checkpoint's size tells whether the rest is in it.
 ONE_LAYER = MaskSettings(ratio=0.3, layers="0", target="attn")
+# What else a mask can be, each with what is special about sharding it.
+KNOBS = {
+    "model": replace(MASK, scope="model"),  # all scores are ranked together
+    "pattern": replace(MASK, ratio=0.5, pattern="2:4"),
+    "soft": replace(MASK, hardness="soft"),  # the forward computes with scores
+    "delta": replace(MASK, removes="delta"),  # the backward needs a second weight
+    "wanda": replace(MASK, init="wanda"),  # the start depends on activations
+    "threshold": MaskSettings(rule="threshold", init="normal"),
+}
 Jobs = dict[str, TrainJob]
 
 

@@ -49,7 +49,7 @@ def test_decay(schedule: str, middle: float) -> None:
 
 def test_whole_parameters_need_no_gathering() -> None:
     model = nn.Linear(3, 2)
-    with gathered(model.weight):
+    with gathered([model.weight]):
         assert model.weight.shape == (2, 3)
     state = gathered_state(model, torch.bfloat16)
     assert {name: value.dtype for name, value in state.items()} == dict.fromkeys(["weight", "bias"], torch.bfloat16)
