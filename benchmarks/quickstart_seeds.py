@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from keep_run import machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -47,6 +47,7 @@ def row(seed: int, run: Path) -> dict[str, Any]:
     trials = leaderboard["trials"]
     winner = next(trial for trial in trials if trial["trial_id"] == verdict["trial_id"])
     preset = next(trial for trial in trials if trial["config"]["lr"] == 2e-5)
+    baseline.pop("model")  # a folder of this machine
     return {
         "seed": seed,
         "verdict": verdict,
@@ -60,21 +61,19 @@ def row(seed: int, run: Path) -> dict[str, Any]:
 
 def write(rows: list[dict[str, Any]], seeds: list[int]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    versions = {name: version(name) for name in ("torch", "ray", "deepspeed", "transformers", "optuna")}
-    machine = {"python": platform.python_version(), "cores": 2, **versions}
-    (RESULTS / "quickstart.json").write_text(json.dumps({"machine": machine, "seeds": rows}, indent=1) + "\n")
-    (RESULTS / "quickstart.md").write_text(page(rows, seeds, machine))
+    (RESULTS / "quickstart.json").write_text(json.dumps({"machine": machine(), "seeds": rows}, indent=1) + "\n")
+    (RESULTS / "quickstart.md").write_text(page(rows, seeds, machine()))
 
 
-def page(rows: list[dict[str, Any]], seeds: list[int], machine: dict[str, Any]) -> str:
+def page(rows: list[dict[str, Any]], seeds: list[int], versions: dict[str, str]) -> str:
     lines = [
         "# What the quickstart says, seed by seed",
         "",
         f"    python benchmarks/quickstart_seeds.py --seeds {' '.join(map(str, seeds))}",
         "",
-        f"CPU, {', '.join(f'{name} {value}' for name, value in machine.items())}. Exact match in percent on untouched",
-        "test examples; intervals are 95% paired bootstrap, p is exact McNemar. A seed changes data, splits, initial",
-        "weights, batches and search alike. Nothing was chosen by its result.",
+        f"Two CPU cores, {', '.join(f'{name} {value}' for name, value in versions.items())}. Exact match in percent",
+        "on untouched test examples; intervals are 95% paired bootstrap, p is exact McNemar. A seed changes data,",
+        "splits, initial weights, batches and search alike. Nothing was chosen by its result.",
         "",
         "| seed | n | FFT | mask | mask − FFT | p | continued FFT | mask − continued | winner | preset* |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mft_ray.report import figures, leaderboard, units
-from mft_ray.report.records import Interval, Measured, Run, Trial, Verdict, read
+from mft_ray.report.records import Baseline, Interval, Measured, Run, Trial, Verdict, read
 
 HERE = Path(__file__).parent
 TESTS = {"mcnemar": "an exact McNemar test", "paired_t": "a paired t-test"}
@@ -120,12 +120,20 @@ def _content(run: Run) -> dict[str, Any]:
         "standard_error": unit.number(run.baseline.error),
         "errors": [(trial.trial_id, trial.error) for trial in run.trials if trial.error],
         "costs": _costs(run),
-        "fft_stopped": FFT_STOPPED.get(run.baseline.stopped or "", ""),
+        "fft_stopped": _fft_stopped(run.baseline),
         "facts": _facts(run),
         "config": run.config_text,
         "figures": _figures(run),
         "plotly": Markup(get_plotlyjs()),
     }
+
+
+def _fft_stopped(baseline: Baseline) -> str:
+    said = FFT_STOPPED.get(baseline.stopped or "", "")
+    # The best of the continued run is its start: a new warm-up and as many tokens as a mask has led nowhere.
+    if baseline.continued and baseline.continued.best_step == 0:
+        return f"{said} Trained on for the winner's token budget, it got no better."
+    return said
 
 
 def _figures(run: Run) -> dict[str, Markup]:

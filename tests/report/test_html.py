@@ -73,6 +73,15 @@ def test_verdict_comes_first_then_the_leaderboard(html):
         assert part in text
 
 
+def test_a_baseline_that_continued_fft_did_not_improve_is_told_so(make_run):
+    run = make_run()
+    path = run / "baseline.json"
+    baseline = json.loads(path.read_text())
+    baseline["continued"]["best_step"] = 0
+    path.write_text(json.dumps(baseline))
+    assert "it got no better" in Page(render(run).read_text()).text
+
+
 def test_users_text_is_escaped(html):
     page = Page(html)
     assert "quick<b>start</b>" in page.text

@@ -1,0 +1,90 @@
+"""Keep what a run says: its configuration, leaderboard and verdict, without the paths of this machine.
+
+    .venv/bin/python benchmarks/keep_run.py RUN NAME
+
+Writes benchmarks/results/NAME.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mft_ray.report.units import unit
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("run", type=Path)
+    arguments.add_argument("name")
+    options = arguments.parse_args()
+    read = {name: json.loads((options.run / f"{name}.json").read_text()) for name in ("leaderboard", "verdict")}
+    config = _without_folders(yaml.safe_load((options.run / "config.yaml").read_text()))
+    leaderboard = _without_folders(read["leaderboard"])
+    content = {"machine": machine(), "config": config, "leaderboard": leaderboard, "verdict": read["verdict"]}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{options.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{options.name}.md").write_text(page(options.name, content))
+
+
+def machine() -> dict[str, str]:
+    packages = ("torch", "ray", "deepspeed", "transformers", "optuna")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def page(name: str, content: dict[str, Any]) -> str:
+    verdict, leaderboard = content["verdict"], content["leaderboard"]
+    shown, baseline = unit(verdict["metric"]), leaderboard["baseline"]
+    versions = ", ".join(f"{package} {release}" for package, release in content["machine"].items())
+    validation = baseline["validation"]
+    lines = [
+        f"# {name}",
+        "",
+        f"CPU, {versions}. The configuration is in [{name}.json]({name}.json). Score: {shown.label}.",
+        "",
+        verdict["sentence"],
+        "",
+        f"FFT on validation: {shown.score(validation['score'])} (n = {validation['n']:,}), best at step "
+        f"{baseline.get('best_step', 0)} of {baseline.get('steps', 0)}, {baseline.get('seconds') or 0:.0f} s.",
+        "",
+        "| trial | ratio | layers | init | schedule | lr | step | validation | Δ FFT | stopped | s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in leaderboard["trials"]:
+        point = row["config"]
+        lines.append(
+            f"| {row['trial_id']}{' *' if row['trial_id'] == verdict['trial_id'] else ''} | {point['ratio']:.3f} "
+            f"| {point['layers']} | {point['init']} | {point['schedule']} | {point['lr']:.1e} | {row['step']} "
+            f"| {shown.number(row['score'])} | {shown.signed(row['delta_fft'])} | {row['stopped_reason']} "
+            f"| {row['seconds'] or 0:.0f} |"
+        )
+    lines += ["", "\\* judged on test", ""]
+    for extra in verdict.get("extra", []):
+        its = unit(extra["metric"])
+        lines.append(
+            f"Also on test, {its.label} (n = {extra['n']:,}): FFT {its.score(extra['fft'])}, mask "
+            f"{its.score(extra['mft'])}, continued FFT {its.score(extra['continued'])}; mask − FFT "
+            f"{its.delta(extra['delta'])} (95% interval {its.interval(extra['ci95'])}, p = {extra['p_value']:.2g})."
+        )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _without_folders(tree: Any) -> Any:
+    """Keep of an absolute path its last part only."""
+    if isinstance(tree, dict):
+        return {key: _without_folders(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_folders(value) for value in tree]
+    return Path(tree).name if isinstance(tree, str) and tree.startswith("/") else tree
+
+
+if __name__ == "__main__":
+    main()
