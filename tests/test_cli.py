@@ -320,7 +320,7 @@ def spoil_file_for_folder(given: Given, out: Path) -> None:
         (spoil_another_backbone, "learned on another backbone"),
         (spoil_truncated_mask, "is truncated or damaged"),
         (spoil_damaged_mask, "checksum does not match"),
-        (spoil_foreign_mask, "not a mask of this program"),
+        (spoil_foreign_mask, "not a mask that this version reads"),
         (spoil_truncated_backbone, "Cannot load a model from"),
         (spoil_missing_backbone, "There is no model folder"),
         (spoil_full_folder, "is not empty. Give an empty or a new folder"),

@@ -85,9 +85,9 @@ def models() -> Models:
     _train(fft, list(fft.parameters()), rows["train"], steps=500, lr=5e-3)
     damaged, undo = copy.deepcopy(fft), {}
     generator = torch.Generator().manual_seed(0)
-    for name in select(damaged):
-        weight = damaged.get_parameter(f"{name}.weight")
-        undo[f"{name}.weight"] = keep = keep_mask(weight, DAMAGED)
+    for name in (selected.name for selected in select(damaged)):
+        weight = damaged.get_parameter(name)
+        undo[name] = keep = keep_mask(weight, DAMAGED)
         noise = torch.randn(weight.shape, generator=generator) * 5 * weight.detach().std()
         with torch.no_grad():
             weight.copy_(torch.where(keep, weight, noise))
