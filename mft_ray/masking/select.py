@@ -136,7 +136,12 @@ def _projections(module: nn.Module) -> Iterator[tuple[str, int]]:
         # All experts of a layer in one parameter: (experts, out, in), transposed in some models.
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.dim() >= 2 and "bias" not in name:
-                yield name, parameter.dim() - (2 if getattr(module, "is_transposed", False) else 1)
+                yield name, parameter.dim() - (2 if _is_transposed(module) else 1)
+
+
+def _is_transposed(experts: nn.Module) -> bool:
+    # Most models that transpose say so; Llama 4 does not.
+    return getattr(experts, "is_transposed", False) or type(experts).__name__ == "Llama4TextExperts"
 
 
 def _is_router(model: nn.Module, name: str) -> bool:

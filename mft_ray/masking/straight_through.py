@@ -44,7 +44,7 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradient of the scores, in their dtype (fp32 even where W is bf16)."""
         scores, weight, origin = ctx.saved_tensors
-        removable = weight if origin is None else weight - origin
+        removable = weight if origin is None else weight.to(scores.dtype) - origin
         gradient = gradients[0].to(scores.dtype) * removable
         if not ctx.signed:
             gradient = torch.where(scores < 0, -gradient, gradient)

@@ -53,11 +53,13 @@ class WeightMask(nn.Module):
         self._threshold, self._temperature = threshold, temperature
         if self._cache is None:
             return
-        effective = masked(weight, self.mask, self.origin)
         if self.effective is None:
-            self.effective = effective.to(self._cache)
+            self.effective = torch.empty_like(weight, dtype=self._cache)
+        if self.origin is None:
+            # In place: a new tensor would cost more, in page faults, than the arithmetic.
+            self.effective.copy_(weight).masked_fill_(~self.mask, 0)
         else:
-            self.effective.copy_(effective)
+            self.effective.copy_(masked(weight, self.mask, self.origin))
 
     def forget(self) -> None:
         """Drop the copy of W * M."""

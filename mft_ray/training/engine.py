@@ -52,11 +52,12 @@ def build_engine(
 
 def build_optimizer(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
     """Return torch's own optimizer rather than DeepSpeed's: it needs no compiler on the workers."""
+    lr, decay = train.lr, train.weight_decay
+    # What torch prefers on a GPU (foreach) makes temporary copies of all parameters.
     if train.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters, lr=train.lr, alpha=train.betas[1], eps=1e-8, weight_decay=train.weight_decay
-        )
-    return torch.optim.AdamW(parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=train.betas[1], weight_decay=decay, foreach=False)
+    on_gpu = any(parameter.is_cuda for parameter in parameters)
+    return torch.optim.AdamW(parameters, lr=lr, betas=train.betas, weight_decay=decay, fused=on_gpu)
 
 
 def lr_factor(train: TrainConfig, step: int) -> float:

@@ -99,9 +99,10 @@ class Trainer:
             for row in self.rows[:_CALIBRATION]:  # one by one: padding would count as input
                 model(input_ids=self._batch([row])["input_ids"])
 
-        # ZeRO-3 shards W after every use; a whole W * M beside it would undo that.
-        dtype = torch.bfloat16 if self.job.scaling.compute == "bfloat16" else True
-        cache = False if self.job.scaling.zero_stage == 3 else dtype
+        # ZeRO-3 shards W after every use, and who checkpoints is short of memory: no second copy of W then.
+        scaling = self.job.scaling
+        dtype = torch.bfloat16 if scaling.compute == "bfloat16" else True
+        cache = False if scaling.zero_stage == 3 or scaling.gradient_checkpointing else dtype
         return Masks(model, settings, seed=self.job.train.seed, before=before, calibrate=calibrate, cache=cache)
 
     def resume(self) -> None:

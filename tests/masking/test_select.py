@@ -149,6 +149,11 @@ def test_stacked_experts_are_one_weight_and_their_biases_none(transposed: bool, 
     assert select(model) == [Weight("layers.0.mlp.experts.up", 0, "mlp", input_dim)]
 
 
+def test_llama_4_transposes_without_saying_so() -> None:
+    experts: Any = type("Llama4TextExperts", (StackedExperts,), {})()
+    assert select(holding(layers=nn.ModuleList([holding(experts=experts)])))[0].input_dim == 1
+
+
 @pytest.mark.parametrize("router", ["gate", "router", "shared_expert_gate"])
 @pytest.mark.parametrize("inside", [False, True], ids=["linear", "holds one"])
 @pytest.mark.parametrize("beside", ["experts", "input_linear"])

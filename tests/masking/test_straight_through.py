@@ -58,7 +58,7 @@ def test_a_removed_delta_goes_back_to_the_origin(given_tensors: tuple[torch.Tens
     scores.requires_grad_()
     result = straight_through(scores, weight, masked(weight, mask, origin), origin, signed)
     assert torch.equal(result, torch.where(mask, weight, origin))
-    expected = slow_gradient(scores.detach(), weight - origin, outer, signed)
+    expected = slow_gradient(scores.detach(), weight.float() - origin.float(), outer, signed)
     assert torch.equal(backward(result, scores, outer), expected)
 
 

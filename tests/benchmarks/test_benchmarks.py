@@ -1,0 +1,46 @@
+"""The benchmarks run, at a size that says nothing about speed: on a machine with a GPU there is no time to mend them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
+SMALL = ["--shape", "tiny", "--device", "cpu", "--tokens", "32"]
+
+
+def run(script: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, FOLDER / script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    content = json.loads(path.read_text())
+    assert content["torch"]
+    return {row["variant"]: row for row in content["rows"]}
+
+
+@pytest.mark.parametrize("extra", [[], ["--compute", "bfloat16"], ["--dtype", "bfloat16", "--checkpointing"]])
+def test_step_measures_every_variant_against_the_floor(extra: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    sizes = ["--length", "8", "--accumulation", "2", "--rounds", "1", "--steps", "1"]
+    table = run("step.py", *SMALL, *sizes, *extra, "--lora", "--full", "--out", str(out))
+    rows = rows_of(out)
+    assert list(rows) == ["floor", "mft_ray", "mft_ray, W * M not kept", "LoRA r 64, all layers", "full fine-tuning"]
+    assert all(name in table for name in rows)
+    assert rows["floor"]["ratio"] == 1
+    assert all(row["seconds"] > 0 and row["tokens_per_second"] > 0 for row in rows.values())
+
+
+def test_memory_counts_bytes_per_selected_weight(tmp_path: Path) -> None:
+    out = tmp_path / "memory.json"
+    run("memory.py", *SMALL, "--layers", "4-7", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["adamw", "adamw", "rmsprop", "rmsprop"]
+    assert all(row["weights"] == 4 * (4 * 64 * 64 + 3 * 64 * 172) for row in rows)
