@@ -179,6 +179,8 @@ class SearchConfig(Section):
     stop: StopConfig = StopConfig()
     startup_trials: int = Field(6, ge=1, description="random trials before TPE proposes")
     max_concurrent: int | None = Field(None, ge=1, description="null: what the cluster's capacity allows")
+    isolate: bool = Field(False, description="a fresh worker group for every trial; slower by its start")
+    recycle_after: int = Field(50, ge=1, description="trials after which a worker group makes way for a fresh one")
     seed: int = 0
     extra_points: list[dict[str, Any]] = Field([], description="configurations tried right after the paper's preset")
 

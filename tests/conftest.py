@@ -13,12 +13,10 @@ from mft_ray.config import Config, parse_config
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private Ray of two CPUs, shared by the session's tests."""
-    import ray
+    from mft_ray.search.cluster import connected
 
-    # The dashboard stays on: without it placement groups of stopped trials leak.
-    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+    with connected(num_cpus=2):
+        yield
 
 
 def tiny_tree() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ray._private.state import state as cluster_state
 
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import UserError
-from mft_ray.training.launch import worker_resources
+from mft_ray.training.group import worker_resources
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from mft_ray.masking import load_mask
 from mft_ray.search.folder import RunFolder
 from mft_ray.training.backbone import DTYPES, load_model, load_tokenizer
 from mft_ray.training.export import load_masked
+from mft_ray.training.group import worker_environment, worker_resources
 from mft_ray.training.job import write_json
-from mft_ray.training.launch import worker_environment, worker_resources
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from mft_ray.config import Config
+from mft_ray.errors import RunFailed
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.space import mask_settings
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC
+from mft_ray.training.desk import Renewal
+from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import Evaluation, TrainJob, write_json
-from mft_ray.training.launch import launch, metrics_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrialPlan:
     """What all trials of a search share.
 
@@ -58,55 +59,63 @@ class TrialPlan:
         )
 
 
-class BestSoFar(TuneReportCallback):  # type: ignore[misc]
-    """Relay evaluations to Tune, with the best score so far: what Optuna learns."""
+class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
+    """Learns one mask after another on a worker group of its own. Holds no resources; its workers do.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._best = float("nan")
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Put the first worker's metrics (all are alike) on Tune's queue."""
-        mine = metrics[0]
-        if mine["eligible"]:
-            self._best = max(mine["score"], self._best) if self._best == self._best else mine["score"]
-        super().after_report(run_context, [{**mine, METRIC: self._best}], checkpoint)
-
-    def drain(self) -> None:
-        """Wait until Tune has taken the last report: a driver that returns sooner can block for ever."""
-        while not self._training_actor_item_queue.empty():
-            time.sleep(0.05)
-
-
-def run_trial(point: dict[str, Any], plan: TrialPlan) -> None:
-    """Learn one mask: the driver function of a trial. Holds no resources; its workers do.
-
-    Args:
-        point: what Optuna chose.
-        plan: what all trials share.
-
-    Raises:
-        RunFailed: the workers failed; the reason is also in the trial's ``error.json``.
+    Tune reuses it (`reuse_actors`): a trial that follows another finds processes, imports, the backbone and the
+    data where they are, and brings new scores. One step is one evaluation.
     """
-    trial_id = ray.tune.get_context().get_trial_id()
-    job = plan.job(trial_id, point)
-    out = Path(job.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "error.json").unlink(missing_ok=True)
-    write_json(out / "config.json", point)
-    relay = BestSoFar()
-    try:
-        outcome = launch(job, plan.stop, [relay])
-    except Exception as error:
-        write_json(out / "error.json", {"error": str(error)})
-        raise
-    relay.drain()
-    best = outcome.best_evaluation
-    last: Evaluation = outcome.history[-1]
-    ray.tune.report(
-        {
-            **metrics_of(last),
-            METRIC: best.score if best else float("nan"),
-            "stopped_reason": outcome.stopped_reason,
+
+    def setup(self, config: dict[str, Any], plan: TrialPlan) -> None:
+        """Begin the first trial.
+
+        Args:
+            config: what Optuna chose.
+            plan: what all trials share.
+        """
+        self._plan = plan
+        self._best, self._last = math.nan, dict[str, Any]()
+        search = plan.config.search
+        renewal = Renewal(1 if search.isolate else search.recycle_after)
+        self._group = WorkerGroup(plan.config.scaling, Path(plan.root) / "work" / "groups" / self.trial_id, renewal)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial."""
+        self._group.cancel()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Return the next evaluation, with the best score so far: what Optuna learns. Then how the trial ended."""
+        try:
+            event = self._group.next()
+        except RunFailed as error:
+            # No error of Tune's: that would end this actor, and the workers are as good as before.
+            write_json(self._out / "error.json", {"error": str(error)})
+            return {**self._last, METRIC: math.nan, "stopped_reason": "failed", "done": True}
+        if isinstance(event, Evaluation):
+            if event.eligible and not event.score <= self._best:
+                self._best = event.score
+            self._last = asdict(event)
+            return {**self._last, METRIC: self._best}
+        best = event.best_evaluation
+        return {
+            **asdict(event.history[-1]),
+            METRIC: best.score if best else math.nan,
+            "stopped_reason": event.stopped_reason,
+            "done": True,
         }
-    )
+
+    def cleanup(self) -> None:
+        """Send the workers home."""
+        self._group.close()
+
+    def _begin(self, point: dict[str, Any]) -> None:
+        job = self._plan.job(self.trial_id, point)
+        self._out = Path(job.out)
+        self._out.mkdir(parents=True, exist_ok=True)
+        (self._out / "error.json").unlink(missing_ok=True)
+        write_json(self._out / "config.json", point)
+        self._best, self._last = math.nan, dict[str, Any]()
+        self._group.submit(job, self._plan.stop)

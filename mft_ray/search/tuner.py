@@ -14,12 +14,13 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import TrialProgress
 from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.search.study import METRIC, build_search
-from mft_ray.search.trial import TrialPlan, run_trial
+from mft_ray.search.trial import MaskTrial, TrialPlan
 
 _NAME = "search"
 # A driver waits for its workers. If it held CPUs, drivers could take what their workers need and wait for
-# ever; Tune insists on a request that is not empty, so it asks for a megabyte.
-_DRIVER = {"memory": 2**20}
+# ever. It asks for a thousandth of being the head node (Tune insists on something): there it survives the nodes
+# that come and go.
+_DRIVER = {"node:__internal_head__": 0.001}
 
 
 def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialProgress) -> None:
@@ -34,7 +35,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
     # Tune's own tables would bury ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     search = plan.config.search
-    trainable = ray.tune.with_resources(ray.tune.with_parameters(run_trial, plan=plan), _DRIVER)
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), _DRIVER)
     path = folder.tune / _NAME
     # Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
     if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):
@@ -60,8 +61,17 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
             num_samples=search.trials,
             trial_dirname_creator=_trial_id,
             max_concurrent_trials=concurrent_trials(plan.config.scaling, search.max_concurrent),
+            reuse_actors=True,
         ),
-        run_config=ray.tune.RunConfig(name=_NAME, storage_path=str(folder.tune), callbacks=[progress], verbose=0),
+        run_config=ray.tune.RunConfig(
+            name=_NAME,
+            storage_path=str(folder.tune),
+            callbacks=[progress],
+            verbose=0,
+            # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
+            failure_config=ray.tune.FailureConfig(max_failures=1),
+            checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     ).fit()
 
 

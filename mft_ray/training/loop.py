@@ -15,24 +15,25 @@ from torch import nn
 
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
-from mft_ray.data.prepare import open_split
 from mft_ray.evaluation.metrics import per_example
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
-from mft_ray.training.backbone import DTYPES, load_model, load_tokenizer
+from mft_ray.training.backbone import DTYPES, load_model
 from mft_ray.training.batches import global_batch, micro_batch_size
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from mft_ray.training.engine import build_engine, gathered, gathered_state
 from mft_ray.training.export import save_model
 from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob, write_json
+from mft_ray.training.kept import Kept
 
-Report = Callable[[Evaluation], None]
+# Told of an evaluation; True asks to break off. Alike on all workers.
+Report = Callable[[Evaluation], bool]
 
 # Training examples that score starts which look at activations are measured on.
 _CALIBRATION = 32
 
 
-def train(job: TrainJob, device: torch.device, stop: StopRule | None = None, report: Report | None = None) -> Outcome:
+def train(job: TrainJob, kept: Kept, stop: StopRule | None = None, report: Report | None = None) -> Outcome:
     """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
 
     Leaves in ``job.out``: ``best/`` (a Hugging Face folder, ``fft``) or ``mask.safetensors`` (``mft``) of the
@@ -40,50 +41,42 @@ def train(job: TrainJob, device: torch.device, stop: StopRule | None = None, rep
 
     Args:
         job: what to train.
-        device: of this worker. torch.distributed must be initialised.
+        kept: what this worker has from the last job. torch.distributed must be initialised.
         stop: asked after every evaluation, on every worker; must answer alike on all.
         report: told of every evaluation, on every worker.
     """
-    trainer = Trainer(job, device)
-    trainer.resume()
-    if not trainer.history:
-        trainer.evaluate()
-        if report:
-            report(trainer.history[-1])
-    reason = None
-    while reason is None:
-        trainer.train_until_evaluation()
-        trainer.evaluate()
-        if report:
-            report(trainer.history[-1])
-        reason = trainer.finished(stop)
-        if reason is None:
-            trainer.checkpoint()
-    return trainer.close(reason)
+    trainer = Trainer(job, kept)
+    try:
+        trainer.resume()
+        reason = None if trainer.history else trainer.evaluate(report)
+        while reason is None:
+            trainer.train_until_evaluation()
+            reason = trainer.evaluate(report) or trainer.finished(stop)
+            if reason is None:
+                trainer.checkpoint()
+        return trainer.close(reason)
+    finally:
+        trainer.free()
 
 
 class Trainer:
     """The state of one run on one worker."""
 
-    def __init__(self, job: TrainJob, device: torch.device) -> None:
-        self.job, self.device = job, device
+    def __init__(self, job: TrainJob, kept: Kept) -> None:
+        self.job, self.kept, self.device = job, kept, kept.device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
-        self.tokenizer = load_tokenizer(job.model)
-        # FFT updates its weights, and small updates vanish in bf16: it holds fp32 and saves job.dtype.
-        model = load_model(job.model, job.dtype if job.method == "mft" else "float32", job.attention)
+        self.tokenizer = kept.tokenizer(job.model)
+        self.training = kept.split(job.data, "train")
+        self.validation = kept.split(job.data, "validation").rows[self.rank :: self.world]
+        self.micro = micro_batch_size(job.train, job.scaling)
+        model = kept.model(job)
         if job.scaling.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.to(device)
-        self.micro = micro_batch_size(job.train, job.scaling)
-        self.rows = list(open_split(Path(job.data), "train"))
         self.before = ""
         self.masks = self._attach(model, job.mask) if job.mask else None
         parameters = self.masks.scores() if self.masks else list(model.parameters())
         self.engine = build_engine(model, parameters, job.train, job.scaling, self.micro)
-        self.validation = list(open_split(Path(job.data), "validation"))[self.rank :: self.world]
-        self.lengths = [len(row["input_ids"]) for row in self.rows]
-        self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
         self.history: list[Evaluation] = []
         self.step = self.tokens = 0
         self.losses: list[torch.Tensor] = []
@@ -96,7 +89,7 @@ class Trainer:
             before, self.before = dict(earlier.named_parameters()), fingerprint(earlier)
 
         def calibrate() -> None:
-            for row in self.rows[:_CALIBRATION]:  # one by one: padding would count as input
+            for row in self.training.rows[:_CALIBRATION]:  # one by one: padding would count as input
                 model(input_ids=self._batch([row])["input_ids"])
 
         # ZeRO-3 shards W after every use, and who checkpoints is short of memory: no second copy of W then.
@@ -121,8 +114,12 @@ class Trainer:
             if self.step % self.job.train.eval_every == 0 or self._exhausted():
                 return
 
-    def evaluate(self) -> None:
-        """Score this state on validation, add it to the history, and keep it if it is the best."""
+    def evaluate(self, report: Report | None = None) -> str | None:
+        """Score this state on validation, add it to the history, and keep it if it is the best.
+
+        Returns:
+            ``cancelled`` if whoever it was reported to wants no more.
+        """
         values, losses = self._validation_values(), self._training_losses()
         if not all(map(math.isfinite, [*values, *losses])):
             raise FloatingPointError(
@@ -145,6 +142,7 @@ class Trainer:
         if self.rank == 0:
             progress = {"steps": self.job.train.steps, **asdict(evaluation)}
             write_json(Path(self.job.out) / "progress.json", progress)
+        return "cancelled" if report and report(evaluation) else None
 
     def finished(self, stop: StopRule | None) -> str | None:
         """Return why the run ends now, or None."""
@@ -157,14 +155,21 @@ class Trainer:
             save_checkpoint(self.engine, Path(self.job.out) / "checkpoints", self.history)
 
     def close(self, reason: str) -> Outcome:
-        """Write the outcome, drop the checkpoints and free the engine."""
+        """Write the outcome and drop the checkpoints."""
         outcome = Outcome(reason, self.history, best_index(self.history))
         dist.barrier()
         if self.rank == 0:
             outcome.save(Path(self.job.out) / "outcome.json")
             drop_checkpoints(Path(self.job.out) / "checkpoints")
-        self.engine.destroy()
         return outcome
+
+    def free(self) -> None:
+        """Let go of the engine and leave the backbone as it was."""
+        self.engine.destroy()
+        if self.masks and self.job.scaling.zero_stage < 3:
+            self.masks.unload()
+        if self.job.scaling.gradient_checkpointing:
+            self.engine.module.gradient_checkpointing_disable()
 
     def _exhausted(self) -> bool:
         train = self.job.train
@@ -172,14 +177,14 @@ class Trainer:
 
     def _optimizer_step(self) -> None:
         train = self.job.train
-        indices = global_batch(self.step, train.batch_size, len(self.rows), train.seed)
-        answer_tokens = sum(self.answer_lengths[index] for index in indices)
+        indices = global_batch(self.step, train.batch_size, len(self.training.rows), train.seed)
+        answer_tokens = sum(self.training.answer_lengths[index] for index in indices)
         mine = indices[self.rank :: self.world]
         accumulation = len(mine) // self.micro
         self.engine.train()
         loss_sum = torch.zeros((), device=self.device)
         for start in range(0, len(mine), self.micro):
-            batch = self._batch([self.rows[index] for index in mine[start : start + self.micro]])
+            batch = self._batch([self.training.rows[index] for index in mine[start : start + self.micro]])
             labels = batch.pop("labels")
             logits = self.engine(**batch, use_cache=False).logits
             nll = torch.nn.functional.cross_entropy(
@@ -194,7 +199,7 @@ class Trainer:
             self.engine.step()
             loss_sum += nll.detach()
         self.step += 1
-        self.tokens += sum(self.lengths[index] for index in indices)
+        self.tokens += sum(self.training.lengths[index] for index in indices)
         self._update_masks()
         self.losses.append(loss_sum * (self.world / answer_tokens))
 

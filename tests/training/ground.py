@@ -15,8 +15,8 @@ import ray.train.torch
 
 from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
+from mft_ray.training.group import worker_environment, worker_resources
 from mft_ray.training.job import Outcome, TrainJob
-from mft_ray.training.launch import worker_environment, worker_resources
 
 # A continuous metric, so that runs can be compared closely.
 EVALUATION = EvaluationConfig(metric="answer_logprob")

@@ -26,28 +26,31 @@ def work(config: Mapping[str, Sequence[Task]]) -> None:
 
 
 def train_job(job: TrainJob, device: torch.device) -> None:
+    from mft_ray.training.kept import Kept
     from mft_ray.training.loop import train
 
-    train(job, device)
+    train(job, Kept(device))
 
 
 def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
     """Break off at an evaluation and start again, as another process would."""
+    from mft_ray.training.kept import Kept
     from mft_ray.training.loop import train
 
     try:
-        train(job, device, RaiseAt(step))
+        train(job, Kept(device), RaiseAt(step))
     except InterruptedError:
         write_facts(job, {"history": [row["step"] for row in newest_checkpoint(job)["history"]]})
-    train(job, device)
+    train(job, Kept(device))
 
 
 def look_inside(job: TrainJob, device: torch.device) -> None:
     """Take single steps, note what cannot be seen from outside, and leave a checkpoint."""
+    from mft_ray.training.kept import Kept
     from mft_ray.training.loop import Trainer
 
     assert job.train.eval_every == 1
-    trainer = Trainer(job, device)
+    trainer = Trainer(job, Kept(device))
     assert trainer.masks
     trainer.evaluate()
     rates: list[float] = []

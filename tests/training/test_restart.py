@@ -17,8 +17,9 @@ from ground import MASK, Ground, Jobs, file_hashes, scaling
 
 from mft_ray.errors import UserError
 from mft_ray.masking import load_mask
+from mft_ray.training.failures import root_cause
 from mft_ray.training.job import Outcome, TrainJob
-from mft_ray.training.launch import _root_cause, launch
+from mft_ray.training.launch import launch
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., TrainJob]
@@ -99,7 +100,7 @@ def test_the_reason_is_the_failing_workers_own() -> None:
         (UserError("There is no model."), "There is no model."),
         (MemoryError(), "MemoryError"),
     ):
-        assert _root_cause(ray.train.WorkerGroupError("all", {0: lost, 1: own})) == message
-    alone = _root_cause(ray.train.WorkerGroupError("all", {0: lost}))
+        assert root_cause(ray.train.WorkerGroupError("all", {0: lost, 1: own})) == message
+    alone = root_cause(ray.train.WorkerGroupError("all", {0: lost}))
     assert alone.startswith("a worker lost contact with another one")
     assert "\n" not in alone

@@ -1,0 +1,157 @@
+"""Where a worker group finds its next job, and where it leaves what came of the last one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job on the desk.
+
+    Attributes:
+        number: counted from 1 over the desk's life.
+        job: what to train.
+        stop: the rule that may end it early.
+    """
+
+    number: int
+    job: TrainJob
+    stop: StopRule | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that came to nothing, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """When a worker group makes way for a fresh one: what leaks in a library must not add up.
+
+    Attributes:
+        jobs: after so many.
+        growth: or when a worker's resident memory, in bytes, has grown by so much since its first job ended.
+    """
+
+    jobs: int = 50
+    growth: float = 2.0**30
+
+
+Event = Evaluation | Outcome | Failure
+
+
+class Desk:
+    """An async actor between the driver, which submits jobs one at a time, and a group's workers.
+
+    All workers take the same jobs in the same order. A worker that was started anew takes the unfinished
+    job again, which then goes on from its checkpoint.
+
+    Args:
+        workers: of the group.
+        max_failures: how often the group may fail during one job before that is given up.
+        renewal: when workers are sent home.
+    """
+
+    def __init__(self, workers: int, max_failures: int, renewal: Renewal) -> None:
+        self._workers, self._max_failures, self._renewal = workers, max_failures, renewal
+        self._changed = asyncio.Condition()
+        self._task: Task | None = None
+        self._settled = 0
+        self._events: deque[Event] = deque()
+        self._failures = 0
+        self._finished: set[int] = set()
+        self._cancelled: dict[tuple[int, int], bool] = {}
+        self._cancel = self._sent_home = False
+        self._jobs, self._grown = 0, 0.0
+        self._memory: dict[int, float] = {}  # by rank, after its first job
+
+    # The driver's side.
+
+    async def submit(self, job: TrainJob, stop: StopRule | None) -> None:
+        """Put a job on the desk. The last one must be settled."""
+        number = self._task.number + 1 if self._task else 1
+        await self._change(lambda: self._put(Task(number, job, stop)))
+
+    async def event(self) -> Event:
+        """Wait for what happens next: evaluations, in order, then an outcome or a failure."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._events)
+            return self._events.popleft()
+
+    async def cancel(self) -> None:
+        """End the job at its next evaluation, as ``cancelled``."""
+        self._cancel = True
+
+    async def send_home(self) -> None:
+        """Let the workers end once their job is settled."""
+        await self._change(lambda: setattr(self, "_sent_home", True))
+
+    async def renewing(self) -> bool:
+        """Say whether the workers have been sent home."""
+        return self._sent_home
+
+    async def reopen(self) -> None:
+        """Be ready for a fresh group, once the last one is gone."""
+        self._sent_home, self._jobs, self._memory, self._grown = False, 0, {}, 0.0
+
+    # The group's side.
+
+    async def take(self, after: int) -> Task | None:
+        """Wait for a job later than ``after``; None sends the worker home."""
+
+        def due() -> bool:
+            return self._task is not None and self._task.number > max(after, self._settled)
+
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._sent_home or due())
+            return self._task if due() else None
+
+    async def report(self, task: Task, evaluation: Evaluation) -> bool:
+        """Note an evaluation, which every worker reports; returns, alike to all, whether to break off."""
+        key = (task.number, evaluation.step)
+        if key not in self._cancelled:
+            self._cancelled = {key: self._cancel}
+            await self._change(lambda: self._events.append(evaluation))
+        return self._cancelled[key]
+
+    async def finish(self, rank: int, result: Outcome | Failure, memory: float) -> None:
+        """Note that a worker is done with its job, and how many bytes it occupies."""
+        self._finished.add(rank)
+        self._grown = max(self._grown, memory - self._memory.setdefault(rank, memory))
+        if len(self._finished) == self._workers:
+            self._jobs += 1
+            # Decided before the driver hears of the result, and so before there is another job.
+            self._sent_home |= self._jobs >= self._renewal.jobs or self._grown > self._renewal.growth
+            await self._change(lambda: self._settle(result))
+
+    async def crashed(self, reason: str) -> None:
+        """Note that the group has failed and will be started anew."""
+        self._finished.clear()
+        self._memory = {}
+        if self._task is None or self._task.number == self._settled:
+            return
+        self._failures += 1
+        if self._failures > self._max_failures:
+            await self._change(lambda: self._settle(Failure(reason)))
+
+    async def _change(self, action: Callable[[], object]) -> None:
+        async with self._changed:
+            action()
+            self._changed.notify_all()
+
+    def _put(self, task: Task) -> None:
+        self._task, self._failures, self._cancel = task, 0, False
+
+    def _settle(self, result: Outcome | Failure) -> None:
+        assert self._task
+        self._settled = self._task.number
+        self._finished.clear()
+        self._events.append(result)

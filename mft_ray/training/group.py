@@ -1,0 +1,168 @@
+"""A Ray Train worker group that outlives its jobs: processes, imports and the backbone stay for the next one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from mft_ray.config import ScalingConfig
+from mft_ray.errors import RunFailed
+from mft_ray.training.desk import Desk, Failure, Renewal
+from mft_ray.training.failures import root_cause
+from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+from mft_ray.training.serve import serve
+
+# How often a driver that waits for its workers looks whether they are still there.
+_LOOK_S = 1.0
+# A group that ends has nothing to save; after this long its processes are left for Ray to kill.
+_END_S = 30.0
+
+
+class WorkerGroup:
+    """Workers that take one job after another.
+
+    They are a `TorchTrainer`'s, which runs in a thread: it places them, sets up their process group and starts
+    them anew when they fail. The group starts with its first job, and makes way for a fresh one as ``renewal``
+    says.
+
+    Args:
+        scaling: what the group asks of the cluster; every job's must be the same.
+        storage: folder for what Ray Train keeps of the group.
+        renewal: when workers are replaced.
+    """
+
+    def __init__(self, scaling: ScalingConfig, storage: Path, renewal: Renewal | None = None) -> None:
+        self.scaling, self.storage = scaling, storage
+        # On this node, so that it lives and dies with its driver.
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        actor = ray.remote(num_cpus=0, label_selector=here)(Desk)
+        self._desk = actor.remote(scaling.workers, scaling.max_failures, renewal or Renewal())
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._busy = False
+
+    def submit(self, job: TrainJob, stop: StopRule | None = None) -> None:
+        """Hand the workers their next job; the last one must have ended.
+
+        Args:
+            job: what to train.
+            stop: asked after every evaluation, where it is made, so that all workers stop together.
+        """
+        if ray.get(self._desk.renewing.remote()):
+            self._join()
+            ray.get(self._desk.reopen.remote())
+        if self._thread is None or not self._thread.is_alive():
+            self._error = None
+            self._thread = threading.Thread(target=self._train, daemon=True)
+            self._thread.start()
+        self._busy = True
+        ray.get(self._desk.submit.remote(job, stop))
+
+    def next(self) -> Evaluation | Outcome:
+        """Wait for what happens next in the job: evaluations in order, then its outcome.
+
+        Raises:
+            RunFailed: it failed on every allowed try; the message is the worker's.
+        """
+        event = self._event()
+        self._busy = isinstance(event, Evaluation)
+        if isinstance(event, Failure):
+            raise RunFailed(event.reason)
+        return event
+
+    def run(self, job: TrainJob, stop: StopRule | None = None) -> Outcome:
+        """Do a job and return its outcome. Arguments and errors as of `submit` and `next`."""
+        self.submit(job, stop)
+        while isinstance(event := self.next(), Evaluation):
+            pass
+        return event
+
+    def cancel(self) -> None:
+        """End the job at its next evaluation, and wait for that."""
+        ray.get(self._desk.cancel.remote())
+        while self._busy:
+            try:
+                self.next()
+            except RunFailed:
+                return
+
+    def close(self) -> None:
+        """Send the workers home and give back what they held."""
+        ray.get(self._desk.send_home.remote())
+        self._join()
+        ray.kill(self._desk)
+
+    def _event(self) -> Evaluation | Outcome | Failure:
+        waiting = self._desk.event.remote()
+        while True:
+            ready, _ = ray.wait([waiting], timeout=_LOOK_S)
+            if ready:
+                event: Evaluation | Outcome | Failure = ray.get(waiting)
+                return event
+            if self._thread is None or not self._thread.is_alive():
+                return Failure(root_cause(self._error) if self._error else "the worker group has ended")
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join(_END_S)
+            self._thread = None
+
+    def _train(self) -> None:
+        # Ray Train gives up on a worker group after this long; an autoscaling cluster needs minutes for a node.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.scaling.wait_for_resources_s)
+        trainer = ray.train.torch.TorchTrainer(
+            serve,
+            train_loop_config={"desk": self._desk},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.scaling.workers,
+                use_gpu=self.scaling.gpus_per_worker > 0,
+                resources_per_worker=worker_resources(self.scaling),
+            ),
+            run_config=ray.train.RunConfig(
+                name="train",
+                storage_path=str(self.storage),
+                # The desk counts the failures of each job. Without a limit on the controller, a group that
+                # cannot start is retried for ever.
+                failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=2),
+                callbacks=[_TellDesk(self._desk)],
+                worker_runtime_env={"env_vars": worker_environment()},
+            ),
+        )
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self._error = error
+
+
+class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
+    """Pass on, from Ray Train's controller, why a group failed."""
+
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Tell the desk."""
+        ray.get(self._desk.crashed.remote(root_cause(*worker_exceptions.values())))
+
+
+def worker_resources(scaling: ScalingConfig) -> dict[str, float]:
+    """Return what one worker reserves."""
+    resources = {"CPU": scaling.cpus_per_worker}
+    return {**resources, "GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else resources
+
+
+def worker_environment() -> dict[str, str]:
+    """Return settings that workers need and that must not depend on which node they land on."""
+    settings = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "DS_IGNORE_CUDA_DETECTION": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    passed_on = {name: os.environ[name] for name in ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN") if name in os.environ}
+    return {**settings, **passed_on}

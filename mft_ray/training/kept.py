@@ -1,0 +1,79 @@
+"""What a worker keeps from job to job: the backbone on its device, the tokenizer, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mft_ray.data.encoding import IGNORED
+from mft_ray.data.prepare import open_split
+from mft_ray.training.backbone import load_model, load_tokenizer
+from mft_ray.training.job import TrainJob
+
+_Thing = TypeVar("_Thing")
+
+
+class Split:
+    """A split in memory.
+
+    Attributes:
+        rows: its examples.
+        lengths: tokens of each.
+        answer_lengths: labelled tokens of each.
+    """
+
+    def __init__(self, data: str, name: str) -> None:
+        self.rows: list[dict[str, Any]] = list(open_split(Path(data), name))
+        self.lengths = [len(row["input_ids"]) for row in self.rows]
+        self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
+
+
+class Kept:
+    """Loads what a job needs, or hands out what is there from the last job. One thing of each kind is kept.
+
+    Args:
+        device: of this worker.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._things: dict[str, tuple[Any, Any]] = {}
+
+    def model(self, job: TrainJob) -> PreTrainedModel:
+        """Return the job's model, on the device. A frozen one must be left as it was."""
+        if job.method == "fft" or job.scaling.zero_stage == 3:
+            # FFT changes it, and ZeRO-3 leaves it in pieces.
+            self._things.pop("model", None)
+            # FFT updates its weights, and small updates vanish in bf16: it holds fp32 and saves job.dtype.
+            dtype = "float32" if job.method == "fft" else job.dtype
+            model = load_model(job.model, dtype, job.attention)
+        else:
+            key = (job.model, job.dtype, job.attention)
+            model = self._keep("model", key, lambda: load_model(*key))
+        return model.to(self.device)
+
+    def tokenizer(self, model: str) -> Tokenizer:
+        """Return the tokenizer of a model."""
+        return self._keep("tokenizer", model, lambda: load_tokenizer(model))
+
+    def split(self, data: str, name: str) -> Split:
+        """Return a split of prepared data."""
+        return self._keep(name, data, lambda: Split(data, name))
+
+    def forget_model(self) -> None:
+        """Drop a model that may not be as it was."""
+        self._things.pop("model", None)
+
+    def _keep(self, kind: str, key: Any, make: Callable[[], _Thing]) -> _Thing:
+        held, thing = self._things.get(kind, (None, None))
+        if held != key:
+            self._things.pop(kind, None)  # first, so that there are never two in memory
+            thing = make()
+            self._things[kind] = (key, thing)
+        kept: _Thing = thing
+        return kept

@@ -1,0 +1,69 @@
+"""What a worker does all its life: take a job, do it, take the next. It keeps what does not change in between."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from mft_ray.training.desk import Failure, Task
+from mft_ray.training.job import Outcome
+
+
+def serve(config: Mapping[str, Any]) -> None:
+    """Do the jobs on a desk until sent home: the function of every worker of a group.
+
+    Args:
+        config: ``desk``, the handle of a `Desk`.
+    """
+    # Imports torch and DeepSpeed, which only workers need.
+    from mft_ray.training.kept import Kept
+
+    desk, kept, after = config["desk"], Kept(ray.train.torch.get_device()), 0
+    rank = ray.train.get_context().get_world_rank()
+    while (task := ray.get(desk.take.remote(after))) is not None:
+        after = task.number
+        result = _do(task, desk, kept)
+        _give_back_memory()
+        ray.get(desk.finish.remote(rank, result, _resident_bytes()))
+
+
+def _do(task: Task, desk: Any, kept: Any) -> Outcome | Failure:
+    from mft_ray.training.loop import train
+
+    outcome = Path(task.job.out) / "outcome.json"
+    if outcome.exists():  # by workers that died before they could say so
+        return Outcome.load(outcome)
+    try:
+        return train(
+            task.job,
+            kept,
+            task.stop,
+            report=lambda evaluation: ray.get(desk.report.remote(task, evaluation)),
+        )
+    except FloatingPointError as error:
+        # It has diverged, on all workers alike: another try would as well, and the group is as good as before.
+        return Failure(str(error))
+
+
+def _give_back_memory() -> None:
+    """Return what is free to the system: the next job's tensors have other sizes."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _resident_bytes() -> float:
+    return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,178 @@
+"""The desk by itself, without Ray: who gets which job, and what the driver hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
+from mft_ray.training.desk import Desk, Failure, Renewal, Task
+from mft_ray.training.job import Evaluation, Outcome, TrainJob
+
+JOB = TrainJob("fft", "model", "data", "out", TrainConfig(), EvaluationConfig(), ScalingConfig())
+
+
+def evaluation(step: int) -> Evaluation:
+    return Evaluation(step, 0.5, 0.1, 10, 1.0, 0.3, 0.0, True)
+
+
+def outcome(step: int = 10) -> Outcome:
+    return Outcome("completed", [evaluation(step)], 0)
+
+
+def desk(workers: int = 1, max_failures: int = 0, renewal: Renewal | None = None) -> Desk:
+    return Desk(workers, max_failures, renewal or Renewal())
+
+
+async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Start something that must not end yet."""
+    task = asyncio.ensure_future(coroutine)
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    return task
+
+
+async def taken(place: Desk, after: int = 0) -> Task:
+    task = await asyncio.wait_for(place.take(after), 1)
+    assert task is not None
+    return task
+
+
+def test_a_job_goes_to_every_worker_and_its_events_to_the_driver_in_order() -> None:
+    async def story() -> None:
+        place = desk(workers=2)
+        early = await waits(place.take(0))
+        await place.submit(JOB, None)
+        first, second = await early, await taken(place)
+        assert first is second
+        assert (first.number, first.job) == (1, JOB)
+        for step in (0, 5):
+            assert [await place.report(first, evaluation(step)) for _ in range(2)] == [False, False]
+        await place.finish(0, outcome(), 1e9)
+        assert [(await place.event()) for _ in range(2)] == [evaluation(0), evaluation(5)]
+        end = await waits(place.event())  # the other worker is not done
+        await place.finish(1, outcome(), 1e9)
+        assert await end == outcome()
+
+    asyncio.run(story())
+
+
+def test_workers_wait_for_the_next_job() -> None:
+    async def story() -> None:
+        place = desk()
+        await place.submit(JOB, None)
+        await taken(place)
+        await place.finish(0, outcome(), 0)
+        await place.event()
+        later = await waits(place.take(1))
+        anew = await waits(place.take(0))  # a worker that was started again does not repeat what is settled
+        await place.submit(JOB, None)
+        assert [(await task).number for task in (later, anew)] == [2, 2]
+
+    asyncio.run(story())
+
+
+def test_a_group_that_crashed_takes_its_job_again_until_it_has_failed_too_often() -> None:
+    async def story() -> None:
+        place = desk(workers=2, max_failures=1)
+        await place.submit(JOB, None)
+        await taken(place)
+        await place.finish(0, outcome(), 0)
+        await place.crashed("first")
+        assert (await taken(place)).number == 1
+        await place.finish(0, outcome(), 0)
+        end = await waits(place.event())  # what was finished before the crash counts for nothing
+        await place.crashed("second")
+        assert await end == Failure("second")
+        anew = await waits(place.take(0))
+        await place.submit(JOB, None)
+        assert (await anew).number == 2
+        await place.crashed("third")  # each job has tries of its own
+        assert (await taken(place)).number == 2
+
+    asyncio.run(story())
+
+
+def test_a_crash_between_jobs_is_nobodys_failure() -> None:
+    async def story() -> None:
+        place = desk()
+        await place.crashed("before any job")
+        await place.submit(JOB, None)
+        await taken(place)
+        await place.finish(0, outcome(), 0)
+        assert await place.event() == outcome()
+        await place.crashed("after it")
+        await waits(place.event())
+
+    asyncio.run(story())
+
+
+def test_an_evaluation_that_is_reported_again_is_told_once() -> None:
+    async def story() -> None:
+        place = desk(max_failures=1)
+        await place.submit(JOB, None)
+        task = await taken(place)
+        await place.report(task, evaluation(5))
+        await place.crashed("killed")
+        await place.report(await taken(place), evaluation(5))
+        assert await place.event() == evaluation(5)
+        await waits(place.event())
+
+    asyncio.run(story())
+
+
+def test_to_break_off_is_told_to_all_workers_at_the_same_evaluation() -> None:
+    async def story() -> None:
+        place = desk(workers=2)
+        await place.submit(JOB, None)
+        task = await taken(place)
+        assert not await place.report(task, evaluation(5))
+        await place.cancel()
+        assert not await place.report(task, evaluation(5))  # the other worker was told to go on
+        assert [await place.report(task, evaluation(10)) for _ in range(2)] == [True, True]
+        for rank in range(2):
+            await place.finish(rank, outcome(), 0)
+        await place.submit(JOB, None)
+        assert not await place.report(await taken(place, 1), evaluation(0))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("renewal", "memory"), [(Renewal(jobs=2), [0.0, 0.0]), (Renewal(growth=5.0), [10.0, 16.0])], ids=["jobs", "memory"]
+)
+def test_workers_are_sent_home_in_time(renewal: Renewal, memory: list[float]) -> None:
+    async def story() -> None:
+        place = desk(workers=2, renewal=renewal)
+        for number, occupied in enumerate(memory, start=1):
+            await place.submit(JOB, None)
+            assert not await place.renewing()
+            for rank in range(2):
+                assert (await taken(place, number - 1)).number == number
+                await place.finish(rank, outcome(), occupied if rank else 0.0)
+            await place.event()
+        assert await place.renewing()
+        assert await place.take(number) is None
+        await place.reopen()
+        await place.submit(JOB, None)
+        assert (await taken(place)).number == number + 1
+        for rank in range(2):
+            await place.finish(rank, outcome(), 100.0)  # a fresh group's memory is its own
+        assert not await place.renewing()
+
+    asyncio.run(story())
+
+
+def test_workers_that_are_sent_home_finish_their_job_first() -> None:
+    async def story() -> None:
+        place = desk()
+        await place.submit(JOB, None)
+        await place.send_home()
+        assert (await taken(place)).number == 1
+        await place.finish(0, outcome(), 0)
+        assert await place.take(1) is None
+
+    asyncio.run(story())

@@ -1,0 +1,168 @@
+"""Worker groups that outlive their jobs, on real Ray Train and DeepSpeed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.cloudpickle
+import torch
+from ground import MASK, Ground, scaling
+from ray.util.state import list_actors, list_placement_groups
+
+from mft_ray.errors import RunFailed
+from mft_ray.masking import load_mask
+from mft_ray.training.desk import Renewal
+from mft_ray.training.group import WorkerGroup
+from mft_ray.training.job import Evaluation, Outcome, TrainJob
+
+pytestmark = pytest.mark.slow
+Make = Callable[..., TrainJob]
+Start = Callable[..., WorkerGroup]
+
+
+@dataclass(frozen=True)
+class NoteProcess:
+    """A stop rule that only notes which process asks, and how much memory that occupies."""
+
+    path: str
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if torch.distributed.get_rank() == 0:
+            pages = Path("/proc/self/statm").read_text().split()[1]
+            Path(self.path).write_text(f"{os.getpid()} {pages}")
+        return None
+
+    def process(self) -> int:
+        return int(Path(self.path).read_text().split()[0])
+
+    def megabytes(self) -> float:
+        return int(Path(self.path).read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value(ray_cluster: None) -> None:
+    import sys
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def start(ground: Ground, tmp_path: Path) -> Iterator[Start]:
+    """Start groups, and end them with the test."""
+    groups: list[WorkerGroup] = []
+
+    def make(renewal: Renewal | None = None, **scale: Any) -> WorkerGroup:
+        groups.append(WorkerGroup(scaling(**scale), tmp_path / f"group-{len(groups)}", renewal))
+        return groups[-1]
+
+    yield make
+    for group in groups:
+        began = time.monotonic()
+        group.close()
+        print(f"closed in {time.monotonic() - began:.1f} s")
+
+
+def comparable(outcome: Outcome) -> list[dict[str, Any]]:
+    """A history without what no two runs share."""
+    return [{**asdict(row), "seconds": 0, "loss": str(row.loss)} for row in outcome.history]
+
+
+def masks_equal(one: TrainJob, other: TrainJob) -> bool:
+    masks, others = (load_mask(Path(job.out) / "mask.safetensors").masks for job in (one, other))
+    return masks.keys() == others.keys() and all(masks[name].equal(others[name]) for name in masks)
+
+
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_a_warm_job_gives_what_a_fresh_one_gives_bit_for_bit(
+    zero: int, ground: Ground, mft_job: Make, start: Start, tmp_path: Path
+) -> None:
+    # A backbone of its own, taken away after the first job: the second must have it in memory (not at ZeRO-3,
+    # which leaves it in pieces).
+    backbone = shutil.copytree(ground.backbone, tmp_path / "backbone")
+    note = NoteProcess(str(tmp_path / "note"))
+    other = dataclasses.replace(MASK, layers="0", init="normal")
+    jobs = [
+        dataclasses.replace(mft_job(f"warm{zero}-{place}", scaling(2, zero), mask), model=str(backbone))
+        for place, mask in (("first", MASK), ("other", other), ("again", MASK))
+    ]
+    group = start(workers=2, zero=zero)
+    processes, outcomes = [], []
+    for job in jobs:
+        outcomes.append(group.run(job, note))
+        processes.append(note.process())
+        if zero < 3:
+            shutil.rmtree(backbone, ignore_errors=True)
+    assert len(set(processes)) == 1
+    assert comparable(outcomes[0]) == comparable(outcomes[2]) != comparable(outcomes[1])
+    assert masks_equal(jobs[0], jobs[2])
+
+
+def test_jobs_of_every_kind_follow_one_another(fft_job: Make, mft_job: Make, start: Start, tmp_path: Path) -> None:
+    """A job that diverges, one that is broken off, FFT: the group serves on, in the same process."""
+    note = NoteProcess(str(tmp_path / "note"))
+    group = start()
+    whole = mft_job("kinds-whole", scaling())
+    expected = comparable(group.run(whole, note))
+    process = note.process()
+    with pytest.raises(RunFailed, match=r"not finite at step 10.*lower than 1e\+30"):
+        group.run(fft_job("kinds-diverged", scaling(), lr=1e30), note)
+    fft = fft_job("kinds-fft", scaling(), steps=10_000)
+    group.submit(fft, note)
+    first = group.next()
+    assert isinstance(first, Evaluation)
+    assert first.step == 0
+    group.cancel()
+    cancelled = Outcome.load(Path(fft.out) / "outcome.json")
+    assert cancelled.stopped_reason == "cancelled"
+    assert cancelled.history[-1].step < 10_000
+    again = mft_job("kinds-again", scaling())
+    assert comparable(group.run(again, note)) == expected
+    assert note.process() == process
+    assert masks_equal(whole, again)
+
+
+def test_a_group_makes_way_for_a_fresh_one(mft_job: Make, start: Start, tmp_path: Path) -> None:
+    note = NoteProcess(str(tmp_path / "note"))
+    group = start(Renewal(jobs=2))
+    processes = []
+    for number in range(3):
+        group.run(mft_job(f"renewed-{number}", scaling(), steps=2, eval_every=2), note)
+        processes.append(note.process())
+    assert processes[0] == processes[1] != processes[2]
+
+
+def test_memory_is_flat_over_thirty_jobs(mft_job: Make, start: Start, tmp_path: Path) -> None:
+    note = NoteProcess(str(tmp_path / "note"))
+    group = start()
+    occupied, began = [], time.monotonic()
+    for number in range(30):
+        group.run(mft_job(f"flat-{number}", scaling(), steps=2, eval_every=2), note)
+        occupied.append(note.megabytes())
+    print(f"{time.monotonic() - began:.1f} s", [round(value) for value in occupied])
+    early, late = statistics.median(occupied[5:10]), statistics.median(occupied[-5:])
+    assert late - early < 20, occupied
+
+
+def test_nothing_is_left_of_a_closed_group(mft_job: Make, ground: Ground, tmp_path: Path) -> None:
+    group = WorkerGroup(scaling(), tmp_path / "group")
+    group.run(mft_job("closed", scaling(), steps=2, eval_every=2))
+    group.close()
+    deadline = time.monotonic() + 30
+    # Ray Train's coordinator is one for all groups, and stays with the cluster.
+    kept = "_AutoscalingCoordinatorActor"
+    while left := [
+        *(actor.class_name for actor in list_actors() if actor.state != "DEAD" and actor.class_name != kept),
+        *(pg.name for pg in list_placement_groups() if pg.state != "REMOVED"),
+    ]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
