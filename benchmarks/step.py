@@ -4,7 +4,9 @@
     .venv/bin/python benchmarks/step.py --model FOLDER --compute bfloat16 --accumulation 4
     .venv/bin/python benchmarks/step.py --shape llama2-7b --dtype bfloat16 --tokens 2048 --device cuda --checkpointing
 
-All variants run in one process, on one model, in turn, round after round; figures are medians over all rounds.
+All variants run in one process, on one model, in turn, round after round. Seconds are the median of all steps; the
+ratio is the median over rounds of a variant's fastest step over the floor's fastest step of the same round, which what
+else the machine does disturbs least.
 --reference FILE adds the reference code's layer: FILE is transformers/src/transformers/models/llama/modeling_llama.py
 of github.com/Ming-K9/MFT. --out FILE writes JSON beside the table.
 """
@@ -204,6 +206,12 @@ def seconds_per_step(
     return times[1:], peak  # the first step makes the optimizer's state
 
 
+def ratio(times: list[float], floor: list[float], steps: int) -> float:
+    """Return the median over rounds of fastest step over fastest step."""
+    rounds = range(0, len(times), steps)
+    return statistics.median(min(times[at : at + steps]) / min(floor[at : at + steps]) for at in rounds)
+
+
 def _wait(cuda: bool) -> None:
     if cuda:
         torch.cuda.synchronize()
@@ -281,16 +289,17 @@ def main() -> None:
                 try:
                     measured, peak = seconds_per_step(model, variant, setting, options.steps)
                 except torch.OutOfMemoryError:
-                    measured, peak = [math.nan], 0
+                    measured, peak = [math.nan] * options.steps, 0
                 times[name] += measured
                 peaks[name] = max(peaks[name], peak)
         medians = {name: statistics.median(values) for name, values in times.items()}
+        ratios = {name: ratio(values, times["floor"], options.steps) for name, values in times.items()}
         rows += [
             {
                 "layers": layers,
                 "variant": name,
                 "seconds": medians[name],
-                "ratio": medians[name] / medians["floor"],
+                "ratio": ratios[name],
                 "tokens_per_second": setting.tokens / medians[name],
                 "peak_bytes": peaks[name],
                 "all_seconds": times[name],

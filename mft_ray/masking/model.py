@@ -37,8 +37,9 @@ class Masks:
         modules: names of modules or parameters to mask instead of ``settings.layers`` and ``settings.target``.
         before: with ``removes: delta``, the model's weights before fine-tuning, by name.
         calibrate: with ``init: wanda``, runs the model on a few batches.
-        cache: keep W * M instead of computing it in every forward: faster, for one more copy of the selected
-            weights. A dtype keeps it in that one (bfloat16 under autocast saves the cast as well).
+        cache: keep W * M from update to update instead of computing it in every forward: worth one more copy of the
+            selected weights where a step takes several forwards. A dtype keeps it in that one (bfloat16 under
+            autocast saves the cast as well).
 
     Raises:
         UserError: the model lacks what the settings ask for, or uses a weight to mask in another place too.
@@ -53,7 +54,7 @@ class Masks:
         modules: Sequence[str] | None = None,
         before: Mapping[str, torch.Tensor] | None = None,
         calibrate: Callable[[], object] | None = None,
-        cache: bool | torch.dtype = True,
+        cache: bool | torch.dtype = False,
     ) -> None:
         self.model = model
         self.settings = settings or MaskSettings()

@@ -13,7 +13,7 @@ from mft_ray.masking.settings import check_ratio
 # Entries looked at to guess where the threshold lies, and how far, in standard deviations of that guess,
 # the bracket reaches to either side. A bracket that misses costs time and nothing else.
 _SAMPLE = 2**12
-_DEVIATIONS = 4.0
+_DEVIATIONS = 3.0
 
 
 def removed_count(size: int, ratio: float) -> int:
@@ -65,14 +65,14 @@ def keep_largest(magnitudes: Sequence[torch.Tensor], removed: int) -> list[torch
     if removed == 0:
         return [torch.ones_like(magnitude, dtype=torch.bool) for magnitude in magnitudes]
     threshold = _kth_smallest(flats, removed)
-    keeps = [flat >= threshold for flat in flats]
-    # Entries at the threshold: remove the first ones, in order, until the count is met.
-    short = removed - sum(keep.numel() - int(keep.count_nonzero()) for keep in keeps)
-    for flat, keep in zip(flats, keeps, strict=True):
+    keeps = [flat > threshold for flat in flats]
+    # Of the entries at the threshold the last ones stay, if any.
+    short = sum(flat.numel() for flat in flats) - removed - sum(int(keep.count_nonzero()) for keep in keeps)
+    for flat, keep in zip(reversed(flats), reversed(keeps), strict=True):
         if short == 0:
             break
-        tied = (flat == threshold).nonzero().flatten()[:short]
-        keep[tied] = False
+        tied = (flat == threshold).nonzero().flatten()[-short:]
+        keep[tied] = True
         short -= len(tied)
     return [keep.view(magnitude.shape) for keep, magnitude in zip(keeps, magnitudes, strict=True)]
 

@@ -92,10 +92,12 @@ class Trainer:
             for row in self.training.rows[:_CALIBRATION]:  # one by one: padding would count as input
                 model(input_ids=self._batch([row])["input_ids"])
 
-        # ZeRO-3 shards W after every use, and who checkpoints is short of memory: no second copy of W then.
+        # Several micro-batches can share one W * M. But ZeRO-3 shards W after every use, and who checkpoints is
+        # short of memory: no second copy of W then.
         scaling = self.job.scaling
+        shared = self.job.train.batch_size > self.micro * self.world
         dtype = torch.bfloat16 if scaling.compute == "bfloat16" else True
-        cache = False if scaling.zero_stage == 3 or scaling.gradient_checkpointing else dtype
+        cache = dtype if shared and scaling.zero_stage < 3 and not scaling.gradient_checkpointing else False
         return Masks(model, settings, seed=self.job.train.seed, before=before, calibrate=calibrate, cache=cache)
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks run, at a size that says nothing about speed: where a GPU is lent there is no time to mend them."""
+"""The benchmarks run, at a size that says nothing about speed: where a GPU is lent, there is no time to mend."""
 
 from __future__ import annotations
 
