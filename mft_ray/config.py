@@ -166,15 +166,32 @@ class StopConfig(Section):
     """When a trial is stopped early; see `search.stopping`."""
 
     below_fft: bool = True
-    grace: float = Field(0.6, ge=0, le=1, description="fraction of the steps before below_fft may stop")
-    margin: float = Field(1.0, ge=0, description="standard errors of the FFT score that a trial may lag")
-    plateau: int | None = Field(4, ge=1, description="evaluations without a new best; null is off")
+    grace: float = Field(0.5, ge=0, le=1, description="fraction of the steps before below_fft may stop")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="that a trial would end below FFT, or is ahead by target")
+    plateau: int | None = Field(4, ge=1, description="evaluations without progress beyond noise; null is off")
+    target: float | None = Field(None, ge=0, description="stop when surely ahead of FFT by so much; null is off")
+
+
+class BudgetConfig(Section):
+    """What the trials of a search may spend; at a limit it ends with a verdict on what it has."""
+
+    hours: float | None = Field(None, gt=0, description="of wall time, over all sessions")
+    tokens: int | None = Field(None, ge=1, description="input tokens that trials train on")
+    dollars: float | None = Field(None, gt=0, description="wall time x dollars_per_hour")
+    dollars_per_hour: float | None = Field(None, gt=0, description="what the cluster costs while trials run")
+
+    @model_validator(mode="after")
+    def _priced(self) -> BudgetConfig:
+        if self.dollars is not None and self.dollars_per_hour is None:
+            raise ValueError("dollars needs dollars_per_hour, what the cluster costs")
+        return self
 
 
 class SearchConfig(Section):
     """The search over masks."""
 
     trials: int = Field(16, ge=1)
+    budget: BudgetConfig = BudgetConfig()
     space: SpaceConfig = SpaceConfig()
     stop: StopConfig = StopConfig()
     startup_trials: int = Field(6, ge=1, description="random trials before TPE proposes")

@@ -16,6 +16,7 @@ REASON_COLOURS = {
     "completed": "#3b82c4",
     "plateau": "#8fb8de",
     "below FFT": "#b0b8c1",
+    "ahead of FFT": "#2e9e6b",
     "pruned": "#b79fd1",
     "failed": "#c0392b",
     "cancelled": "#d9b36c",

@@ -19,6 +19,7 @@ REASONS = {
     "completed": "completed",
     "below_fft": "below FFT",
     "plateau": "plateau",
+    "target": "ahead of FFT",
     "pruned": "pruned",
     "failed": "failed",
     "cancelled": "cancelled",

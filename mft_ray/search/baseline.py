@@ -32,6 +32,7 @@ class Baseline:
         depth: decoder layers.
         score: on validation.
         standard_error: of that score.
+        scores: file with its validation scores, one per example.
         before: folder or hub id of the model before fine-tuning, where that is known.
     """
 
@@ -40,6 +41,7 @@ class Baseline:
     depth: int
     score: float
     standard_error: float
+    scores: str
     before: str | None = None
 
 
@@ -58,7 +60,8 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
     if not config.fft.given:
         outcome = _train(config, folder.fft, folder, start, config.fft.train, "FFT")
         model, record = str(folder.fft / "best"), _describe(outcome)
-    values = score(Subject("fft", model), "validation", config, folder).values()
+    scores = score(Subject("fft", model), "validation", config, folder)
+    values = scores.values()
     loaded = load_model(model)
     baseline = Baseline(
         model,
@@ -66,6 +69,7 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
         depth(loaded),
         sum(values) / len(values),
         standard_error(values),
+        str(scores.path),
         config.model.before if config.fft.given else start,
     )
     summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}

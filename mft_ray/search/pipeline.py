@@ -14,6 +14,7 @@ from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
 from mft_ray.report.units import unit
 from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline
+from mft_ray.search.budget import Budget
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
@@ -87,8 +88,10 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         baseline.model,
         baseline.fingerprint,
         baseline.before,
-        AgainstFft(config.search.stop, baseline.score, baseline.standard_error),
+        baseline.scores,
+        AgainstFft(config.search.stop),
     )
+    budget = Budget(config.search.budget, folder.work)
     keep_results = partial(write_results, folder, baseline)
     keep_results()
     progress = TrialProgress(
@@ -97,10 +100,17 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         concurrent,
         config.evaluation.metric,
         baseline.score,
+        budget,
         keep_results,
     )
-    run_trials(plan, folder, baseline.depth, progress)
-    rows = write_results(folder, baseline)
+    try:
+        run_trials(plan, folder, baseline.depth, progress)
+    finally:  # also when interrupted
+        rows = write_results(folder, baseline)
+        if any(row["score"] is not None for row in rows):
+            say(f"report so far: {render(folder.root)}")
+    if limit := budget.reached():
+        say(f"the budget is spent ({limit}): the verdict is on what there is")
 
     if not rows or rows[0]["score"] is None:
         render(folder.root)

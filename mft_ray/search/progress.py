@@ -13,6 +13,7 @@ from typing import Any
 import ray.tune
 
 from mft_ray.report.units import duration, unit
+from mft_ray.search.budget import Budget
 from mft_ray.search.study import METRIC
 
 
@@ -65,6 +66,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         concurrent: trials that run at once.
         metric: what scores are.
         fft_score: the baseline on the same validation examples.
+        budget: told what trials use.
         after_each: called when a trial has ended, so that the leaderboard is never behind.
     """
 
@@ -75,11 +77,12 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         concurrent: int,
         metric: str,
         fft_score: float,
+        budget: Budget,
         after_each: Callable[[], object],
     ) -> None:
         self.total, self.steps, self.concurrent = total, steps, concurrent
         self.unit, self.fft_score = unit(metric), fft_score
-        self.after_each = after_each
+        self.budget, self.after_each = budget, after_each
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
 
@@ -98,6 +101,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         """Say how a trial stands against FFT."""
         if "stopped_reason" in result:
             return
+        self.budget.note(trial.trial_id, result["tokens"])
         note = "" if result["eligible"] else f" (ratio still {result['ratio']:.3f})"
         left = self._time_left(trials)
         say(
@@ -110,6 +114,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.ended.append(time.monotonic() - self.seconds.get(trial.trial_id, time.monotonic()))
         last = trial.last_result or {}
         best, reason = last.get(METRIC), last.get("stopped_reason", "completed")
+        if reason == "failed":
+            say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
+            self.after_each()
+            return
         say(
             f"{self._name(trials, trial)} ends ({reason}): best {self.unit.score(best)}, "
             f"{self.unit.delta(best - self.fft_score if best is not None else None)} against FFT"
@@ -128,13 +136,14 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def _time_left(self, trials: list[Any]) -> str:
         now = time.monotonic()
+        left = f", {text}" if (text := self.budget.left()) else ""
         if not self.ended:
-            return ""
+            return left
         mean = sum(self.ended) / len(self.ended)
         running = [now - self.seconds[trial.trial_id] for trial in trials if trial.status == "RUNNING"]
         waiting = self.total - len(self.ended) - len(running)
-        left = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
-        return f", about {duration(left / self.concurrent)} of trials left"
+        seconds = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
+        return f", about {duration(seconds / self.concurrent)} of trials left{left}"
 
 
 def describe(point: dict[str, Any]) -> str:

@@ -47,13 +47,13 @@ class Pending:
     """
 
     def __init__(self, path: Path, reference: Any) -> None:
-        self._path, self._reference = path, reference
+        self.path, self._reference = path, reference
 
     def values(self) -> list[float]:
         """Wait for the scores and return them, one per example, in the split's order."""
         if self._reference is not None:
-            write_json(self._path, ray.get(self._reference))
-        values: list[float] = json.loads(self._path.read_text())
+            write_json(self.path, ray.get(self._reference))
+        values: list[float] = json.loads(self.path.read_text())
         return values
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from mft_ray.config import StopConfig
 from mft_ray.training.job import Evaluation
@@ -22,42 +24,57 @@ class Patience:
 
 @dataclass(frozen=True)
 class AgainstFft:
-    """A mask's trial ends when it will clearly end below FFT, or no longer moves.
+    """A mask's trial ends when it will surely end below FFT, no longer moves, or is far enough ahead.
+
+    What is judged is the difference to FFT on the same validation examples, with its own standard error: far
+    smaller than that of either score, since both models agree on most examples.
 
     Attributes:
-        settings: grace, margin and plateau.
-        fft_score: of the FFT baseline on the same validation examples.
-        standard_error: of that score.
+        settings: which rules, and how sure they must be.
     """
 
     settings: StopConfig
-    fft_score: float
-    standard_error: float
 
     def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
-        """Return ``below_fft``, ``plateau`` or None. A mask still being annealed is not judged."""
+        """Return ``below_fft``, ``plateau``, ``target`` or None. A mask still being annealed is not judged."""
         eligible = [evaluation for evaluation in history if evaluation.eligible]
         if not eligible:
             return None
-        best = max(evaluation.score for evaluation in eligible)
-        past_grace = history[-1].step >= self.settings.grace * total_steps
-        bar = self.fft_score - self.settings.margin * self.standard_error
-        if self.settings.below_fft and past_grace and max(best, _projected(eligible, total_steps)) < bar:
+        settings, last = self.settings, eligible[-1]
+        noise = _normal_quantile(settings.confidence) * last.delta_error
+        if settings.target is not None and last.delta - noise >= settings.target:
+            return "target"
+        best = max(evaluation.delta for evaluation in eligible)
+        past_grace = last.step >= settings.grace * total_steps
+        if settings.below_fft and past_grace and max(best, _projected(eligible, total_steps)) + noise < 0:
             return "below_fft"
-        return "plateau" if _stale(eligible, self.settings.plateau) else None
+        return "plateau" if _still(eligible, settings.plateau) else None
 
 
 def _projected(history: Sequence[Evaluation], total_steps: int) -> float:
-    """Return the score at the full budget if the run goes on as between its last two evaluations.
+    """Return the difference to FFT at the full budget if the run goes on as between its last two evaluations.
 
     Masks recover late, while the learning rate decays, and faster at first than later: a straight line
     promises rather too much than too little, so it stops no trial that could still get there.
     """
     if len(history) < 2:
-        return history[-1].score
+        return math.inf
     before, last = history[-2:]
-    slope = (last.score - before.score) / (last.step - before.step)
-    return last.score + max(slope, 0.0) * (total_steps - last.step)
+    slope = (last.delta - before.delta) / (last.step - before.step)
+    return last.delta + max(slope, 0.0) * (total_steps - last.step)
+
+
+def _still(history: Sequence[Evaluation], evaluations: int | None) -> bool:
+    """Say whether none of the last evaluations is ahead of the best before them by more than its noise."""
+    if evaluations is None or len(history) <= evaluations:
+        return False
+    before, recent = history[:-evaluations], history[-evaluations:]
+    bar = max(evaluation.score for evaluation in before)
+    return all(evaluation.score <= bar + evaluation.delta_error for evaluation in recent)
+
+
+def _normal_quantile(probability: float) -> float:
+    return NormalDist().inv_cdf(probability)
 
 
 def _stale(history: Sequence[Evaluation], evaluations: int | None) -> bool:

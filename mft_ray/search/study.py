@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,30 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 METRIC = "best_score"
 STUDY_NAME = "mft_ray"
 # Trials that ended for one of these reasons did not spend their budget: Optuna calls that pruned.
-_PRUNED = ("below_fft", "plateau", "pruned")
+_PRUNED = ("below_fft", "plateau", "pruned", "cancelled")
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
-    """`OptunaSearch` that tells Optuna PRUNED, FAIL and COMPLETE apart, and leaves no trial RUNNING."""
+    """`OptunaSearch` that tells Optuna PRUNED, FAIL and COMPLETE apart, and leaves no trial RUNNING.
+
+    Attributes:
+        over: asked before each suggestion; True ends the search.
+    """
+
+    over: Callable[[], bool] | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Propose a configuration, unless the search is over."""
+        if self.over and self.over():
+            return str(Searcher.FINISHED)
+        suggestion: dict[str, Any] | None = super().suggest(trial_id)
+        return suggestion
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an intermediate value, unless the mask is still being annealed and has none."""

@@ -11,6 +11,7 @@ import ray.tune
 
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed
+from mft_ray.search.budget import spent
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.space import mask_settings
 from mft_ray.search.stopping import AgainstFft
@@ -30,6 +31,7 @@ class TrialPlan:
         backbone: folder of the FFT model.
         fingerprint: of that model.
         before: folder or hub id of the model before fine-tuning, where that is known.
+        rival: file with FFT's validation scores, one per example.
         stop: the rule that ends trials early.
     """
 
@@ -38,6 +40,7 @@ class TrialPlan:
     backbone: str
     fingerprint: str
     before: str | None
+    rival: str
     stop: AgainstFft
 
     def job(self, trial_id: str, point: dict[str, Any]) -> TrainJob:
@@ -56,6 +59,7 @@ class TrialPlan:
             mask=mask_settings(config.mask, point),
             backbone=self.fingerprint,
             before=self.before,
+            rival=self.rival,
         )
 
 
@@ -98,6 +102,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             if event.eligible and not event.score <= self._best:
                 self._best = event.score
             self._last = asdict(event)
+            if spent(Path(self._plan.root) / "work"):
+                self._group.break_off()
             return {**self._last, METRIC: self._best}
         best = event.best_evaluation
         return {

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray.tune
 
+from mft_ray.search.budget import spent
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.progress import TrialProgress
+from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.search.study import METRIC, build_search
 from mft_ray.search.trial import MaskTrial, TrialPlan
 
 _NAME = "search"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A driver waits for its workers. If it held CPUs, drivers could take what their workers need and wait for
 # ever. It asks for a thousandth of being the head node (Tune insists on something): there it survives the nodes
 # that come and go.
@@ -41,7 +49,8 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
     if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):
         tuner = ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False)
         _forget_lost_trials(folder, {Path(result.path).name for result in tuner.get_results()})
-        tuner.fit()
+        with _ending_in_order():
+            tuner.fit()
         return
     for leftover in (folder.trials, folder.tune):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -52,7 +61,8 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
         search.startup_trials,
         search.seed,
     )
-    ray.tune.Tuner(
+    algorithm.over = partial(spent, folder.work)
+    tuner = ray.tune.Tuner(
         trainable,
         tune_config=ray.tune.TuneConfig(
             search_alg=algorithm,
@@ -72,7 +82,40 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
             failure_config=ray.tune.FailureConfig(max_failures=1),
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
         ),
-    ).fit()
+    )
+    with _ending_in_order():
+        tuner.fit()
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let Tune save its state at the first Ctrl-C (or SIGTERM: a stopped job), then raise; the second raises at once.
+
+    Raises:
+        KeyboardInterrupt: one of them came.
+    """
+    caught: list[int] = []
+
+    def first(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        say("ending in order: what is finished is being saved (once more ends at once)")
+        for each in _SIGNALS:
+            signal.signal(each, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGUSR1)  # to Tune it means what SIGINT does, without its words
+
+    # Tune would take a SIGINT for itself and return as if nothing had happened.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(each, first) for each in _SIGNALS]
+    try:
+        yield
+    finally:
+        for each, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(each, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _trial_id(trial: Any) -> str:

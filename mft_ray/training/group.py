@@ -83,9 +83,13 @@ class WorkerGroup:
             pass
         return event
 
+    def break_off(self) -> None:
+        """End the job at its next evaluation; its outcome is then ``cancelled``."""
+        ray.get(self._desk.cancel.remote())
+
     def cancel(self) -> None:
         """End the job at its next evaluation, and wait for that."""
-        ray.get(self._desk.cancel.remote())
+        self.break_off()
         while self._busy:
             try:
                 self.next()

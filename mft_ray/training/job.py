@@ -26,6 +26,7 @@ class TrainJob:
         mask: the mask to learn, for ``mft``.
         backbone: the model's fingerprint, written into the mask file.
         before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
+        rival: file with the validation scores, one per example, that this run's are compared with.
     """
 
     method: Literal["fft", "mft"]
@@ -40,6 +41,7 @@ class TrainJob:
     mask: MaskSettings | None = None
     backbone: str = ""
     before: str | None = None
+    rival: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse an ``mft`` job without a mask, and the reverse."""
@@ -60,6 +62,8 @@ class Evaluation:
         loss: mean training loss per answer token since the last evaluation; NaN at step 0.
         ratio: masking ratio in force (0 for ``fft``).
         eligible: whether this state may be the run's best (not while a ratio is still annealed).
+        delta: score minus the rival's on the same examples; NaN without a rival.
+        delta_error: standard error of delta, over examples.
     """
 
     step: int
@@ -70,6 +74,8 @@ class Evaluation:
     loss: float
     ratio: float
     eligible: bool
+    delta: float = math.nan
+    delta_error: float = math.nan
 
 
 class StopRule(Protocol):
@@ -110,7 +116,7 @@ class Outcome:
 
 def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:
     """Read evaluations from JSON rows."""
-    return [Evaluation(**{**row, "loss": math.nan if row["loss"] is None else row["loss"]}) for row in rows]
+    return [Evaluation(**_with_nan(row)) for row in rows]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -118,6 +124,10 @@ def write_json(path: Path, content: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(_without_nan(content), indent=1) + "\n")
     os.replace(partial, path)
+
+
+def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _without_nan(content: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +65,10 @@ class Kept:
     def split(self, data: str, name: str) -> Split:
         """Return a split of prepared data."""
         return self._keep(name, data, lambda: Split(data, name))
+
+    def scores(self, path: str) -> list[float]:
+        """Return per-example scores from a file."""
+        return self._keep("scores", path, lambda: list(json.loads(Path(path).read_text())))
 
     def forget_model(self) -> None:
         """Drop a model that may not be as it was."""

@@ -137,6 +137,7 @@ class Trainer:
             loss=sum(losses) / len(losses) if losses else math.nan,
             ratio=self.masks.ratio if self.masks else 0.0,
             eligible=self.masks.at_full_ratio if self.masks else True,
+            **self._against_rival(values),
         )
         self.history.append(evaluation)
         if best_index(self.history) == len(self.history) - 1:
@@ -242,6 +243,13 @@ class Trainer:
         dist.all_gather_object(shares, values)
         size = sum(len(share) for share in shares)
         return [shares[index % self.world][index // self.world] for index in range(size)]
+
+    def _against_rival(self, values: Sequence[float]) -> dict[str, float]:
+        if self.job.rival is None:
+            return {}
+        rival = self.kept.scores(self.job.rival)
+        differences = [value - other for value, other in zip(values, rival, strict=True)]
+        return {"delta": sum(differences) / len(differences), "delta_error": standard_error(differences)}
 
     def _keep_best(self) -> None:
         out = Path(self.job.out)

@@ -11,6 +11,8 @@ from mft_ray.search.stopping import AgainstFft, Patience
 from mft_ray.training.job import Evaluation
 
 STEPS = 100
+FFT = 0.9
+ERROR = 0.01  # of every difference to FFT
 
 
 def _history(*scores: float, every: int = 10, annealing: int = 0) -> list[Evaluation]:
@@ -19,19 +21,21 @@ def _history(*scores: float, every: int = 10, annealing: int = 0) -> list[Evalua
         Evaluation(
             step=index * every,
             score=score,
-            standard_error=0.01,
+            standard_error=0.5,  # of the score: says nothing about the difference
             tokens=0,
             seconds=0.0,
             loss=1.0,
             ratio=0.1,
             eligible=index >= annealing,
+            delta=score - FFT,
+            delta_error=ERROR,
         )
         for index, score in enumerate(scores)
     ]
 
 
 def _rule(**settings: object) -> AgainstFft:
-    return AgainstFft(StopConfig.model_validate(settings), fft_score=0.9, standard_error=0.02)
+    return AgainstFft(StopConfig.model_validate(settings))
 
 
 @pytest.mark.parametrize(
@@ -63,11 +67,16 @@ def test_a_trial_below_fft_is_stopped_only_past_its_grace():
     assert rule(history[:6], STEPS) == "below_fft"
 
 
-def test_the_bar_is_fft_less_a_margin_of_its_standard_error():
-    rule = _rule(grace=0, margin=2, plateau=None)  # the bar is 0.9 - 2 * 0.02
-    assert rule(_history(0.85), STEPS) == "below_fft"
-    assert rule(_history(0.865), STEPS) is None
-    assert _rule(grace=0, margin=0, plateau=None)(_history(0.899), STEPS) == "below_fft"
+@pytest.mark.parametrize(("confidence", "errors"), [(0.95, 1.645), (0.99, 2.326), (0.841345, 1.0)])
+def test_a_trial_is_below_fft_only_beyond_the_noise_of_their_difference(confidence, errors):
+    rule = _rule(grace=0, plateau=None, confidence=confidence)
+    below, within = (FFT - (errors + off) * ERROR for off in (0.01, -0.01))
+    assert rule(_history(below, below), STEPS) == "below_fft"
+    assert rule(_history(within, within), STEPS) is None
+
+
+def test_one_evaluation_promises_anything():
+    assert _rule(grace=0)(_history(0.1), STEPS) is None
 
 
 def test_the_best_score_counts_not_the_last():
@@ -75,7 +84,7 @@ def test_the_best_score_counts_not_the_last():
 
 
 def test_below_fft_can_be_off():
-    assert _rule(grace=0, below_fft=False, plateau=None)(_history(0.0, 0.1), STEPS) is None
+    assert _rule(grace=0, below_fft=False, plateau=None)(_history(0.0, 0.1, 0.1), STEPS) is None
 
 
 def test_plateau_stops_before_the_grace_and_names_itself():
@@ -83,11 +92,28 @@ def test_plateau_stops_before_the_grace_and_names_itself():
     assert _rule(grace=0, plateau=2)(_history(0.1, 0.1, 0.1), STEPS) == "below_fft"
 
 
+def test_progress_is_what_exceeds_the_noise():
+    rule = _rule(plateau=2, below_fft=False)
+    assert rule(_history(0.9, 0.905, 0.909), STEPS) == "plateau"
+    assert rule(_history(0.9, 0.905, 0.911), STEPS) is None
+    assert rule(_history(0.9, 0.911, 0.905), STEPS) is None
+    # Small steps add up: what counts is the best before the last evaluations.
+    assert rule(_history(*[0.9 + 0.006 * index for index in range(10)]), STEPS) is None
+
+
+def test_a_trial_that_is_surely_ahead_by_the_target_has_done_enough():
+    rule = _rule(target=0.02, plateau=None)
+    assert rule(_history(0.9, FFT + 0.02 + 1.655 * ERROR), STEPS) == "target"
+    assert rule(_history(0.9, FFT + 0.02 + 1.635 * ERROR), STEPS) is None
+    assert _rule(plateau=None)(_history(0.9, 1.0), STEPS) is None
+    assert rule(_history(1.0, 1.0, annealing=2), STEPS) is None
+
+
 def test_a_mask_still_being_annealed_is_not_judged():
     rule = _rule(grace=0, plateau=2)
     assert rule(_history(0.9, 0.1, 0.1, 0.1, annealing=4), STEPS) is None
     # Step 0 of an annealed trial IS the FFT model: its score must not count as the trial's best.
-    assert rule(_history(0.9, 0.1, 0.1, annealing=2), STEPS) == "below_fft"
+    assert rule(_history(0.9, 0.1, 0.1, 0.1, annealing=2), STEPS) == "below_fft"
     assert rule(_history(0.95, 0.89, 0.9, annealing=1), STEPS) is None
 
 
@@ -97,7 +123,7 @@ def test_rules_travel_to_workers():
 
 
 def test_a_trial_that_is_catching_up_goes_on():
-    rule = _rule(grace=0, margin=0, plateau=None)  # FFT has 0.9
+    rule = _rule(grace=0, plateau=None)
     catching_up = _history(0.5, 0.7)
     # The same gain again and again would pass FFT well before the end; without a gain it never would.
     assert rule(catching_up, STEPS) is None

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
 
 from mft_ray.search.study import METRIC, STUDY_NAME, StudySearch, build_search
 
@@ -200,3 +201,22 @@ def test_a_new_search_does_not_take_up_an_old_study(path):
     assert _trials(path)
     _search(path)
     assert [trial.state for trial in _trials(path)] == [TrialState.WAITING]  # the preset, not yet tried
+
+
+def test_nothing_is_suggested_once_the_search_is_over(path):
+    search = _search(path)
+    over = False
+    search.over = lambda: over
+    assert search.suggest("a") == PRESET
+    over = True
+    assert search.suggest("b") == Searcher.FINISHED
+    assert [trial.state for trial in _trials(path)] == [TrialState.RUNNING]
+
+
+def test_a_trial_that_was_broken_off_did_not_spend_its_budget(path):
+    search = _search(path)
+    search.suggest("a")
+    _report(search, "a", 0.5)
+    _end(search, "a", 0.5, "cancelled")
+    (trial,) = _trials(path)
+    assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {0: 0.5})
