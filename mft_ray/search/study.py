@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -76,10 +76,30 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                     self._ot_study.enqueue_trial(trial.params)
 
 
+def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
+    """Return one of Optuna's samplers.
+
+    Args:
+        name: ``tpe`` (multivariate), ``random``, ``cmaes`` (numbers only; it draws choices at random) or ``gp``.
+        startup_trials: random trials before it proposes.
+        seed: of all its draws.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "random":
+            return RandomSampler(seed=seed)
+        if name == "cmaes":
+            return CmaEsSampler(n_startup_trials=startup_trials, seed=seed, warn_independent_sampling=False)
+        if name == "gp":
+            return GPSampler(n_startup_trials=startup_trials, seed=seed)
+        return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
+
+
 def build_search(
     path: Path,
     space: dict[str, BaseDistribution],
     points: list[dict[str, Any]],
+    sampler: str,
     startup_trials: int,
     seed: int,
 ) -> StudySearch:
@@ -89,20 +109,18 @@ def build_search(
         path: of the study's database, replaced if it exists.
         space: distribution by knob.
         points: configurations tried first.
-        startup_trials: random trials before TPE proposes.
+        sampler: of `build_sampler`.
+        startup_trials: random trials before the sampler proposes.
         seed: of the sampler.
     """
     path.unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = TPESampler(multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
     return StudySearch(
         space,
         metric=METRIC,
         mode="max",
         points_to_evaluate=points,
-        sampler=sampler,
+        sampler=build_sampler(sampler, startup_trials, seed),
         study_name=STUDY_NAME,
         storage=RDBStorage(f"sqlite:///{path}"),
     )

@@ -58,6 +58,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
         folder.study,
         build_space(plan.config, depth),
         points_to_evaluate(plan.config, depth),
+        search.sampler,
         search.startup_trials,
         search.seed,
     )

@@ -24,8 +24,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "study.db"
 
 
-def _search(path: Path, points: list[dict[str, Any]] | None = None, seed: int = 0) -> StudySearch:
-    return build_search(path, SPACE, [PRESET] if points is None else points, startup_trials=3, seed=seed)
+def _search(
+    path: Path, points: list[dict[str, Any]] | None = None, seed: int = 0, sampler: str = "tpe", startup: int = 3
+) -> StudySearch:
+    return build_search(path, SPACE, [PRESET] if points is None else points, sampler, startup, seed)
 
 
 def _trials(path: Path) -> list[FrozenTrial]:
@@ -220,3 +222,19 @@ def test_a_trial_that_was_broken_off_did_not_spend_its_budget(path):
     _end(search, "a", 0.5, "cancelled")
     (trial,) = _trials(path)
     assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {0: 0.5})
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp"])
+def test_every_sampler_searches_and_is_repeated_by_its_seed(sampler, tmp_path):
+    def drawn(name: str, seed: int) -> list[Any]:
+        search = _search(tmp_path / name, seed=seed, sampler=sampler, startup=2)
+        points = []
+        for index in range(6):
+            points.append(search.suggest(f"{index}"))
+            _end(search, f"{index}", 1 - abs(points[-1]["ratio"] - 0.2))
+        return points
+
+    first = drawn("a.db", 1)
+    assert all(0 <= point["ratio"] <= 0.5 and point["init"] in ("normal", "magnitude") for point in first)
+    assert len({point["ratio"] for point in first}) == 6
+    assert first == drawn("b.db", 1) != drawn("c.db", 2)
