@@ -153,16 +153,20 @@ def test_memory_is_flat_over_thirty_jobs(mft_job: Make, start: Start, tmp_path: 
     assert late - early < 20, occupied
 
 
+def alive() -> set[str]:
+    """Actors and placement groups of the cluster."""
+    actors = {f"{actor.class_name} {actor.actor_id}" for actor in list_actors() if actor.state != "DEAD"}
+    return actors | {pg.placement_group_id for pg in list_placement_groups() if pg.state != "REMOVED"}
+
+
 def test_nothing_is_left_of_a_closed_group(mft_job: Make, ground: Ground, tmp_path: Path) -> None:
+    before = alive()
     group = WorkerGroup(scaling(), tmp_path / "group")
     group.run(mft_job("closed", scaling(), steps=2, eval_every=2))
+    assert len(alive() - before) > 3  # the desk, the controller, the worker and its place
     group.close()
     deadline = time.monotonic() + 30
     # Ray Train's coordinator is one for all groups, and stays with the cluster.
-    kept = "_AutoscalingCoordinatorActor"
-    while left := [
-        *(actor.class_name for actor in list_actors() if actor.state != "DEAD" and actor.class_name != kept),
-        *(pg.name for pg in list_placement_groups() if pg.state != "REMOVED"),
-    ]:
+    while left := {name for name in alive() - before if not name.startswith("_AutoscalingCoordinatorActor")}:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
