@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil  # type: ignore[import-untyped]
 import pytest
+import searches
 import torch
 import yaml
 from optuna.samplers import RandomSampler
@@ -29,7 +26,6 @@ from mft_ray.training.backbone import load_model
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_S = 900  # a hundred seconds where nothing else runs
 LOST = "10570000"
 REASONS = {"completed", "below_fft", "plateau", "pruned", "failed", "cancelled"}
 TOP_LEVEL = {"config.yaml", "baseline.json", "leaderboard.json", "curves.json", "verdict.json", "best"}
@@ -50,50 +46,6 @@ class Interrupted:
     config: Config
     finished: dict[Path, int]
     resumed: subprocess.CompletedProcess[str]
-
-
-def _start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mft_ray.tune", *arguments],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def _run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    process = _start(cwd, *arguments)
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """As when a machine goes down: the search, its own Ray and all workers, at once."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        try:
-            member.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    process.communicate()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive
-
-
-def _in_the_middle(folder: Path) -> bool:
-    """Whether one trial has ended and another has begun to train."""
-    trials = folder / "work" / "trials"
-    ended = {path.parent for path in trials.glob("*/outcome.json")}
-    begun = {path.parent for path in trials.glob("*/progress.json")}
-    return bool(ended) and bool(begun - ended)
 
 
 def _lose_a_trial(folder: Path) -> None:
@@ -128,21 +80,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     }
     (home / "tiny.yaml").write_text(yaml.safe_dump(tree))
     folder = home / "run"
-    first = _start(home, "--config", "tiny.yaml", "--set", "run.dir=run")
+    first = searches.start(home, "--config", "tiny.yaml", "--set", "run.dir=run")
     try:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not _in_the_middle(folder):
+        deadline = time.monotonic() + searches.TIMEOUT_S
+        while not searches.in_the_middle(folder):
             assert first.poll() is None, first.communicate()
             assert time.monotonic() < deadline, "the search did not get to its second trial"
             time.sleep(0.1)
     finally:
         if first.poll() is None:
-            _kill(first)
+            searches.kill(first)
     _lose_a_trial(folder)
     outcomes = (folder / "work" / "trials").glob("*/outcome.json")
     finished = {path: path.stat().st_mtime_ns for path in outcomes}
     assert not (folder / "verdict.json").exists()
-    return Interrupted(folder, parse_config(tree), finished, _run(home, "--resume", "run"))
+    return Interrupted(folder, parse_config(tree), finished, searches.run(home, "--resume", "run"))
 
 
 def _json(run: Interrupted, name: str) -> Any:
@@ -294,7 +246,7 @@ def test_report_is_there_and_progress_was_readable(run):
 def test_resuming_a_finished_search_repeats_nothing(run):
     before = {path: path.stat().st_mtime_ns for path in run.folder.glob("work/*/outcome.json")}
     verdict = (run.folder / "verdict.json").stat().st_mtime_ns
-    again = _run(run.folder.parent, "--resume", "run")
+    again = searches.run(run.folder.parent, "--resume", "run")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (run.folder / "verdict.json").stat().st_mtime_ns == verdict
@@ -312,7 +264,7 @@ def test_resuming_a_finished_search_repeats_nothing(run):
 def test_bad_input_is_one_paragraph_exit_code_2_and_no_run_folder(run, tmp_path, setting, message):
     config = tmp_path / "tiny.yaml"
     config.write_text((run.folder.parent / "tiny.yaml").read_text())
-    result = _run(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run", "--set", setting)
+    result = searches.run(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run", "--set", setting)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ")
     assert message in result.stderr

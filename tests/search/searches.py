@@ -1,0 +1,57 @@
+"""Searches as a user runs them: in processes of their own, with a Ray of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+TIMEOUT_S = 900  # a hundred seconds where nothing else runs
+
+
+def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mft_ray.tune", *arguments],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(cwd, *arguments)
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """As when a machine goes down: the search, its own Ray and all workers, at once."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def in_the_middle(folder: Path) -> bool:
+    """Whether one trial has ended and another has begun to train."""
+    trials = folder / "work" / "trials"
+    ended = {path.parent for path in trials.glob("*/outcome.json")}
+    begun = {path.parent for path in trials.glob("*/progress.json")}
+    return bool(ended) and bool(begun - ended)
