@@ -4,9 +4,10 @@
 
 RUN is the folder of a finished search: its FFT model, data and settings are used. Both searches try the same points.
 ``warm`` is what a search does; ``fresh`` is the plain pattern of Ray Tune with Ray Train: a driver function for each
-trial, which starts a `TorchTrainer`. Wall time includes the start of the first groups and the end of the last. A trial's useful
-time is training and evaluation; efficiency is useful time / (wall time x slots). Latency is from one trial's last
-evaluation to the moment the next one on its slot begins its first; medians over trials after each slot's first.
+trial, which starts a `TorchTrainer`. Wall time includes the start of the first groups and the end of the last. A
+trial's useful time is training and evaluation; efficiency is useful time / (wall time x slots). Latency is from one
+trial's last evaluation to the moment the next one on its slot begins its first; medians over trials after each slot's
+first.
 """
 
 from __future__ import annotations

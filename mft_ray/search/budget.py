@@ -12,6 +12,9 @@ from mft_ray.report.units import duration
 from mft_ray.training.job import write_json
 
 
+_CHECK_S = 5.0
+
+
 class Budget:
     """Wall time, tokens and dollars of a search's trials, over all its sessions.
 
@@ -30,7 +33,7 @@ class Budget:
         self._started = time.monotonic()
         # A resumed search may have been given more.
         self._sign.unlink(missing_ok=True)
-        self.check()
+        self._keep()
 
     @property
     def hours(self) -> float:
@@ -51,10 +54,15 @@ class Budget:
     def note(self, trial_id: str, tokens: int) -> None:
         """Note how many tokens a trial has used so far."""
         self._tokens[trial_id] = tokens
-        self.check()
+        self._keep()
 
     def check(self) -> None:
-        """Keep what was spent and, at a limit, put up the sign."""
+        """Keep what was spent and, at a limit, put up the sign. May be called often."""
+        if time.monotonic() - self._checked >= _CHECK_S:
+            self._keep()
+
+    def _keep(self) -> None:
+        self._checked = time.monotonic()
         write_json(self._kept, {"hours": self.hours, "tokens": self._tokens})
         if self.reached() is not None:
             self._sign.touch()

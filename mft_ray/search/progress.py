@@ -15,6 +15,7 @@ import ray.tune
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
 from mft_ray.search.study import METRIC
+from mft_ray.search.waiting import Waiting
 
 
 def say(text: str) -> None:
@@ -83,12 +84,18 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.total, self.steps, self.concurrent = total, steps, concurrent
         self.unit, self.fft_score = unit(metric), fft_score
         self.budget, self.after_each = budget, after_each
+        self.waiting = Waiting(say)
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
 
     def setup(self, **info: Any) -> None:
         """Nothing is kept from an interrupted process but the counts."""
         self.seconds = {}
+
+    def on_step_begin(self, **info: Any) -> None:
+        """Say what trials wait for, if they do, and see whether time is up."""
+        self.waiting()
+        self.budget.check()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what a trial tries."""
