@@ -11,7 +11,6 @@ from mft_ray.config import BudgetConfig
 from mft_ray.report.units import duration
 from mft_ray.training.job import write_json
 
-
 _CHECK_S = 5.0
 
 
