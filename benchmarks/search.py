@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -84,6 +85,7 @@ def search(trainable: Any, plan: TrialPlan, watch: Watch, depth: int, slots: int
         for layers in (f"0-{depth - 1}", f"{depth // 2}-{depth - 1}", f"0-{depth // 2 - 1}")
     ]
     algorithm = build_search(folder.study, build_space(config, depth), points, "random", 6, 0)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own tables
     began = time.time()
     ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(trainable, plan=plan), DRIVER),
@@ -109,6 +111,8 @@ def search(trainable: Any, plan: TrialPlan, watch: Watch, depth: int, slots: int
     return {
         "trials": len(watch.begun),
         "wall_s": wall,
+        "start_s": min(watch.begun.values()) - began,
+        "end_s": began + wall - max(watch.ended.values()),
         "useful_s_per_trial": useful / len(watch.begun),
         "trials_per_hour": 3600 * len(watch.begun) / wall,
         "efficiency": useful / (wall * slots),
@@ -133,6 +137,7 @@ def main() -> None:
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--trials", type=int, default=12)
     arguments.add_argument("--steps", type=int, default=150)
+    arguments.add_argument("--only", nargs="+", choices=("warm", "fresh"))
     arguments.add_argument("--out", type=Path)
     options = arguments.parse_args()
     given = RunFolder(options.run.resolve())
@@ -146,6 +151,7 @@ def main() -> None:
         "warm": (MaskTrial, lambda folder: Watch(), True),
         "fresh": (fresh, FreshWatch, False),
     }
+    variants = {name: variants[name] for name in options.only or variants}
     with connected(), tempfile.TemporaryDirectory() as scratch:
         slots = concurrent_trials(config.scaling, config.search.max_concurrent)
         for name, (trainable, watch, reuse) in variants.items():
@@ -157,6 +163,9 @@ def main() -> None:
                 f"{row['efficiency']:.2f} | {row['latency_s']:.2f}, {row['worst_latency_s']:.2f} |",
                 flush=True,
             )
+    if len(rows) < 2:
+        print(json.dumps(rows, indent=1))
+        return
     ratio = rows["warm"]["trials_per_hour"] / rows["fresh"]["trials_per_hour"]
     print(f"\nwarm does {ratio:.1f} x the trials of fresh in the same time, {slots} at a time")
     if options.out:

@@ -54,14 +54,17 @@ class AgainstFft:
 def _projected(history: Sequence[Evaluation], total_steps: int) -> float:
     """Return the difference to FFT at the full budget if the run goes on as between its last two evaluations.
 
-    Masks recover late, while the learning rate decays, and faster at first than later: a straight line
-    promises rather too much than too little, so it stops no trial that could still get there.
+    A run that gains less and less will not exceed that line. One that still gains more and more, as masks do
+    while the learning rate decays after the ratio has been reached, may end anywhere: it is not judged yet.
     """
-    if len(history) < 2:
+    if len(history) < 3:
         return math.inf
-    before, last = history[-2:]
-    slope = (last.delta - before.delta) / (last.step - before.step)
-    return last.delta + max(slope, 0.0) * (total_steps - last.step)
+    first, middle, last = history[-3:]
+    before = (middle.delta - first.delta) / (middle.step - first.step)
+    now = (last.delta - middle.delta) / (last.step - middle.step)
+    if now > max(before, 0.0):
+        return math.inf
+    return last.delta + max(now, 0.0) * (total_steps - last.step)
 
 
 def _still(history: Sequence[Evaluation], evaluations: int | None) -> bool:

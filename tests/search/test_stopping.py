@@ -71,12 +71,12 @@ def test_a_trial_below_fft_is_stopped_only_past_its_grace():
 def test_a_trial_is_below_fft_only_beyond_the_noise_of_their_difference(confidence, errors):
     rule = _rule(grace=0, plateau=None, confidence=confidence)
     below, within = (FFT - (errors + off) * ERROR for off in (0.01, -0.01))
-    assert rule(_history(below, below), STEPS) == "below_fft"
-    assert rule(_history(within, within), STEPS) is None
+    assert rule(_history(below, below, below), STEPS) == "below_fft"
+    assert rule(_history(within, within, within), STEPS) is None
 
 
-def test_one_evaluation_promises_anything():
-    assert _rule(grace=0)(_history(0.1), STEPS) is None
+def test_two_evaluations_promise_anything():
+    assert _rule(grace=0)(_history(0.1, 0.1), STEPS) is None
 
 
 def test_the_best_score_counts_not_the_last():
@@ -113,7 +113,7 @@ def test_a_mask_still_being_annealed_is_not_judged():
     rule = _rule(grace=0, plateau=2)
     assert rule(_history(0.9, 0.1, 0.1, 0.1, annealing=4), STEPS) is None
     # Step 0 of an annealed trial IS the FFT model: its score must not count as the trial's best.
-    assert rule(_history(0.9, 0.1, 0.1, 0.1, annealing=2), STEPS) == "below_fft"
+    assert rule(_history(0.9, 0.1, 0.1, 0.1, 0.1, annealing=2), STEPS) == "below_fft"
     assert rule(_history(0.95, 0.89, 0.9, annealing=1), STEPS) is None
 
 
@@ -124,9 +124,17 @@ def test_rules_travel_to_workers():
 
 def test_a_trial_that_is_catching_up_goes_on():
     rule = _rule(grace=0, plateau=None)
-    catching_up = _history(0.5, 0.7)
-    # The same gain again and again would pass FFT well before the end; without a gain it never would.
+    # The last gain again and again would pass FFT well before the end; without a gain it never would.
+    catching_up = _history(0.3, 0.5, 0.7)
     assert rule(catching_up, STEPS) is None
-    assert rule(_history(0.7, 0.7), STEPS) == "below_fft"
+    assert rule(_history(0.5, 0.7, 0.7), STEPS) == "below_fft"
     # Too slow: the line ends below FFT.
-    assert rule(_history(0.5, 0.7), total_steps=catching_up[-1].step) == "below_fft"
+    assert rule(catching_up, total_steps=catching_up[-1].step) == "below_fft"
+
+
+def test_a_trial_that_gains_ever_faster_is_not_judged():
+    rule = _rule(grace=0, plateau=None)
+    # The line of the last gain ends below FFT in both, but only one is slowing down.
+    assert rule(_history(0.1, 0.11, 0.13), STEPS) is None
+    assert rule(_history(0.1, 0.12, 0.13), STEPS) == "below_fft"
+    assert rule(_history(0.3, 0.2, 0.1), STEPS) == "below_fft"
