@@ -91,7 +91,6 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         baseline.scores,
         AgainstFft(config.search.stop),
     )
-    budget = Budget(config.search.budget, folder.work)
     keep_results = partial(write_results, folder, baseline)
     keep_results()
     progress = TrialProgress(
@@ -100,7 +99,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         concurrent,
         config.evaluation.metric,
         baseline.score,
-        budget,
+        folder,
         keep_results,
     )
     try:
@@ -109,7 +108,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         rows = write_results(folder, baseline)
         if any(row["score"] is not None for row in rows):
             say(f"report so far: {render(folder.root)}")
-    if limit := budget.reached():
+    if limit := Budget(config.search.budget, folder.work).reached():
         say(f"the budget is spent ({limit}): the verdict is on what there is")
 
     if not rows or rows[0]["score"] is None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import ray.tune
 
+from mft_ray.config import load_config
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
+from mft_ray.search.folder import RunFolder
 from mft_ray.search.study import METRIC
 from mft_ray.search.waiting import Waiting
 
@@ -67,7 +69,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         concurrent: trials that run at once.
         metric: what scores are.
         fft_score: the baseline on the same validation examples.
-        budget: told what trials use.
+        folder: of the run, whose configuration limits what trials may use.
         after_each: called when a trial has ended, so that the leaderboard is never behind.
     """
 
@@ -78,19 +80,20 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         concurrent: int,
         metric: str,
         fft_score: float,
-        budget: Budget,
+        folder: RunFolder,
         after_each: Callable[[], object],
     ) -> None:
         self.total, self.steps, self.concurrent = total, steps, concurrent
         self.unit, self.fft_score = unit(metric), fft_score
-        self.budget, self.after_each = budget, after_each
+        self.folder, self.after_each = folder, after_each
         self.waiting = Waiting(say)
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
 
     def setup(self, **info: Any) -> None:
-        """Nothing is kept from an interrupted process but the counts."""
+        """Begin a session. Of an interrupted one Tune restores this object, but the limits may have been changed."""
         self.seconds = {}
+        self.budget = Budget(load_config(self.folder.config).search.budget, self.folder.work)
 
     def on_step_begin(self, **info: Any) -> None:
         """Say what trials wait for, if they do, and see whether time is up."""
