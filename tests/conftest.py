@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +31,12 @@ def tiny_tree() -> dict[str, Any]:
         "train": {"steps": 30, "batch_size": 16, "eval_every": 10, "lr": 3e-3},
         "search": {"trials": 2},
     }
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[], dict[str, Any]]:
+    """Make a fresh copy of `tiny_tree`, for fixtures that live longer than a test."""
+    return tiny_tree
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import RunFailed
@@ -40,8 +41,8 @@ class WorkerGroup:
     def __init__(self, scaling: ScalingConfig, storage: Path, renewal: Renewal | None = None) -> None:
         self.scaling, self.storage = scaling, storage
         # On this node, so that it lives and dies with its driver.
-        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-        actor = ray.remote(num_cpus=0, label_selector=here)(Desk)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk)
         self._desk = actor.remote(scaling.workers, scaling.max_failures, renewal or Renewal())
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def interrupted(
+    tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[], dict[str, Any]]
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A search that got one Ctrl-C when one trial had ended and another was at work: its folder and its process."""
-    from conftest import tiny_tree
-
     home = tmp_path_factory.mktemp("endings")
-    tree = tiny_tree()
+    tree = make_tiny()
     tree["search"] = {"trials": 50, "max_concurrent": 1}
     (home / "tiny.yaml").write_text(yaml.safe_dump(tree))
     process = searches.start(home, "--config", "tiny.yaml", "--set", "run.dir=run")

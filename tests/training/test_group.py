@@ -74,7 +74,8 @@ def start(ground: Ground, tmp_path: Path) -> Iterator[Start]:
 
 def comparable(outcome: Outcome) -> list[dict[str, Any]]:
     """A history without what no two runs share."""
-    return [{**asdict(row), "seconds": 0, "loss": str(row.loss)} for row in outcome.history]
+    # As text: a NaN equals no other.
+    return [{name: str(value) for name, value in asdict(row).items() if name != "seconds"} for row in outcome.history]
 
 
 def masks_equal(one: TrainJob, other: TrainJob) -> bool:
