@@ -33,10 +33,9 @@ from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC, build_search
 from mft_ray.search.trial import MaskTrial, TrialPlan
+from mft_ray.search.tuner import DRIVER
 from mft_ray.training.job import Outcome
 from mft_ray.training.launch import launch
-
-DRIVER = {"node:__internal_head__": 0.001}
 
 
 class Watch(Callback):  # type: ignore[misc]

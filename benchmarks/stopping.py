@@ -107,7 +107,7 @@ def rules(curves: Sequence[Curve]) -> dict[str, list[int]]:
     every = curves[0][1].step
     return {
         "ours": by_our_rule(curves, StopConfig()),
-        "ours, below_fft alone": by_our_rule(curves, StopConfig(plateau=None)),
+        "ours, plateau 2": by_our_rule(curves, StopConfig(plateau=2)),
         "ASHA": by_scheduler(
             curves, ASHAScheduler(time_attr="step", max_t=steps + 1, grace_period=every + 1, reduction_factor=3)
         ),

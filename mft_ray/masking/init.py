@@ -76,7 +76,7 @@ def input_norms(
     hooks = [
         model.get_submodule(weight.module).register_forward_pre_hook(measure(weight.name))
         for weight in weights
-        if weight.name.rpartition(".")[2] == "weight" and model.get_parameter(weight.name).dim() == 2
+        if weight.parameter == "weight" and model.get_parameter(weight.name).dim() == 2
     ]
     try:
         with torch.no_grad():

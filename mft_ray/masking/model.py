@@ -175,7 +175,7 @@ class Masks:
         return original
 
     def _place(self, weight: Weight) -> tuple[nn.Module, str]:
-        return self.model.get_submodule(weight.module), weight.name.rpartition(".")[2]
+        return self.model.get_submodule(weight.module), weight.parameter
 
     def _input_norms(self, calibrate: Callable[[], object] | None) -> dict[str, torch.Tensor]:
         if self.settings.init != "wanda":

@@ -44,6 +44,11 @@ class Weight:
         """Name of the module that holds it."""
         return self.name.rpartition(".")[0]
 
+    @property
+    def parameter(self) -> str:
+        """What that module calls it."""
+        return self.name.rpartition(".")[2]
+
 
 def select(
     model: nn.Module, layers: str = "all", target: Target = "both", names: Sequence[str] | None = None

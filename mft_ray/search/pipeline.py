@@ -104,10 +104,11 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
     )
     try:
         run_trials(plan, folder, baseline.depth, progress)
-    finally:  # also when interrupted
-        rows = write_results(folder, baseline)
-        if any(row["score"] is not None for row in rows):
+    except KeyboardInterrupt:
+        if any(row["score"] is not None for row in write_results(folder, baseline)):
             say(f"report so far: {render(folder.root)}")
+        raise
+    rows = write_results(folder, baseline)
     if limit := Budget(config.search.budget, folder.work).reached():
         say(f"the budget is spent ({limit}): the verdict is on what there is")
 

@@ -121,13 +121,12 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
-        self.ended.append(time.monotonic() - self.seconds.get(trial.trial_id, time.monotonic()))
         last = trial.last_result or {}
         best, reason = last.get(METRIC), last.get("stopped_reason", "completed")
         if reason == "failed":
-            say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
-            self.after_each()
+            self.on_trial_error(iteration, trials, trial)
             return
+        self._note_end(trial)
         say(
             f"{self._name(trials, trial)} ends ({reason}): best {self.unit.score(best)}, "
             f"{self.unit.delta(best - self.fft_score if best is not None else None)} against FFT"
@@ -137,9 +136,13 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed; the search goes on."""
-        self.ended.append(time.monotonic() - self.seconds.get(trial.trial_id, time.monotonic()))
+        self._note_end(trial)
         say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
         self.after_each()
+
+    def _note_end(self, trial: Any) -> None:
+        now = time.monotonic()
+        self.ended.append(now - self.seconds.get(trial.trial_id, now))
 
     def _name(self, trials: list[Any], trial: Any) -> str:
         return f"trial {trials.index(trial) + 1}/{self.total}"

@@ -41,7 +41,7 @@ class AgainstFft:
         if not eligible:
             return None
         settings, last = self.settings, eligible[-1]
-        noise = _normal_quantile(settings.confidence) * last.delta_error
+        noise = NormalDist().inv_cdf(settings.confidence) * last.delta_error
         if settings.target is not None and last.delta - noise >= settings.target:
             return "target"
         best = max(evaluation.delta for evaluation in eligible)
@@ -74,10 +74,6 @@ def _still(history: Sequence[Evaluation], evaluations: int | None) -> bool:
     before, recent = history[:-evaluations], history[-evaluations:]
     bar = max(evaluation.score for evaluation in before)
     return all(evaluation.score <= bar + evaluation.delta_error for evaluation in recent)
-
-
-def _normal_quantile(probability: float) -> float:
-    return NormalDist().inv_cdf(probability)
 
 
 def _stale(history: Sequence[Evaluation], evaluations: int | None) -> bool:

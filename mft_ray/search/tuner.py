@@ -28,7 +28,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A driver waits for its workers. If it held CPUs, drivers could take what their workers need and wait for
 # ever. It asks for a thousandth of being the head node (Tune insists on something): there it survives the nodes
 # that come and go.
-_DRIVER = {"node:__internal_head__": 0.001}
+DRIVER = {"node:__internal_head__": 0.001}
 
 
 def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialProgress) -> None:
@@ -43,7 +43,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
     # Tune's own tables would bury ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     search = plan.config.search
-    trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), _DRIVER)
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
     path = folder.tune / _NAME
     # Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
     if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):

@@ -70,10 +70,6 @@ class Kept:
         """Return per-example scores from a file."""
         return self._keep("scores", path, lambda: list(json.loads(Path(path).read_text())))
 
-    def forget_model(self) -> None:
-        """Drop a model that may not be as it was."""
-        self._things.pop("model", None)
-
     def _keep(self, kind: str, key: Any, make: Callable[[], _Thing]) -> _Thing:
         held, thing = self._things.get(kind, (None, None))
         if held != key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ def scaling(workers: int = 1, zero: int = 0, **more: Any) -> ScalingConfig:
 def file_hashes(folder: str | Path) -> dict[str, str]:
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     return {os.fspath(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def comparable(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return a history without what no two runs share."""
+    # As text: a NaN equals no other.
+    return [{name: str(value) for name, value in asdict(row).items() if name != "seconds"} for row in outcome.history]
 
 
 def run_group(workers: int, tasks: Sequence[on_workers.Task], out: Path) -> None:

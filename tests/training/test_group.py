@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import ray
 import ray.cloudpickle
 import torch
-from ground import MASK, Ground, scaling
+from ground import MASK, Ground, comparable, scaling
 from ray.util.state import list_actors, list_placement_groups
 
 from mft_ray.errors import RunFailed
@@ -70,12 +70,6 @@ def start(ground: Ground, tmp_path: Path) -> Iterator[Start]:
         began = time.monotonic()
         group.close()
         print(f"closed in {time.monotonic() - began:.1f} s")
-
-
-def comparable(outcome: Outcome) -> list[dict[str, Any]]:
-    """A history without what no two runs share."""
-    # As text: a NaN equals no other.
-    return [{name: str(value) for name, value in asdict(row).items() if name != "seconds"} for row in outcome.history]
 
 
 def masks_equal(one: TrainJob, other: TrainJob) -> bool:
