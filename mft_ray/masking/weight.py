@@ -55,11 +55,7 @@ class WeightMask(nn.Module):
             return
         if self.effective is None:
             self.effective = torch.empty_like(weight, dtype=self._cache)
-        if self.origin is None:
-            # In place: a new tensor would cost more, in page faults, than the arithmetic.
-            self.effective.copy_(weight).masked_fill_(~self.mask, 0)
-        else:
-            self.effective.copy_(masked(weight, self.mask, self.origin))
+        self.effective.copy_(masked(weight, self.mask, self.origin))
 
     def forget(self) -> None:
         """Drop the copy of W * M."""

@@ -53,11 +53,10 @@ def build_engine(
 def build_optimizer(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
     """Return torch's own optimizer rather than DeepSpeed's: it needs no compiler on the workers."""
     lr, decay = train.lr, train.weight_decay
-    # What torch prefers on a GPU (foreach) makes temporary copies of all parameters.
+    # One pass over memory where torch has that; what it prefers on a GPU (foreach) copies all parameters for a while.
     if train.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=lr, alpha=train.betas[1], weight_decay=decay, foreach=False)
-    on_gpu = any(parameter.is_cuda for parameter in parameters)
-    return torch.optim.AdamW(parameters, lr=lr, betas=train.betas, weight_decay=decay, fused=on_gpu)
+    return torch.optim.AdamW(parameters, lr=lr, betas=train.betas, weight_decay=decay, fused=True)
 
 
 def lr_factor(train: TrainConfig, step: int) -> float:

@@ -111,6 +111,7 @@ class Trainer:
     def train_until_evaluation(self) -> None:
         """Take optimizer steps up to the next evaluation, or the end."""
         self.losses = []
+        self.engine.train()
         while True:
             self._optimizer_step()
             if self.step % self.job.train.eval_every == 0 or self._exhausted():
@@ -184,7 +185,6 @@ class Trainer:
         answer_tokens = sum(self.training.answer_lengths[index] for index in indices)
         mine = indices[self.rank :: self.world]
         accumulation = len(mine) // self.micro
-        self.engine.train()
         loss_sum = torch.zeros((), device=self.device)
         for start in range(0, len(mine), self.micro):
             batch = self._batch([self.training.rows[index] for index in mine[start : start + self.micro]])
