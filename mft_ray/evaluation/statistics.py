@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 # Random indices held at once by the bootstrap: 2**22 of 8 bytes, and as many drawn values, are 64 MB.
 _DRAWN_AT_ONCE = 2**22
@@ -105,6 +104,8 @@ def _scores(values: Sequence[float], name: str) -> NDArray[np.float64]:
 def _interval(difference: NDArray[np.float64], resamples: int, seed: int, confidence: float) -> tuple[float, float]:
     if not difference.any():
         return (0.0, 0.0)
+    from scipy import stats  # here: half a second at the start of every worker, which has no use for it
+
     result = stats.bootstrap(
         (difference,),
         np.mean,
@@ -122,6 +123,8 @@ def _mcnemar(difference: NDArray[np.float64]) -> float:
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     if wins + losses == 0:
         return 1.0
+    from scipy import stats
+
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
 
 
@@ -130,4 +133,6 @@ def _paired_t(difference: NDArray[np.float64]) -> float:
         return 1.0
     if np.ptp(difference) == 0:
         return 0.0  # the same gain everywhere: t is infinite, and scipy would warn on the way there
+    from scipy import stats
+
     return float(stats.ttest_1samp(difference, 0.0).pvalue)

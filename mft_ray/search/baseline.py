@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from mft_ray.errors import RunFailed
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import depth, fingerprint
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.progress import watch
-from mft_ray.search.scoring import Subject, score
+from mft_ray.search.progress import Lines
+from mft_ray.search.scoring import Subject, score, scores_file
 from mft_ray.search.stopping import Patience
 from mft_ray.training.backbone import load_model
+from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import Outcome, TrainJob, write_json
-from mft_ray.training.launch import launch
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,16 @@ class Baseline:
     before: str | None = None
 
 
-def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
+def fft_workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup]:
+    """Have for a while the workers that train FFT and score what is compared with it."""
+    return workers(config.fft.scaling or config.scaling, folder.work / "groups" / "fft")
+
+
+def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> Baseline:
     """Train FFT until validation stops improving (or take it as given) and score it on validation, once.
 
     Args:
+        group: does both.
         config: the resolved configuration.
         folder: of the run.
         start: folder or hub id of the model that FFT starts from, or that is already fine-tuned.
@@ -58,10 +65,10 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
         return Baseline(**json.loads(kept.read_text()))
     model, record = start, {"stopped": "given"}
     if not config.fft.given:
-        outcome = _train(config, folder.fft, folder, start, config.fft.train, "FFT")
+        outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
         model, record = str(folder.fft / "best"), _describe(outcome)
-    scores = score(Subject("fft", model), "validation", config, folder)
-    values = scores.values()
+    subject = Subject("fft", model)
+    values = score(group, subject, "validation", config, folder)
     loaded = load_model(model)
     baseline = Baseline(
         model,
@@ -69,7 +76,7 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
         depth(loaded),
         sum(values) / len(values),
         standard_error(values),
-        str(scores.path),
+        str(scores_file(folder, subject, "validation", config.evaluation.metric)),
         config.model.before if config.fft.given else start,
     )
     summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
@@ -87,10 +94,11 @@ def fft_baseline(config: Config, folder: RunFolder, start: str) -> Baseline:
     return baseline
 
 
-def continued_fft(config: Config, folder: RunFolder, baseline: Baseline, tokens: int) -> Subject:
+def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, tokens: int) -> Subject:
     """Train the baseline on for a token budget; the best checkpoint is kept by the same rule as any.
 
     Args:
+        group: does it.
         config: the resolved configuration.
         folder: of the run.
         baseline: to train on.
@@ -109,12 +117,19 @@ def continued_fft(config: Config, folder: RunFolder, baseline: Baseline, tokens:
             "seed": fft.seed + 1,
         }
     )
-    _train(config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)
+    _train(group, config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)
     return Subject("continued", str(folder.continued / "best"))
 
 
 def _train(
-    config: Config, out: Path, folder: RunFolder, start: str, train: TrainConfig, label: str, **options: Any
+    group: WorkerGroup,
+    config: Config,
+    out: Path,
+    folder: RunFolder,
+    start: str,
+    train: TrainConfig,
+    label: str,
+    **options: Any,
 ) -> Outcome:
     patience = options.get("patience", train.patience)
     job = TrainJob(
@@ -124,15 +139,14 @@ def _train(
         out=str(out),
         train=train,
         evaluation=config.evaluation,
-        scaling=config.fft.scaling or config.scaling,
+        scaling=group.scaling,
         dtype=config.model.dtype,
         attention=config.model.attention,
     )
-    with watch(out, label, config.evaluation.metric):
-        try:
-            return launch(job, Patience(patience))
-        except RunFailed as error:
-            raise RunFailed(f"{label} failed: {error} What was finished is kept: --resume {folder.root}") from error
+    try:
+        return group.train(job, Patience(patience), Lines(label, config.evaluation.metric, train.steps))
+    except RunFailed as error:
+        raise RunFailed(f"{label} failed: {error} What was finished is kept: --resume {folder.root}") from error
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:

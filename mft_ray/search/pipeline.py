@@ -13,7 +13,7 @@ from mft_ray.errors import UserError
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
 from mft_ray.report.units import unit
-from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline
+from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline, fft_workers
 from mft_ray.search.budget import Budget
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
@@ -49,8 +49,7 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
     folder = open_folder(config, resume)
     with connected():
         concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
-        if not seeded.fft.given:
-            concurrent_trials(seeded.fft.scaling or seeded.scaling)
+        concurrent_trials(seeded.fft.scaling or seeded.scaling)
         held = lock(folder)
         try:
             start = _prepare(config, seeded, folder, new=resume is None)
@@ -78,7 +77,8 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
     shown = unit(config.evaluation.metric)
     say(f"run folder {folder.root}")
     say("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
-    baseline = fft_baseline(config, folder, start)
+    with fft_workers(config, folder) as group:
+        baseline = fft_baseline(group, config, folder, start)
     say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
     say(f"2/4 search: {config.search.trials} trials of at most {config.train.steps} steps, {concurrent} at a time")
@@ -139,16 +139,13 @@ def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str,
     evaluation = config.evaluation
     metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
     limits = {name: evaluation.extra_n if name != evaluation.metric else None for name in metrics}
-    # Started before continued FFT trains: they run beside it where there is room.
-    scoring = {
-        (subject.name, name): score(subject, "test", config, folder, name, limits[name])
-        for subject in (fft, mft)
-        for name in metrics
-    }
-    continued = continued_fft(config, folder, baseline, row["tokens"])
-    for name in metrics:
-        scoring["continued", name] = score(continued, "test", config, folder, name, limits[name])
-    values = {key: pending.values() for key, pending in scoring.items()}
+    with fft_workers(config, folder) as group:
+        continued = continued_fft(group, config, folder, baseline, row["tokens"])
+        values = {
+            (subject.name, name): score(group, subject, "test", config, folder, name, limits[name])
+            for subject in (continued, fft, mft)
+            for name in metrics
+        }
     named = {name: values[name, evaluation.metric] for name in ("mft", "fft", "continued")}
     verdict = judge(evaluation.metric, named["mft"], named["fft"], named["continued"], evaluation.resamples)
     verdict["trial_id"] = row["trial_id"]

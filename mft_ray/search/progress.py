@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ray.tune
@@ -18,6 +14,7 @@ from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.study import METRIC
 from mft_ray.search.waiting import Waiting
+from mft_ray.training.job import Counted, Evaluation
 
 
 def say(text: str) -> None:
@@ -25,39 +22,30 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
-@contextmanager
-def watch(out: Path, label: str, metric: str) -> Iterator[None]:
-    """Print the evaluations of a training run that another process does, as they appear.
+class Lines:
+    """Prints how far a job is that this process waits for.
 
     Args:
-        out: the run's folder, where its first worker writes ``progress.json``.
         label: printed before each line.
-        metric: what the score is.
+        metric: what scores are.
+        steps: of a training job, at most.
     """
-    done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(out / "progress.json", label, metric, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
+    def __init__(self, label: str, metric: str, steps: int | None) -> None:
+        self.label, self.unit, self.steps = label, unit(metric), steps
+        self.since = time.monotonic()
 
-def _follow(path: Path, label: str, metric: str, done: threading.Event) -> None:
-    last = -1
-    while True:
-        finished = done.wait(0.5)
-        with suppress(OSError, json.JSONDecodeError, KeyError):
-            now = json.loads(path.read_text())
-            if now["step"] > last:
-                last = now["step"]
-                left = now["seconds"] / max(last, 1) * (now["steps"] - last)
-                tail = f", at most {duration(left)} left" if last else ""
-                score = unit(metric).score(now["score"])
-                say(f"{label}: step {last} of at most {now['steps']}, validation {score}{tail}")
-        if finished:
+    def __call__(self, event: Evaluation | Counted) -> None:
+        """Print one line."""
+        if isinstance(event, Counted):
+            left = (time.monotonic() - self.since) / event.done * (event.total - event.done)
+            say(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
             return
+        assert self.steps
+        left = event.seconds / max(event.step, 1) * (self.steps - event.step)
+        tail = f", at most {duration(left)} left" if event.step else ""
+        score = self.unit.score(event.score)
+        say(f"{self.label}: step {event.step} of at most {self.steps}, validation {score}{tail}")
 
 
 class TrialProgress(ray.tune.Callback):  # type: ignore[misc]

@@ -1,24 +1,17 @@
-"""Per-example scores of a model, with or without a mask, computed on the cluster and kept."""
+"""Per-example scores of a model, masked or not, on one split, by a group of workers and kept in a file."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import ray
-import torch
 
 from mft_ray.config import Config
-from mft_ray.data.prepare import open_split
-from mft_ray.evaluation.metrics import per_example
-from mft_ray.masking import load_mask
+from mft_ray.errors import RunFailed
 from mft_ray.search.folder import RunFolder
-from mft_ray.training.backbone import DTYPES, load_model, load_tokenizer
-from mft_ray.training.export import load_masked
-from mft_ray.training.group import worker_environment, worker_resources
-from mft_ray.training.job import write_json
+from mft_ray.search.progress import Lines
+from mft_ray.training.group import WorkerGroup
+from mft_ray.training.job import ScoreJob, write_json
 
 
 @dataclass(frozen=True)
@@ -38,75 +31,61 @@ class Subject:
     before: str | None = None
 
 
-class Pending:
-    """Scores being computed.
-
-    Args:
-        path: where they are kept.
-        reference: to the remote task; None if they are there already.
-    """
-
-    def __init__(self, path: Path, reference: Any) -> None:
-        self.path, self._reference = path, reference
-
-    def values(self) -> list[float]:
-        """Wait for the scores and return them, one per example, in the split's order."""
-        if self._reference is not None:
-            write_json(self.path, ray.get(self._reference))
-        values: list[float] = json.loads(self.path.read_text())
-        return values
+def scores_file(folder: RunFolder, subject: Subject, split: str, metric: str) -> Path:
+    """Return where `score` keeps what it found."""
+    return folder.scores / f"{subject.name}-{split}-{metric}.json"
 
 
 def score(
+    group: WorkerGroup,
     subject: Subject,
     split: str,
     config: Config,
     folder: RunFolder,
     metric: str | None = None,
     limit: int | None = None,
-) -> Pending:
-    """Start scoring a model on a split; what was scored before is not scored again.
+) -> list[float]:
+    """Score a model on a split; what was scored before is not scored again.
 
     Args:
+        group: does it.
         subject: model and mask.
         split: ``validation`` or ``test``.
-        config: evaluation, dtype and what a worker holds.
+        config: evaluation and dtype.
         folder: of the run.
         metric: None takes the config's.
         limit: the first so many examples; None takes all.
+
+    Returns:
+        One score per example, in the split's order.
+
+    Raises:
+        RunFailed: it failed on every allowed try.
     """
     metric = metric or config.evaluation.metric
-    folder.scores.mkdir(parents=True, exist_ok=True)
-    path = folder.scores / f"{subject.name}-{split}-{metric}.json"
+    path = scores_file(folder, subject, split, metric)
     if path.exists():
-        return Pending(path, None)
-    resources = worker_resources(config.scaling)
-    task = ray.remote(_score).options(
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        runtime_env={"env_vars": worker_environment()},
-    )
-    rows = list(open_split(folder.data, split))[:limit]
-    return Pending(path, task.remote(subject, rows, config, metric))
-
-
-def _score(subject: Subject, rows: list[dict[str, Any]], config: Config, metric: str) -> list[float]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = (config.model.dtype, config.model.attention)
-    if subject.mask:
-        model = load_masked(subject.model, load_mask(subject.mask), *settings, before=subject.before)
-    else:
-        model = load_model(subject.model, *settings)
-    tokenizer = load_tokenizer(subject.model)
-    return per_example(
-        model.to(device),
-        rows,
-        metric,
-        pad_id=tokenizer.pad_token_id,
-        eos_id=tokenizer.eos_token_id,
+        kept: list[float] = json.loads(path.read_text())
+        return kept
+    job = ScoreJob(
+        model=subject.model,
+        data=str(folder.data),
+        split=split,
+        metric=metric,
+        evaluation=config.evaluation,
+        scaling=group.scaling,
         batch_size=config.train.eval_batch_size,
-        device=device,
-        tokenizer=tokenizer,
-        max_new_tokens=config.evaluation.max_new_tokens,
-        autocast=DTYPES["bfloat16"] if config.scaling.compute == "bfloat16" else None,
+        limit=limit,
+        mask=subject.mask,
+        before=subject.before,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
     )
+    label = f"{subject.name} on {split}"
+    try:
+        values = group.score(job, Lines(label, metric, None)).values
+    except RunFailed as error:
+        raise RunFailed(f"Scoring {label} failed: {error}") from error
+    folder.scores.mkdir(parents=True, exist_ok=True)
+    write_json(path, values)
+    return values

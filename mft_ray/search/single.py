@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from mft_ray.masking import fingerprint, load_mask
 from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
-from mft_ray.search.folder import RunFolder, lock
+from mft_ray.search.folder import RunFolder, lock, runs_home
 from mft_ray.search.preparation import check, make_ready, tokenizer_of, with_absolute_paths
-from mft_ray.search.progress import watch
+from mft_ray.search.progress import Lines
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.stopping import Patience
 from mft_ray.training.backbone import load_model
 from mft_ray.training.export import load_masked
+from mft_ray.training.group import workers
 from mft_ray.training.job import TrainJob, write_json
 from mft_ray.training.launch import launch
 
@@ -63,8 +65,7 @@ def train_once(method: str, config: Config, out: str) -> None:
                 before=config.model.before,
             )
             config.save(folder.config)
-            with watch(root, method, config.evaluation.metric):
-                outcome = launch(job, Patience(train.patience))
+            outcome = launch(job, Patience(train.patience), Lines(method, config.evaluation.metric, train.steps))
     best = outcome.best_evaluation
     if best is None:
         raise UserError("The run ended before the mask reached its ratio; raise train.steps.")
@@ -99,12 +100,18 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
         mask and str(Path(mask).resolve()),
         config.model.before,
     )
-    with tempfile.TemporaryDirectory() as scratch:
+    # On a cluster every node must see it, as it does run folders.
+    shared = runs_home() if os.environ.get("RAY_ADDRESS") else None
+    if shared:
+        shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shared, prefix="evaluate-") as scratch:
         folder = RunFolder(Path(scratch))
         folder.work.mkdir()
         prepare(config.data, tokenizer_of(config, path), folder.data)
         with connected():
-            values = score(subject, split, config, folder).values()
+            concurrent_trials(config.scaling)
+            with workers(config.scaling, folder.work / "group") as group:
+                values = score(group, subject, split, config, folder)
     shown = unit(config.evaluation.metric)
     mean, error = sum(values) / len(values), standard_error(values)
     if out:

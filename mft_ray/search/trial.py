@@ -18,7 +18,7 @@ from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import Evaluation, TrainJob, write_json
+from mft_ray.training.job import Evaluation, Outcome, TrainJob, write_json
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             if spent(Path(self._plan.root) / "work"):
                 self._group.break_off()
             return {**self._last, METRIC: self._best}
+        assert isinstance(event, Outcome)
         best = event.best_evaluation
         return {
             **asdict(event.history[-1]),

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+from mft_ray.training.job import Counted, Evaluation, Job, Outcome, Scores, StopRule
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class Task:
 
     Attributes:
         number: counted from 1 over the desk's life.
-        job: what to train.
+        job: what to do.
         stop: the rule that may end it early.
     """
 
     number: int
-    job: TrainJob
+    job: Job
     stop: StopRule | None
 
 
@@ -45,7 +45,9 @@ class Renewal:
     growth: float = 2.0**30
 
 
-Event = Evaluation | Outcome | Failure
+Progress = Evaluation | Counted
+Result = Outcome | Scores
+Event = Progress | Result | Failure
 
 
 class Desk:
@@ -75,13 +77,13 @@ class Desk:
 
     # The driver's side.
 
-    async def submit(self, job: TrainJob, stop: StopRule | None) -> None:
+    async def submit(self, job: Job, stop: StopRule | None) -> None:
         """Put a job on the desk. The last one must be settled."""
         number = self._task.number + 1 if self._task else 1
         await self._change(lambda: self._put(Task(number, job, stop)))
 
     async def event(self) -> Event:
-        """Wait for what happens next: evaluations, in order, then an outcome or a failure."""
+        """Wait for what happens next: progress, in order, then a result or a failure."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._events)
             return self._events.popleft()
@@ -122,7 +124,11 @@ class Desk:
             await self._change(lambda: self._events.append(evaluation))
         return self._cancelled[key]
 
-    async def finish(self, rank: int, result: Outcome | Failure, memory: float) -> None:
+    async def count(self, counted: Counted) -> None:
+        """Note how far a job is that has no evaluations."""
+        await self._change(lambda: self._events.append(counted))
+
+    async def finish(self, rank: int, result: Result | Failure, memory: float) -> None:
         """Note that a worker is done with its job, and how many bytes it occupies."""
         self._finished.add(rank)
         self._grown = max(self._grown, memory - self._memory.setdefault(rank, memory))
@@ -150,7 +156,7 @@ class Desk:
     def _put(self, task: Task) -> None:
         self._task, self._failures, self._cancel = task, 0, False
 
-    def _settle(self, result: Outcome | Failure) -> None:
+    def _settle(self, result: Result | Failure) -> None:
         assert self._task
         self._settled = self._task.number
         self._finished.clear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import RunFailed
-from mft_ray.training.desk import Desk, Failure, Renewal
+from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result
 from mft_ray.training.failures import root_cause
-from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob
+from mft_ray.training.job import Job, Outcome, ScoreJob, Scores, StopRule, TrainJob
 from mft_ray.training.serve import serve
+
+Heard = Callable[[Progress], object]
 
 # How often a driver that waits for its workers looks whether they are still there.
 _LOOK_S = 1.0
@@ -39,23 +43,25 @@ class WorkerGroup:
     """
 
     def __init__(self, scaling: ScalingConfig, storage: Path, renewal: Renewal | None = None) -> None:
-        self.scaling, self.storage = scaling, storage
-        # On this node, so that it lives and dies with its driver.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk)
-        self._desk = actor.remote(scaling.workers, scaling.max_failures, renewal or Renewal())
+        self.scaling, self.storage, self.renewal = scaling, storage, renewal or Renewal()
+        self._desk: Any = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._busy = False
 
-    def submit(self, job: TrainJob, stop: StopRule | None = None) -> None:
+    def submit(self, job: Job, stop: StopRule | None = None) -> None:
         """Hand the workers their next job; the last one must have ended.
 
         Args:
-            job: what to train.
+            job: what to do.
             stop: asked after every evaluation, where it is made, so that all workers stop together.
         """
-        if ray.get(self._desk.renewing.remote()):
+        if self._desk is None:
+            # On this node, so that it lives and dies with its driver. It starts while the workers do.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk)
+            self._desk = actor.remote(self.scaling.workers, self.scaling.max_failures, self.renewal)
+        elif ray.get(self._desk.renewing.remote()):
             self._join()
             ray.get(self._desk.reopen.remote())
         if self._thread is None or not self._thread.is_alive():
@@ -65,23 +71,56 @@ class WorkerGroup:
         self._busy = True
         ray.get(self._desk.submit.remote(job, stop))
 
-    def next(self) -> Evaluation | Outcome:
-        """Wait for what happens next in the job: evaluations in order, then its outcome.
+    def next(self) -> Progress | Result:
+        """Wait for what happens next in the job: its evaluations (or how far it is), in order, then its result.
 
         Raises:
             RunFailed: it failed on every allowed try; the message is the worker's.
         """
         event = self._event()
-        self._busy = isinstance(event, Evaluation)
+        self._busy = isinstance(event, Progress)
         if isinstance(event, Failure):
             raise RunFailed(event.reason)
         return event
 
-    def run(self, job: TrainJob, stop: StopRule | None = None) -> Outcome:
-        """Do a job and return its outcome. Arguments and errors as of `submit` and `next`."""
+    def train(self, job: TrainJob, stop: StopRule | None = None, heard: Heard | None = None) -> Outcome:
+        """Do a job and return its outcome. One that has an outcome already is not repeated.
+
+        Args:
+            job: what to train.
+            stop: as of `submit`.
+            heard: told of every evaluation.
+
+        Raises:
+            RunFailed: as of `next`.
+        """
+        done = Path(job.out) / "outcome.json"
+        if done.exists():
+            return Outcome.load(done)
+        Path(job.out).mkdir(parents=True, exist_ok=True)
+        result = self._run(job, stop, heard)
+        assert isinstance(result, Outcome)
+        return result
+
+    def score(self, job: ScoreJob, heard: Heard | None = None) -> Scores:
+        """Do a job and return its scores.
+
+        Args:
+            job: what to score.
+            heard: told now and then how far it is.
+
+        Raises:
+            RunFailed: as of `next`.
+        """
+        result = self._run(job, None, heard)
+        assert isinstance(result, Scores)
+        return result
+
+    def _run(self, job: Job, stop: StopRule | None, heard: Heard | None) -> Result:
         self.submit(job, stop)
-        while isinstance(event := self.next(), Evaluation):
-            pass
+        while isinstance(event := self.next(), Progress):
+            if heard:
+                heard(event)
         return event
 
     def break_off(self) -> None:
@@ -99,16 +138,18 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Send the workers home and give back what they held."""
+        if self._desk is None:
+            return
         ray.get(self._desk.send_home.remote())
         self._join()
         ray.kill(self._desk)
 
-    def _event(self) -> Evaluation | Outcome | Failure:
+    def _event(self) -> Event:
         waiting = self._desk.event.remote()
         while True:
             ready, _ = ray.wait([waiting], timeout=_LOOK_S)
             if ready:
-                event: Evaluation | Outcome | Failure = ray.get(waiting)
+                event: Event = ray.get(waiting)
                 return event
             if self._thread is None or not self._thread.is_alive():
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
@@ -121,6 +162,8 @@ class WorkerGroup:
     def _train(self) -> None:
         # Ray Train gives up on a worker group after this long; an autoscaling cluster needs minutes for a node.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.scaling.wait_for_resources_s)
+        # One process less to start: it tells workers of a node that is going, and ours would not listen.
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         trainer = ray.train.torch.TorchTrainer(
             serve,
             train_loop_config={"desk": self._desk},
@@ -143,6 +186,16 @@ class WorkerGroup:
             trainer.fit()
         except BaseException as error:
             self._error = error
+
+
+@contextmanager
+def workers(scaling: ScalingConfig, storage: Path) -> Iterator[WorkerGroup]:
+    """Have a worker group for a while. Arguments as of `WorkerGroup`."""
+    group = WorkerGroup(scaling, storage)
+    try:
+        yield group
+    finally:
+        group.close()
 
 
 class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]

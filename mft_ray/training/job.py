@@ -50,6 +50,57 @@ class TrainJob:
 
 
 @dataclass(frozen=True)
+class ScoreJob:
+    """Scoring of one model on one split, by all workers of a group together. Every path is seen by every worker.
+
+    Attributes:
+        model: folder or hub id.
+        data: folder of the prepared splits.
+        split: ``validation`` or ``test``.
+        metric: one of `mft_ray.evaluation.metrics`.
+        limit: the first so many examples; None takes all.
+        mask: mask file to apply to the model.
+        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
+        batch_size: examples per forward per worker.
+    """
+
+    model: str
+    data: str
+    split: str
+    metric: str
+    evaluation: EvaluationConfig
+    scaling: ScalingConfig
+    batch_size: int
+    limit: int | None = None
+    mask: str | None = None
+    before: str | None = None
+    dtype: str = "float32"
+    attention: str | None = None
+
+
+Job = TrainJob | ScoreJob
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came of a `ScoreJob`.
+
+    Attributes:
+        values: one per example, in the split's order.
+    """
+
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How far the first worker is with its share of a `ScoreJob`, in examples."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The state of a run at one evaluation on validation.
 

@@ -13,8 +13,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.data.encoding import IGNORED
 from mft_ray.data.prepare import open_split
+from mft_ray.masking import load_mask
 from mft_ray.training.backbone import load_model, load_tokenizer
-from mft_ray.training.job import TrainJob
+from mft_ray.training.export import load_masked
+from mft_ray.training.job import ScoreJob, TrainJob
 
 _Thing = TypeVar("_Thing")
 
@@ -57,6 +59,14 @@ class Kept:
             key = (job.model, job.dtype, job.attention)
             model = self._keep("model", key, lambda: load_model(*key))
         return model.to(self.device)
+
+    def finished_model(self, job: ScoreJob) -> PreTrainedModel:
+        """Return the model of a scoring job, on the device, with its mask applied for good if it has one."""
+        key = (job.model, job.dtype, job.attention)
+        if job.mask is None:
+            return self._keep("model", key, lambda: load_model(*key)).to(self.device)
+        self._things.pop("model", None)
+        return load_masked(job.model, load_mask(job.mask), job.dtype, job.attention, before=job.before).to(self.device)
 
     def tokenizer(self, model: str) -> Tokenizer:
         """Return the tokenizer of a model."""

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mft_ray.training.group import WorkerGroup
+from mft_ray.training.group import Heard, workers
 from mft_ray.training.job import Outcome, StopRule, TrainJob
 
 
-def launch(job: TrainJob, stop: StopRule | None = None) -> Outcome:
+def launch(job: TrainJob, stop: StopRule | None = None, heard: Heard | None = None) -> Outcome:
     """Train on a fresh group of workers and return the outcome. A run that has one already is not repeated.
 
     Args:
         job: what to train, and what it asks of the cluster.
         stop: asked after every evaluation, where it is made, so that all workers stop together.
+        heard: told of every evaluation.
 
     Raises:
         RunFailed: it failed on every allowed try; the message is the worker's.
     """
-    outcome = Path(job.out) / "outcome.json"
-    if outcome.exists():
-        return Outcome.load(outcome)
-    Path(job.out).mkdir(parents=True, exist_ok=True)
-    group = WorkerGroup(job.scaling, Path(job.out) / "ray")
-    try:
-        return group.run(job, stop)
-    finally:
-        group.close()
+    with workers(job.scaling, Path(job.out) / "ray") as group:
+        return group.train(job, stop, heard)

@@ -15,7 +15,6 @@ from torch import nn
 
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
-from mft_ray.evaluation.metrics import per_example
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
 from mft_ray.training.backbone import DTYPES, load_model
@@ -25,6 +24,7 @@ from mft_ray.training.engine import build_engine, gathered, gathered_state
 from mft_ray.training.export import save_model
 from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob, write_json
 from mft_ray.training.kept import Kept
+from mft_ray.training.scoring import score_together
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
 Report = Callable[[Evaluation], bool]
@@ -68,7 +68,7 @@ class Trainer:
         torch.manual_seed(job.train.seed)
         self.tokenizer = kept.tokenizer(job.model)
         self.training = kept.split(job.data, "train")
-        self.validation = kept.split(job.data, "validation").rows[self.rank :: self.world]
+        self.validation = kept.split(job.data, "validation").rows
         self.micro = micro_batch_size(job.train, job.scaling)
         model = kept.model(job)
         if job.scaling.gradient_checkpointing:
@@ -225,24 +225,17 @@ class Trainer:
 
     def _validation_values(self) -> list[float]:
         """Return the metric of every validation example, in order, computed by all workers together."""
-        values = per_example(
+        job = self.job
+        return score_together(
             self.engine.module,
             self.validation,
-            self.job.evaluation.metric,
-            pad_id=self.tokenizer.pad_token_id,
-            eos_id=self.tokenizer.eos_token_id,
-            batch_size=self.job.train.eval_batch_size,
-            device=self.device,
-            tokenizer=self.tokenizer,
-            max_new_tokens=self.job.evaluation.max_new_tokens,
-            autocast=torch.bfloat16 if self.job.scaling.compute == "bfloat16" else None,
+            job.evaluation.metric,
+            job.evaluation,
+            job.scaling,
+            self.tokenizer,
+            job.train.eval_batch_size,
+            self.device,
         )
-        if self.world == 1:
-            return values
-        shares: list[list[float]] = [[] for _ in range(self.world)]
-        dist.all_gather_object(shares, values)
-        size = sum(len(share) for share in shares)
-        return [shares[index % self.world][index // self.world] for index in range(size)]
 
     def _against_rival(self, values: Sequence[float]) -> dict[str, float]:
         if self.job.rival is None:

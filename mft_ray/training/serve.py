@@ -13,8 +13,8 @@ import ray
 import ray.train
 import ray.train.torch
 
-from mft_ray.training.desk import Failure, Task
-from mft_ray.training.job import Outcome
+from mft_ray.training.desk import Failure, Result, Task
+from mft_ray.training.job import Outcome, ScoreJob
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -35,15 +35,19 @@ def serve(config: Mapping[str, Any]) -> None:
         ray.get(desk.finish.remote(rank, result, _resident_bytes()))
 
 
-def _do(task: Task, desk: Any, kept: Any) -> Outcome | Failure:
+def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
     from mft_ray.training.loop import train
+    from mft_ray.training.scoring import score
 
-    outcome = Path(task.job.out) / "outcome.json"
+    job = task.job
+    if isinstance(job, ScoreJob):
+        return score(job, kept, tell=desk.count.remote)
+    outcome = Path(job.out) / "outcome.json"
     if outcome.exists():  # by workers that died before they could say so
         return Outcome.load(outcome)
     try:
         return train(
-            task.job,
+            job,
             kept,
             task.stop,
             report=lambda evaluation: ray.get(desk.report.remote(task, evaluation)),

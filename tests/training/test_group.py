@@ -93,7 +93,7 @@ def test_a_warm_job_gives_what_a_fresh_one_gives_bit_for_bit(
     group = start(workers=2, zero=zero)
     processes, outcomes = [], []
     for job in jobs:
-        outcomes.append(group.run(job, note))
+        outcomes.append(group.train(job, note))
         processes.append(note.process())
         if zero < 3:
             shutil.rmtree(backbone, ignore_errors=True)
@@ -107,10 +107,10 @@ def test_jobs_of_every_kind_follow_one_another(fft_job: Make, mft_job: Make, sta
     note = NoteProcess(str(tmp_path / "note"))
     group = start()
     whole = mft_job("kinds-whole", scaling())
-    expected = comparable(group.run(whole, note))
+    expected = comparable(group.train(whole, note))
     process = note.process()
     with pytest.raises(RunFailed, match=r"not finite at step 10.*lower than 1e\+30"):
-        group.run(fft_job("kinds-diverged", scaling(), lr=1e30), note)
+        group.train(fft_job("kinds-diverged", scaling(), lr=1e30), note)
     fft = fft_job("kinds-fft", scaling(), steps=10_000)
     group.submit(fft, note)
     first = group.next()
@@ -121,7 +121,7 @@ def test_jobs_of_every_kind_follow_one_another(fft_job: Make, mft_job: Make, sta
     assert cancelled.stopped_reason == "cancelled"
     assert cancelled.history[-1].step < 10_000
     again = mft_job("kinds-again", scaling())
-    assert comparable(group.run(again, note)) == expected
+    assert comparable(group.train(again, note)) == expected
     assert note.process() == process
     assert masks_equal(whole, again)
 
@@ -131,7 +131,7 @@ def test_a_group_makes_way_for_a_fresh_one(mft_job: Make, start: Start, tmp_path
     group = start(Renewal(jobs=2))
     processes = []
     for number in range(3):
-        group.run(mft_job(f"renewed-{number}", scaling(), steps=2, eval_every=2), note)
+        group.train(mft_job(f"renewed-{number}", scaling(), steps=2, eval_every=2), note)
         processes.append(note.process())
     assert processes[0] == processes[1] != processes[2]
 
@@ -141,7 +141,7 @@ def test_memory_is_flat_over_thirty_jobs(mft_job: Make, start: Start, tmp_path: 
     group = start()
     occupied, began = [], time.monotonic()
     for number in range(30):
-        group.run(mft_job(f"flat-{number}", scaling(), steps=2, eval_every=2), note)
+        group.train(mft_job(f"flat-{number}", scaling(), steps=2, eval_every=2), note)
         occupied.append(note.megabytes())
     print(f"{time.monotonic() - began:.1f} s", [round(value) for value in occupied])
     early, late = statistics.median(occupied[5:10]), statistics.median(occupied[-5:])
@@ -157,7 +157,7 @@ def alive() -> set[str]:
 def test_nothing_is_left_of_a_closed_group(mft_job: Make, ground: Ground, tmp_path: Path) -> None:
     before = alive()
     group = WorkerGroup(scaling(), tmp_path / "group")
-    group.run(mft_job("closed", scaling(), steps=2, eval_every=2))
+    group.train(mft_job("closed", scaling(), steps=2, eval_every=2))
     assert len(alive() - before) > 3  # the desk, the controller, the worker and its place
     group.close()
     deadline = time.monotonic() + 30

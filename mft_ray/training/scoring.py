@@ -1,0 +1,93 @@
+"""One score per example, computed by all workers of a group together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mft_ray.config import EvaluationConfig, ScalingConfig
+from mft_ray.evaluation.metrics import per_example
+from mft_ray.training.job import Counted, ScoreJob, Scores
+from mft_ray.training.kept import Kept
+
+_TELL_EVERY_S = 10.0
+
+
+def score(job: ScoreJob, kept: Kept, tell: Callable[[Counted], object]) -> Scores:
+    """Score a model on a split.
+
+    Args:
+        job: what to score.
+        kept: what this worker has from the last job. torch.distributed must be initialised.
+        tell: told now and then, on the first worker, how far it is.
+    """
+    told = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal told
+        if dist.get_rank() == 0 and time.monotonic() - told > _TELL_EVERY_S:
+            told = time.monotonic()
+            tell(Counted(done, total))
+
+    values = score_together(
+        kept.finished_model(job),
+        kept.split(job.data, job.split).rows[: job.limit],
+        job.metric,
+        job.evaluation,
+        job.scaling,
+        kept.tokenizer(job.model),
+        job.batch_size,
+        kept.device,
+        count,
+    )
+    return Scores(values)
+
+
+def score_together(
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    evaluation: EvaluationConfig,
+    scaling: ScalingConfig,
+    tokenizer: Any,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Return the metric of every row, in order, alike on all workers. Each scores a share.
+
+    Args:
+        model: on the device.
+        rows: as `per_example` takes them, the same on all workers.
+        metric: one of `mft_ray.evaluation.metrics`.
+        evaluation: ``max_new_tokens`` is used.
+        scaling: ``compute`` is used.
+        tokenizer: the model's.
+        batch_size: examples per forward per worker.
+        device: of this worker.
+        progress: called with the examples done and in all, of this worker's share.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    values = per_example(
+        model,
+        rows[rank::world],
+        metric,
+        pad_id=tokenizer.pad_token_id,
+        eos_id=tokenizer.eos_token_id,
+        batch_size=batch_size,
+        device=device,
+        tokenizer=tokenizer,
+        max_new_tokens=evaluation.max_new_tokens,
+        autocast=torch.bfloat16 if scaling.compute == "bfloat16" else None,
+        progress=progress,
+    )
+    if world == 1:
+        return values
+    shares: list[list[float]] = [[] for _ in range(world)]
+    dist.all_gather_object(shares, values)
+    return [shares[index % world][index // world] for index in range(len(rows))]
