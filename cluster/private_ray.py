@@ -45,7 +45,7 @@ class PrivateRay:
     @property
     def logs(self) -> Path:
         """Where Ray keeps its own logs."""
-        return self.folder / "session_latest" / "logs"
+        return self.folder / "ray" / "session_latest" / "logs"
 
 
 def environment(outer: Mapping[str, str], launch_dir: str) -> dict[str, str]:
@@ -124,11 +124,13 @@ def _start(options: Sequence[str], env: Mapping[str, str], preferred: Sequence[i
     output = folder / "ray_start.log"
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            [*_start_command(folder, dashboard, client), *options],
+            [*_start_command(dashboard, client), *options],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=dict(env),
+            # All processes of this Ray inherit where its address is. In the usual place there may be that of another
+            # one, and Ray Train, which asks the State API there, then takes 12 seconds to end a worker group.
+            env={**env, "RAY_TMPDIR": str(folder)},
             start_new_session=True,  # Ctrl-C in the terminal is for us to pass on, in order.
             preexec_fn=_die_with_parent,
         )
@@ -136,7 +138,7 @@ def _start(options: Sequence[str], env: Mapping[str, str], preferred: Sequence[i
     try:
         # Ray writes this file when every part of it is up. It is also what leads the job to this Ray and
         # not to another one on the machine.
-        _wait_for_file(folder / "ray_current_cluster", process)
+        _wait_for_file(folder / "ray" / "ray_current_cluster", process)
     except BaseException as error:
         stop(ray)
         said = output.read_text(errors="replace").strip().splitlines()[-15:]
@@ -147,7 +149,7 @@ def _start(options: Sequence[str], env: Mapping[str, str], preferred: Sequence[i
     return ray
 
 
-def _start_command(folder: Path, dashboard: int, client: int) -> list[str]:
+def _start_command(dashboard: int, client: int) -> list[str]:
     """``ray start`` with every port ours; 0 lets the part itself find one.
 
     Not ``ray.init``, which cannot be told them all: a second Ray on a machine finds port 52365 taken, and
@@ -163,7 +165,7 @@ def _start_command(folder: Path, dashboard: int, client: int) -> list[str]:
         "max-worker-port": 0,
     }
     command = [*RAY, "start", "--head", "--block", "--include-dashboard=true", "--disable-usage-stats"]
-    return [*command, f"--temp-dir={folder}", *(f"--{name}={port}" for name, port in ports.items())]
+    return [*command, *(f"--{name}={port}" for name, port in ports.items())]
 
 
 def _wait_for_file(path: Path, process: subprocess.Popen[bytes]) -> None:
