@@ -1,4 +1,4 @@
-# Each target makes its own environment first. Nothing else is needed but Python 3.11 or 3.12, g++ and make.
+# Each target makes its own environment first. Nothing else is needed but Python 3.11 or 3.12 and make.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -23,7 +23,6 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one or say make PYTHON=..."; exit 2; }
-	@command -v g++ >/dev/null || { echo "error: g++ not found; DeepSpeed compiles one small library with it"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

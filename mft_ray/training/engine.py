@@ -13,6 +13,10 @@ from torch import nn
 
 from mft_ray.config import ScalingConfig, TrainConfig
 
+# Asked which of its own operations this machine could compile, DeepSpeed tries, and then builds one that only
+# inference uses: a minute and a C++ compiler on every node. None is needed here.
+deepspeed.ops.__compatible_ops__ = {}
+
 
 def build_engine(
     model: nn.Module,
