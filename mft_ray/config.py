@@ -206,11 +206,21 @@ class SearchConfig(Section):
 class EvaluationConfig(Section):
     """What counts as better. Every metric is higher-is-better."""
 
-    metric: Metric = "answer_logprob"
+    metric: Metric = Field("answer_logprob", description="decides: which trial is best, and the verdict")
+    while_training: Metric | None = Field(
+        None,
+        description="what training is evaluated, stopped and given its best state by; null: metric, or answer_logprob "
+        "where that generates. A trial's best mask is then scored by metric once, unless it was stopped below FFT",
+    )
     extra: list[Metric] = Field([], description="also judged on test, for the report")
     extra_n: int | None = Field(None, ge=1, description="examples for the extra metrics; null takes all")
     max_new_tokens: int = Field(256, ge=1)
     resamples: int = Field(10_000, ge=100, description="of the paired bootstrap")
+
+    @property
+    def watched(self) -> Metric:
+        """The metric while training: one forward per example unless asked for otherwise."""
+        return self.while_training or ("answer_logprob" if self.metric == "generated_match" else self.metric)
 
 
 class RunConfig(Section):

@@ -118,6 +118,15 @@ class Masks:
             for weight, member, mask in zip(group, members, made, strict=True):
                 member.set(mask, self._frozen(weight), soften, temperature)
 
+    def put(self, masks: Mapping[str, torch.Tensor]) -> None:
+        """Put given masks in force until the next `update`; the scores stay as they are.
+
+        Args:
+            masks: bool, by weight name, True keeps a weight.
+        """
+        for weight in self.weights:
+            self._masks[weight.name].set(masks[weight.name], self._frozen(weight))
+
     def attach(self) -> None:
         """Put the masks on the model, as is done at the start, after `unload`."""
         for weight in self.weights:

@@ -28,6 +28,7 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 def trial_curves(run: Run) -> go.Figure:
     """Validation score against optimizer step: every trial, the FFT line, and continued FFT."""
+    run = run.while_training
     unit = units.unit(run.baseline.metric)
     figure = go.Figure()
     winner = run.winner
@@ -59,6 +60,7 @@ def trial_curves(run: Run) -> go.Figure:
 
 def fft_curve(run: Run) -> go.Figure:
     """Validation score against optimizer step of the FFT training itself."""
+    run = run.while_training
     unit = units.unit(run.baseline.metric)
     figure = go.Figure(plotting.curve(run.curves.fft, unit, "FFT while it trained", COLOURS[0], "FFT training", 2.6))
     scores = [(point.score, point.step) for point in run.curves.fft if point.score is not None]

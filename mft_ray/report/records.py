@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -53,11 +53,15 @@ class Measured(Record):
 
 
 class Baseline(Measured):
-    """baseline.json: the FFT model, and FFT continued for the winner's token budget."""
+    """baseline.json: the FFT model, and FFT continued for the winner's token budget.
+
+    ``watched`` is the same model by the metric that training was watched by, if that was not ``metric``.
+    """
 
     metric: str
     validation: SplitScore
     continued: Measured | None = None
+    watched: Baseline | None = None
 
     @property
     def error(self) -> float | None:
@@ -159,6 +163,11 @@ class Run:
         section = self.config.get("run")
         name = section.get("name") if isinstance(section, dict) else None
         return str(name or self.folder.resolve().name)
+
+    @property
+    def while_training(self) -> Run:
+        """The same run with the baseline by the metric that its curves are in."""
+        return replace(self, baseline=self.baseline.watched or self.baseline)
 
     @property
     def winner(self) -> Trial | None:

@@ -33,7 +33,8 @@ class Baseline:
         depth: decoder layers.
         score: on validation.
         standard_error: of that score.
-        scores: file with its validation scores, one per example.
+        watched: on validation too, by the metric that training is watched by.
+        scores: file with its validation scores by that metric, one per example.
         before: folder or hub id of the model before fine-tuning, where that is known.
     """
 
@@ -42,6 +43,7 @@ class Baseline:
     depth: int
     score: float
     standard_error: float
+    watched: float
     scores: str
     before: str | None = None
 
@@ -68,7 +70,9 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
         outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
         model, record = str(folder.fft / "best"), _describe(outcome)
     subject = Subject("fft", model)
+    metric, watched = config.evaluation.metric, config.evaluation.watched
     values = score(group, subject, "validation", config, folder)
+    during = score(group, subject, "validation", config, folder, watched)
     loaded = load_model(model)
     baseline = Baseline(
         model,
@@ -76,20 +80,18 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
         depth(loaded),
         sum(values) / len(values),
         standard_error(values),
-        str(scores_file(folder, subject, "validation", config.evaluation.metric)),
+        sum(during) / len(during),
+        str(scores_file(folder, subject, "validation", watched)),
         config.model.before if config.fft.given else start,
     )
     summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
-    write_json(
-        folder.baseline,
-        {
-            "method": "fft",
-            "metric": config.evaluation.metric,
-            "validation": summary,
-            "model": model,
-            **record,
-        },
-    )
+    public: dict[str, Any] = {"method": "fft", "metric": metric, "validation": summary, "model": model, **record}
+    if watched != metric:
+        public["watched"] = {
+            "metric": watched,
+            "validation": {"score": baseline.watched, "n": len(during), "standard_error": standard_error(during)},
+        }
+    write_json(folder.baseline, public)
     write_json(kept, asdict(baseline))
     return baseline
 
@@ -144,7 +146,7 @@ def _train(
         attention=config.model.attention,
     )
     try:
-        return group.train(job, Patience(patience), Lines(label, config.evaluation.metric, train.steps))
+        return group.train(job, Patience(patience), Lines(label, config.evaluation.watched, train.steps))
     except RunFailed as error:
         raise RunFailed(f"{label} failed: {error} What was finished is kept: --resume {folder.root}") from error
 

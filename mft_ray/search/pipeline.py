@@ -97,22 +97,23 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         config.search.trials,
         config.train.steps,
         concurrent,
-        config.evaluation.metric,
+        config.evaluation,
         baseline.score,
+        baseline.watched,
         folder,
         keep_results,
     )
     try:
         run_trials(plan, folder, baseline.depth, progress)
     except KeyboardInterrupt:
-        if any(row["score"] is not None for row in write_results(folder, baseline)):
+        if any(row["watched"] is not None for row in write_results(folder, baseline)):
             say(f"report so far: {render(folder.root)}")
         raise
     rows = write_results(folder, baseline)
     if limit := Budget(config.search.budget, folder.work).reached():
         say(f"the budget is spent ({limit}): the verdict is on what there is")
 
-    if not rows or rows[0]["score"] is None:
+    if not rows or rows[0]["watched"] is None:
         render(folder.root)
         raise UserError(
             f"No trial of {folder.root} reached its masking ratio and a score, so there is nothing to judge: "
@@ -146,6 +147,7 @@ def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str,
             for subject in (continued, fft, mft)
             for name in metrics
         }
+        continued_validation = score(group, continued, "validation", config, folder)
     named = {name: values[name, evaluation.metric] for name in ("mft", "fft", "continued")}
     verdict = judge(evaluation.metric, named["mft"], named["fft"], named["continued"], evaluation.resamples)
     verdict["trial_id"] = row["trial_id"]
@@ -156,21 +158,23 @@ def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str,
         }
         for name in metrics[1:]
     ]
-    _complete_baseline(config, folder, named)
+    _complete_baseline(config, folder, named, continued_validation)
     write_json(folder.verdict, verdict)
     return verdict
 
 
-def _complete_baseline(config: Config, folder: RunFolder, named: dict[str, list[float]]) -> None:
+def _complete_baseline(
+    config: Config, folder: RunFolder, named: dict[str, list[float]], continued_validation: list[float]
+) -> None:
     record = json.loads(folder.baseline.read_text())
     outcome = json.loads((folder.continued / "outcome.json").read_text())
     best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
-    tests = {name: {"score": sum(named[name]) / len(named[name]), "n": len(named[name])} for name in named}
+    tests = {name: _mean(values) for name, values in named.items()}
     record["test"] = tests["fft"]
     record["continued"] = {
         "method": "fft",
         "metric": config.evaluation.metric,
-        "validation": {"score": best["score"], "n": record["validation"]["n"]},
+        "validation": _mean(continued_validation),
         "test": tests["continued"],
         "best_step": best["step"],
         "steps": last["step"],
@@ -178,6 +182,10 @@ def _complete_baseline(config: Config, folder: RunFolder, named: dict[str, list[
         "seconds": last["seconds"],
     }
     write_json(folder.baseline, record)
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    return {"score": sum(values) / len(values), "n": len(values)}
 
 
 def _reasons(rows: list[dict[str, Any]]) -> str:

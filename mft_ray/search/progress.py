@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray.tune
 
-from mft_ray.config import load_config
+from mft_ray.config import EvaluationConfig, load_config
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
@@ -55,8 +56,9 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         total: trials of the search.
         steps: of one trial, at most.
         concurrent: trials that run at once.
-        metric: what scores are.
+        evaluation: what scores are.
         fft_score: the baseline on the same validation examples.
+        fft_watched: the same by the metric that training is watched by.
         folder: of the run, whose configuration limits what trials may use.
         after_each: called when a trial has ended, so that the leaderboard is never behind.
     """
@@ -66,13 +68,15 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         total: int,
         steps: int,
         concurrent: int,
-        metric: str,
+        evaluation: EvaluationConfig,
         fft_score: float,
+        fft_watched: float,
         folder: RunFolder,
         after_each: Callable[[], object],
     ) -> None:
         self.total, self.steps, self.concurrent = total, steps, concurrent
-        self.unit, self.fft_score = unit(metric), fft_score
+        self.decides, self.fft_score = unit(evaluation.metric), fft_score
+        self.unit, self.fft_watched = unit(evaluation.watched), fft_watched
         self.folder, self.after_each = folder, after_each
         self.waiting = Waiting(say)
         self.seconds: dict[str, float] = {}
@@ -104,22 +108,20 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         left = self._time_left(trials)
         say(
             f"{self._name(trials, trial)} step {result['step']}/{self.steps}: {self.unit.score(result['score'])}, "
-            f"{self.unit.delta(result['score'] - self.fft_score)} against FFT{note}{left}"
+            f"{self.unit.delta(result['score'] - self.fft_watched)} against FFT{note}{left}"
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
         last = trial.last_result or {}
-        best, reason = last.get(METRIC), last.get("stopped_reason", "completed")
+        best, reason = last.get(METRIC, math.nan), last.get("stopped_reason", "completed")
         if reason == "failed":
             self.on_trial_error(iteration, trials, trial)
             return
         self._note_end(trial)
-        say(
-            f"{self._name(trials, trial)} ends ({reason}): best {self.unit.score(best)}, "
-            f"{self.unit.delta(best - self.fft_score if best is not None else None)} against FFT"
-            f"{self._time_left(trials)}"
-        )
+        result = f"best {self.decides.score(best)}, {self.decides.delta(best - self.fft_score)} against FFT"
+        shown = result if math.isfinite(best) else "no score"
+        say(f"{self._name(trials, trial)} ends ({reason}): {shown}{self._time_left(trials)}")
         self.after_each()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

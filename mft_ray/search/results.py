@@ -13,10 +13,13 @@ from mft_ray.training.job import Evaluation, Outcome, write_json
 
 
 def write_results(folder: RunFolder, baseline: Baseline) -> list[dict[str, Any]]:
-    """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's rows."""
+    """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's rows.
+
+    Trials that have only been scored by the metric that training is watched by come after those that have a score.
+    """
     _write_curves(folder)
     rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
-    rows.sort(key=lambda row: (row["score"] is None, -(row["score"] or 0.0)))
+    rows.sort(key=lambda row: [(row[key] is None, -(row[key] or 0.0)) for key in ("score", "watched")])
     public = json.loads(folder.baseline.read_text())
     write_json(folder.leaderboard, {"baseline": public, "trials": rows})
     return rows
@@ -44,6 +47,7 @@ def _row(config: Path, fft_score: float) -> dict[str, Any]:
         "step": None,
         "score": None,
         "delta_fft": None,
+        "watched": None,
         "status": "failed" if error_path.exists() else "cancelled",
         "stopped_reason": "failed" if error_path.exists() else "cancelled",
         "seconds": None,
@@ -60,7 +64,9 @@ def _row(config: Path, fft_score: float) -> dict[str, Any]:
             seconds=last.seconds,
         )
         if best:
-            row.update(score=best.score, delta_fft=best.score - fft_score)
+            row["watched"] = best.score
+        if outcome.score is not None:
+            row.update(score=outcome.score, delta_fft=outcome.score - fft_score)
     elif error_path.exists():
         row["error"] = json.loads(error_path.read_text())["error"]
     return row

@@ -65,12 +65,12 @@ def train_once(method: str, config: Config, out: str) -> None:
                 before=config.model.before,
             )
             config.save(folder.config)
-            outcome = launch(job, Patience(train.patience), Lines(method, config.evaluation.metric, train.steps))
+            outcome = launch(job, Patience(train.patience), Lines(method, config.evaluation.watched, train.steps))
     best = outcome.best_evaluation
     if best is None:
         raise UserError("The run ended before the mask reached its ratio; raise train.steps.")
     result = root / ("best" if fft else "mask.safetensors")
-    print(f"best at step {best.step}: {unit(config.evaluation.metric).score(best.score)} on validation\n{result}")
+    print(f"best at step {best.step}: {unit(config.evaluation.watched).score(best.score)} on validation\n{result}")
 
 
 def evaluate_once(config: Config, model: str | None, mask: str | None, split: str, out: str | None) -> None:

@@ -55,10 +55,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             return
         value = (result or {}).get(METRIC)
         finite = value is not None and math.isfinite(value)
-        if error or not finite:
-            state, value = TrialState.FAIL, None
-        elif (result or {}).get("stopped_reason") in _PRUNED:
+        if not error and (result or {}).get("stopped_reason") in _PRUNED:
             state, value = TrialState.PRUNED, None
+        elif error or not finite:
+            state, value = TrialState.FAIL, None
         else:
             state = TrialState.COMPLETE
         self._ot_study.tell(self._ot_trials[trial_id], value, state=state, skip_if_finished=True)

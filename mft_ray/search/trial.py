@@ -104,12 +104,13 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             self._last = asdict(event)
             if spent(Path(self._plan.root) / "work"):
                 self._group.break_off()
-            return {**self._last, METRIC: self._best}
+            evaluation = self._plan.config.evaluation
+            # Values of another metric would not compare with those that trials end with.
+            return {**self._last, METRIC: self._best if evaluation.watched == evaluation.metric else math.nan}
         assert isinstance(event, Outcome)
-        best = event.best_evaluation
         return {
             **asdict(event.history[-1]),
-            METRIC: best.score if best else math.nan,
+            METRIC: math.nan if event.score is None else event.score,
             "stopped_reason": event.stopped_reason,
             "done": True,
         }

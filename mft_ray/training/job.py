@@ -143,11 +143,14 @@ class Outcome:
     Attributes:
         stopped_reason: ``completed`` or what a stop rule gave.
         best: index into history of the best eligible evaluation; None if there was none.
+        score: of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored by
+            the metric that training is watched by.
     """
 
     stopped_reason: str
     history: list[Evaluation] = field(default_factory=list)
     best: int | None = None
+    score: float | None = None
 
     @property
     def best_evaluation(self) -> Evaluation | None:
@@ -162,7 +165,7 @@ class Outcome:
     def load(cls, path: Path) -> Outcome:
         """Read what `save` wrote."""
         content = json.loads(path.read_text())
-        return cls(content["stopped_reason"], read_history(content["history"]), content["best"])
+        return cls(content["stopped_reason"], read_history(content["history"]), content["best"], content["score"])
 
 
 def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:

@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
 from mft_ray.evaluation.statistics import standard_error
-from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
+from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
 from mft_ray.training.backbone import DTYPES, load_model
 from mft_ray.training.batches import global_batch, micro_batch_size
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
@@ -123,7 +124,7 @@ class Trainer:
         Returns:
             ``cancelled`` if whoever it was reported to wants no more.
         """
-        values, losses = self._validation_values(), self._training_losses()
+        values, losses = self._validation_values(self.job.evaluation.watched), self._training_losses()
         if not all(map(math.isfinite, [*values, *losses])):
             raise FloatingPointError(
                 f"the loss or score is not finite at step {self.step}; a learning rate lower than "
@@ -160,12 +161,25 @@ class Trainer:
 
     def close(self, reason: str) -> Outcome:
         """Write the outcome and drop the checkpoints."""
-        outcome = Outcome(reason, self.history, best_index(self.history))
         dist.barrier()
+        outcome = Outcome(reason, self.history, best_index(self.history))
+        outcome.score = self._decisive_score(outcome)
         if self.rank == 0:
             outcome.save(Path(self.job.out) / "outcome.json")
             drop_checkpoints(Path(self.job.out) / "checkpoints")
         return outcome
+
+    def _decisive_score(self, outcome: Outcome) -> float | None:
+        evaluation, best = self.job.evaluation, outcome.best_evaluation
+        if best is None:
+            return None
+        if evaluation.metric == evaluation.watched:
+            return best.score
+        if not self.masks or outcome.stopped_reason in ("below_fft", "cancelled"):
+            return None
+        self.masks.put(load_mask(Path(self.job.out) / "mask.safetensors").masks)
+        values = self._validation_values(evaluation.metric)
+        return sum(values) / len(values)
 
     def free(self) -> None:
         """Let go of the engine and leave the backbone as it was."""
@@ -223,13 +237,13 @@ class Trainer:
         values: list[float] = (losses / self.world).tolist()
         return values
 
-    def _validation_values(self) -> list[float]:
-        """Return the metric of every validation example, in order, computed by all workers together."""
+    def _validation_values(self, metric: Metric) -> list[float]:
+        """Return a metric of every validation example, in order, computed by all workers together."""
         job = self.job
         return score_together(
             self.engine.module,
             self.validation,
-            job.evaluation.metric,
+            metric,
             job.evaluation,
             job.scaling,
             self.tokenizer,
