@@ -130,7 +130,8 @@ def _start(options: Sequence[str], env: Mapping[str, str], preferred: Sequence[i
             stderr=subprocess.STDOUT,
             # All processes of this Ray inherit where its address is. In the usual place there may be that of another
             # one, and Ray Train, which asks the State API there, then takes 12 seconds to end a worker group.
-            env={**env, "RAY_TMPDIR": str(folder)},
+            # What they leave in temporary files goes with the folder.
+            env={**env, "RAY_TMPDIR": str(folder), "TMPDIR": env.get("TMPDIR", str(folder))},
             start_new_session=True,  # Ctrl-C in the terminal is for us to pass on, in order.
             preexec_fn=_die_with_parent,
         )

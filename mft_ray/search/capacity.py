@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import ray
 import yaml
 from ray._private.state import state as cluster_state
@@ -70,12 +72,25 @@ def _nodes_later(scaling: ScalingConfig) -> list[NodeType]:
             NodeType(dict(group.resources), math.inf if group.max_count < 0 else group.max_count)
             for group in config.node_group_configs
         ]
-    # `ray up` leaves the cluster file on the head, where drivers of jobs run.
-    bootstrap = Path.home() / "ray_bootstrap_config.yaml"
-    if not bootstrap.exists():
+    file = _cluster_file()
+    if file is None:
         return []
-    kinds = (yaml.safe_load(bootstrap.read_text()) or {}).get("available_node_types", {})
+    kinds = (yaml.safe_load(file.read_text()) or {}).get("available_node_types", {})
     return [NodeType(kind.get("resources", {}), kind.get("max_workers", 0)) for kind in kinds.values()]
+
+
+def _cluster_file() -> Path | None:
+    """Return the file that this cluster's autoscaler reads, from its command line on the head, where drivers run."""
+    ours = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    option = "--autoscaling-config="
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # somebody else's, or gone
+            command = process.cmdline()
+            for argument in command if ours in command else []:
+                file = Path(argument.removeprefix(option)).expanduser()
+                if argument.startswith(option) and file.exists():
+                    return file
+    return None
 
 
 def _describe(nodes: list[NodeType]) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
+import psutil  # type: ignore[import-untyped]
 import ray
+
+_PREFIX = "mft-ray-"
 
 
 @contextmanager
@@ -29,8 +34,8 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            _start(stack.enter_context(TemporaryDirectory(prefix="mft-ray-", ignore_cleanup_errors=True)), num_cpus)
-            stack.callback(os.environ.pop, "RAY_TMPDIR", None)
+            stack.enter_context(_folder())
+            _start(num_cpus)
         stack.callback(ray.shutdown)
         # A stopped job gets SIGTERM: the same as Ctrl-C, once Ray's own handler is out of the way.
         if threading.current_thread() is threading.main_thread():
@@ -38,12 +43,37 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         yield
 
 
-def _start(temporary: str, num_cpus: int | None) -> None:
-    # All processes of this Ray inherit where they find its address. Elsewhere there may be one of a Ray that is
-    # gone, and Ray Train, which asks the State API, then takes 12 seconds to end a worker group.
-    os.environ["RAY_TMPDIR"] = temporary
+@contextmanager
+def _folder() -> Iterator[None]:
+    """Have a folder for all that a Ray and its processes leave in temporary files."""
+    _remove_leftovers()
+    with TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        # All processes of this Ray inherit where they find its address. Elsewhere there may be one of a Ray that is
+        # gone, and Ray Train, which asks the State API, then takes 12 seconds to end a worker group.
+        settings = {"RAY_TMPDIR": folder, "TMPDIR": os.environ.get("TMPDIR", folder)}
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of processes that were killed before they could do so."""
+    for folder in Path(gettempdir()).glob(f"{_PREFIX}*"):
+        owner = re.match(r"(\d+)-", folder.name.removeprefix(_PREFIX))
+        if owner and not psutil.pid_exists(int(owner[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(num_cpus: int | None) -> None:
     # With the dashboard off, placement groups of stopped trials leak: their cleaner asks the State API.
     context = ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR
     )
-    (Path(temporary) / "ray" / "ray_current_cluster").write_text(context.address_info["gcs_address"])
+    address = Path(os.environ["RAY_TMPDIR"]) / "ray" / "ray_current_cluster"
+    address.write_text(context.address_info["gcs_address"])

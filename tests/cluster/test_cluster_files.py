@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ def test_rayjob_structure(claim_and_job: tuple[dict[str, Any], dict[str, Any]]) 
     assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] > 0
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (0, 0, 8)
     assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+
+
+def test_the_search_is_told_how_far_the_rayjobs_cluster_grows(
+    claim_and_job: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    spec = claim_and_job[1]["spec"]
+    [workers] = spec["rayClusterSpec"]["workerGroupSpecs"]
+    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    each = {"CPU": int(limits["cpu"]), "GPU": int(limits["nvidia.com/gpu"])}
+    overrides = shlex.split(spec["entrypoint"])
+
+    told = next(text for text in overrides if text.startswith("scaling.cluster_grows_to="))
+    assert yaml.safe_load(told.partition("=")[2]) == {
+        name: count * workers["maxReplicas"] for name, count in each.items()
+    }
 
 
 def test_rayjob_pods_share_the_image_and_the_runs(

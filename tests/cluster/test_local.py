@@ -1,13 +1,10 @@
 """The local launcher, with real Rays: ours, and another one that must not notice."""
 
-import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -51,25 +48,6 @@ subprocess.run("sleep 1000 & echo orphan $!", shell=True, start_new_session=True
 print("ready", flush=True)
 time.sleep(1000)
 """
-
-
-@pytest.fixture(scope="module")
-def private_ray() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("private_ray", ROOT / "cluster" / "private_ray.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["private_ray"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """Like tmp_path, but short enough for Ray's socket paths."""
-    folder = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from mft_ray.config import ScalingConfig
@@ -62,16 +67,28 @@ def test_what_the_cluster_has_counts_even_where_less_was_said():
     assert concurrent_trials(ScalingConfig(cluster_grows_to={"CPU": 1.0})) == 2
 
 
-def test_the_cluster_file_that_ray_up_leaves_says_what_may_come(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+def test_the_autoscalers_own_file_says_what_may_come(tmp_path):
     kinds = {
         "head": {"resources": {"CPU": 2}, "max_workers": 0},
         "gpu": {"resources": {"CPU": 16, "GPU": 4}, "max_workers": 3},
     }
-    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump({"available_node_types": kinds}))
-    assert concurrent_trials(ScalingConfig(gpus_per_worker=1)) == 12
-    with pytest.raises(UserError, match=r"can grow to .*3 x \(16 CPU, 4 GPU\)"):
-        concurrent_trials(ScalingConfig(workers=13, gpus_per_worker=1))
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump({"available_node_types": kinds}))
+    with autoscaler(file, "10.0.0.1:6379"), pytest.raises(UserError, match="cannot grow"):  # another cluster's
+        concurrent_trials(ScalingConfig(gpus_per_worker=1))
+    with autoscaler(file, ray.get_runtime_context().gcs_address):
+        assert concurrent_trials(ScalingConfig(gpus_per_worker=1)) == 12
+        with pytest.raises(UserError, match=r"can grow to .*3 x \(16 CPU, 4 GPU\)"):
+            concurrent_trials(ScalingConfig(workers=13, gpus_per_worker=1))
+
+
+@contextmanager
+def autoscaler(file: Path, cluster: str) -> Iterator[None]:
+    """A process with the command line of the autoscaler's that `ray up` starts on the head."""
+    options = [f"--gcs-address={cluster}", f"--autoscaling-config={file}"]
+    process = subprocess.Popen([sys.executable, "-c", "input()", *options], stdin=subprocess.PIPE)
+    yield
+    process.communicate(b"\n")
 
 
 def test_a_worker_does_not_span_nodes():
