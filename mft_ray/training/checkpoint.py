@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from mft_ray.errors import RunFailed
 from mft_ray.training.job import Evaluation, read_history
 
 _PREFIX = "step-"
+# The one before the newest is there for the case that the newest cannot be read.
+_KEPT = 2
+
+log = logging.getLogger(__name__)
 
 
 def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation]) -> None:
-    """Write a checkpoint, whole or not at all, and drop the ones before it. Every worker must call it.
+    """Write a checkpoint, whole or not at all, and drop all before it but one. Every worker must call it.
 
     Args:
         engine: the DeepSpeed engine.
         folder: the run's checkpoint folder, shared by all workers.
         history: the evaluations so far; the last one names the step.
+
+    Raises:
+        RunFailed: it cannot be written.
     """
     step = history[-1].step
     partial, final = folder / f"partial-{step}", folder / f"{_PREFIX}{step:08d}"
-    if dist.get_rank() == 0:
+    try:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        dist.barrier()
+        state = {"history": [asdict(evaluation) for evaluation in history]}
+        engine.save_checkpoint(
+            str(partial), tag="engine", client_state=state, exclude_frozen_parameters=True, save_latest=False
+        )
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+            for older in _complete(folder)[:-_KEPT]:
+                shutil.rmtree(older, ignore_errors=True)
+    except (OSError, RuntimeError) as error:  # torch's own for a write that failed is the latter
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    state = {"history": [asdict(evaluation) for evaluation in history]}
-    engine.save_checkpoint(
-        str(partial), tag="engine", client_state=state, exclude_frozen_parameters=True, save_latest=False
-    )
-    dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        for older in _complete(folder)[:-1]:
-            shutil.rmtree(older, ignore_errors=True)
+        reason = " ".join(str(error).split())
+        raise RunFailed(f"the checkpoint of step {step} cannot be written to {folder}: {reason}") from error
 
 
 def load_checkpoint(engine: Any, folder: Path) -> list[Evaluation]:
-    """Bring the engine to the newest checkpoint and return its history; an empty list if there is none."""
-    complete = _complete(folder)
-    if not complete:
+    """Bring the engine to the newest checkpoint that can be read, and return its history.
+
+    Returns:
+        An empty list if there is none.
+    """
+    # One worker chooses for all: that they agree matters more than that each has looked.
+    choice = [_newest_sound(folder) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(choice)
+    if choice[0] is None:
         return []
-    path, state = engine.load_checkpoint(str(complete[-1]), tag="engine", load_module_strict=False)
+    path, state = engine.load_checkpoint(choice[0], tag="engine", load_module_strict=False)
     if path is None:
-        raise RuntimeError(f"DeepSpeed could not load the checkpoint {complete[-1]}")
+        raise RuntimeError(f"DeepSpeed could not load the checkpoint {choice[0]}")
     return read_history(state["history"])
 
 
@@ -59,3 +80,25 @@ def drop_checkpoints(folder: Path) -> None:
 
 def _complete(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def _newest_sound(folder: Path) -> str | None:
+    for checkpoint in reversed(_complete(folder)):
+        damage = _damage(checkpoint)
+        if damage is None:
+            return str(checkpoint)
+        log.warning("the checkpoint %s is damaged (%s): going back to the one before it", checkpoint, damage)
+    return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint, by the checksums that torch writes into its files; None if nothing is."""
+    files = sorted(checkpoint.rglob("*.pt"))
+    for file in files:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if (member := archive.testzip()) is not None:
+                    return f"{file.name}: {member}"
+        except (OSError, zipfile.BadZipFile) as error:
+            return f"{file.name}: {error}"
+    return None if files else "it is empty"
