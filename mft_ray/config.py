@@ -194,13 +194,25 @@ class SearchConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     space: SpaceConfig = SpaceConfig()
     stop: StopConfig = StopConfig()
+    objectives: Literal["score", "score_and_ratio"] = Field(
+        "score",
+        description="what the sampler looks for: high scores, or the Pareto front of high scores and high masking "
+        "ratios. The verdict is on the highest score either way",
+    )
     sampler: Literal["tpe", "random", "cmaes", "gp"] = Field("tpe", description="Optuna's; tpe is multivariate")
     startup_trials: int = Field(6, ge=1, description="random trials before the sampler proposes")
     max_concurrent: int | None = Field(None, ge=1, description="null: what the cluster's capacity allows")
     isolate: bool = Field(False, description="a fresh worker group for every trial; slower by its start")
     recycle_after: int = Field(50, ge=1, description="trials after which a worker group makes way for a fresh one")
+    keep: int = Field(5, ge=1, description="the best so many ended trials keep their mask on disk")
     seed: int = 0
     extra_points: list[dict[str, Any]] = Field([], description="configurations tried right after the paper's preset")
+
+    @model_validator(mode="after")
+    def _possible(self) -> SearchConfig:
+        if self.objectives != "score" and self.sampler == "cmaes":
+            raise ValueError("sampler cmaes has one objective; for score_and_ratio use tpe, gp or random")
+        return self
 
 
 class EvaluationConfig(Section):

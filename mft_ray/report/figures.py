@@ -83,6 +83,19 @@ def fft_curve(run: Run) -> go.Figure:
 def score_by_ratio(run: Run) -> go.Figure:
     """Each trial's best validation score against its masking ratio, by score init and schedule."""
     figure = _scatter(run, _percent_masked, _start, ", ".join)
+    front = run.pareto_front if run.seeks_front else []
+    if len(front) > 1:
+        scale = units.unit(run.baseline.metric).scale
+        figure.add_trace(
+            go.Scatter(
+                x=[_percent_masked(trial) for trial in front],
+                y=[trial.score * scale for trial in front if trial.score is not None],
+                mode="lines",
+                name="Pareto front",
+                line={"color": UNSURE, "width": 1.4, "shape": "vh"},
+                hoverinfo="skip",
+            )
+        )
     plotting.style(figure, "Masking ratio (% of weights removed)", _axis(run))
     return figure
 

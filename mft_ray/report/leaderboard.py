@@ -42,6 +42,7 @@ class Line:
         ahead: +1, 0 or -1: above, level with or below FFT, None when unknown.
         reason: why the trial stopped.
         time: how long it took.
+        front: whether it is on the Pareto front of a search that looked for one.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Line:
     ahead: int | None
     reason: str
     time: str
+    front: bool = False
 
 
 def knobs(run: Run) -> tuple[str, ...]:
@@ -65,16 +67,9 @@ def knobs(run: Run) -> tuple[str, ...]:
 
 def lines(run: Run) -> list[Line]:
     """Every line, best first; a trial level with a baseline stands below it, for it gained nothing."""
-    winner = run.winner
     unit = units.unit(run.baseline.metric)
     names = knobs(run)
-    board = [
-        (
-            trial.score,
-            _trial(trial, place, winner is not None and trial.trial_id == winner.trial_id, names, unit),
-        )
-        for place, trial in enumerate(run.trials, 1)
-    ]
+    board = [(trial.score, _trial(trial, place, run, names, unit)) for place, trial in enumerate(run.trials, 1)]
     fft = run.baseline.validation.score
     for kind, name, score in (
         ("fft", "FFT baseline", fft),
@@ -127,7 +122,8 @@ def table(run: Run, limit: int | None = None) -> Table:
             continue
         _add(shown, line, len(names))
     more = f"; {hidden} more in leaderboard.json" if hidden else ""
-    shown.caption = f"* {'judged on test' if run.verdict else 'best so far'}{more}"
+    front = "; ◇ on the Pareto front of score and ratio" if run.seeks_front else ""
+    shown.caption = f"* {'judged on test' if run.verdict else 'best so far'}{front}{more}"
     shown.caption_justify = "left"
     return shown
 
@@ -139,12 +135,12 @@ def text(run: Run, limit: int | None = None, width: int = 160) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _trial(trial: Trial, place: int, winner: bool, names: tuple[str, ...], unit: units.Unit) -> Line:
+def _trial(trial: Trial, place: int, run: Run, names: tuple[str, ...], unit: units.Unit) -> Line:
     return Line(
         kind="trial",
         place=str(place) if trial.score is not None else "",
         name=trial.trial_id,
-        winner=winner,
+        winner=trial == run.winner,
         settings=tuple(_setting(name, trial.config.get(name)) for name in names),
         step=units.count(trial.step),
         score=unit.number(trial.score),
@@ -152,6 +148,7 @@ def _trial(trial: Trial, place: int, winner: bool, names: tuple[str, ...], unit:
         ahead=_sign(trial.delta_fft),
         reason=reason(trial),
         time=units.duration(trial.seconds),
+        front=run.seeks_front and trial.pareto,
     )
 
 
@@ -201,7 +198,7 @@ def _add(shown: Table, line: Line, n_settings: int) -> None:
     settings = line.settings or ("",) * n_settings
     cells = [
         Text(line.place),
-        Text(line.name + (" *" if line.winner else "")),
+        Text(line.name + (" *" if line.winner else "") + (" ◇" if line.front else "")),
         *(Text(value) for value in settings),
         Text(line.step),
         Text(line.score),

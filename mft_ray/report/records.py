@@ -83,6 +83,7 @@ class Trial(Record):
     steps: int | None = None
     tokens: int | None = None
     error: str | None = None
+    pareto: bool = False
 
 
 class Leaderboard(Record):
@@ -163,6 +164,17 @@ class Run:
         section = self.config.get("run")
         name = section.get("name") if isinstance(section, dict) else None
         return str(name or self.folder.resolve().name)
+
+    @property
+    def pareto_front(self) -> list[Trial]:
+        """Trials that no other one beats in score without removing fewer weights, lowest masking ratio first."""
+        return sorted((trial for trial in self.trials if trial.pareto), key=lambda trial: trial.config["ratio"])
+
+    @property
+    def seeks_front(self) -> bool:
+        """Whether the search looked for high masking ratios too."""
+        section = self.config.get("search")
+        return isinstance(section, dict) and section.get("objectives") == "score_and_ratio"
 
     @property
     def while_training(self) -> Run:

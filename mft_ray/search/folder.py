@@ -29,6 +29,7 @@ class RunFolder:
         self.study = root / "study.db"
         self.best = root / "best"
         self.work = root / "work"
+        self.study_copy = self.work / "study.db"
         self.start_model = self.work / "model"
         self.data = self.work / "data"
         self.fft = self.work / "fft"

@@ -91,7 +91,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         baseline.scores,
         AgainstFft(config.search.stop),
     )
-    keep_results = partial(write_results, folder, baseline)
+    keep_results = partial(write_results, folder, baseline, config.search.keep)
     keep_results()
     progress = TrialProgress(
         config.search.trials,
@@ -106,10 +106,10 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
     try:
         run_trials(plan, folder, baseline.depth, progress)
     except KeyboardInterrupt:
-        if any(row["watched"] is not None for row in write_results(folder, baseline)):
+        if any(row["watched"] is not None for row in keep_results()):
             say(f"report so far: {render(folder.root)}")
         raise
-    rows = write_results(folder, baseline)
+    rows = keep_results()
     if limit := Budget(config.search.budget, folder.work).reached():
         say(f"the budget is spent ({limit}): the verdict is on what there is")
 
@@ -124,7 +124,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
 
     say("4/4 mask, model and report")
     keep_winner(folder, config, baseline, rows[0], verdict["sentence"])
-    write_results(folder, baseline)
+    keep_results()
     report = render(folder.root)
     _tell(folder, verdict, report, config.run.export_model)
 

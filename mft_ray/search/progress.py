@@ -114,7 +114,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
         last = trial.last_result or {}
-        best, reason = last.get(METRIC, math.nan), last.get("stopped_reason", "completed")
+        best, reason = last.get(METRIC, math.nan), last.get("stopped_reason", "pruned")
         if reason == "failed":
             self.on_trial_error(iteration, trials, trial)
             return

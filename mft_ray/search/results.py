@@ -12,17 +12,40 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.training.job import Evaluation, Outcome, write_json
 
 
-def write_results(folder: RunFolder, baseline: Baseline) -> list[dict[str, Any]]:
+def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict[str, Any]]:
     """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's rows.
 
     Trials that have only been scored by the metric that training is watched by come after those that have a score.
+
+    Args:
+        folder: of the run.
+        baseline: what trials are held against.
+        keep: so many trials keep their mask; those of other ended ones are deleted.
     """
     _write_curves(folder)
     rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
     rows.sort(key=lambda row: [(row[key] is None, -(row[key] or 0.0)) for key in ("score", "watched")])
+    _mark_pareto_front(rows)
+    for row in rows[keep:]:
+        trial = folder.trial(row["trial_id"])
+        if (trial / "outcome.json").exists() or (trial / "error.json").exists():
+            (trial / "mask.safetensors").unlink(missing_ok=True)
     public = json.loads(folder.baseline.read_text())
     write_json(folder.leaderboard, {"baseline": public, "trials": rows})
     return rows
+
+
+def _mark_pareto_front(rows: list[dict[str, Any]]) -> None:
+    """Mark the trials that no other one beats in score without removing fewer weights, or the reverse."""
+    for row in rows:
+        score, ratio = row["score"], row["config"]["ratio"]
+        row["pareto"] = score is not None and not any(
+            other["score"] >= score
+            and other["config"]["ratio"] >= ratio
+            and (other["score"], other["config"]["ratio"]) != (score, ratio)
+            for other in rows
+            if other["score"] is not None
+        )
 
 
 def _write_curves(folder: RunFolder) -> None:

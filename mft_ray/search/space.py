@@ -14,7 +14,10 @@ from mft_ray.masking import MaskSettings, parse_layers, parse_pattern
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
 PAPER = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
-PAPER_LAYERS = "4-7"
+# Its best layer group for math, coding and instruction following, at 32 layers.
+PAPER_LAYERS = ("4-7", "20-23", "0-3")
+# Of the trials at most one in so many goes to the paper's further groups: they are prior knowledge, not the search.
+_PAPER_SHARE = 8
 
 
 def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
@@ -44,12 +47,13 @@ def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
 
 
 def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
-    """Return the configurations tried first: the paper's preset, then the user's.
+    """Return the configurations tried first: the paper's preset, the user's, then the paper's further layer groups.
 
     Raises:
         UserError: a point of the user's has an unknown knob or a value that no mask can have.
     """
-    preset: dict[str, Any] = {**PAPER, "layers": paper_layers(depth)}
+    groups = paper_layers(depth)
+    preset: dict[str, Any] = {**PAPER, "layers": groups[0]}
     if (fixed := _fixed_ratio(config.mask)) is not None:
         preset["ratio"] = fixed
     points = [preset]
@@ -65,7 +69,8 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
         points[-1]["layers"] = str(points[-1]["layers"])  # a layer group such as 4 is a number to YAML
         check_group(points[-1]["layers"], depth)
         mask_settings(config.mask, points[-1])
-    return points
+    further = config.search.trials // _PAPER_SHARE - 1
+    return points + [{**preset, "layers": group} for group in groups[1:][: max(further, 0)]]
 
 
 def layer_groups(depth: int) -> list[str]:
@@ -79,9 +84,14 @@ def layer_groups(depth: int) -> list[str]:
     return list(dict.fromkeys(groups))
 
 
-def paper_layers(depth: int) -> str:
-    """Return the paper's best group for math, 4-7, or the deeper half of a model too shallow for it."""
-    return PAPER_LAYERS if depth >= 8 else f"{depth // 2}-{depth - 1}"
+def paper_layers(depth: int) -> list[str]:
+    """Return the paper's best groups (math, coding, instruction following) that a model has.
+
+    Where it has not even the first, 4-7, that is its deeper half.
+    """
+    if depth < 8:
+        return [f"{depth // 2}-{depth - 1}"]
+    return [group for group in PAPER_LAYERS if parse_layers(group)[-1] < depth]
 
 
 def check_group(group: str, depth: int) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from mft_ray.search.study_file import open_storage
+
 METRIC = "best_score"
+RATIO = "ratio"
 STUDY_NAME = "mft_ray"
 # Trials that ended for one of these reasons did not spend their budget: Optuna calls that pruned.
 _PRUNED = ("below_fft", "plateau", "pruned", "cancelled")
@@ -28,21 +30,27 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     Attributes:
         over: asked before each suggestion; True ends the search.
+        keep: called when the study has changed.
     """
 
     over: Callable[[], bool] | None = None
+    keep: Callable[[], object] | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Propose a configuration, unless the search is over."""
         if self.over and self.over():
             return str(Searcher.FINISHED)
         suggestion: dict[str, Any] | None = super().suggest(trial_id)
+        if self.keep:
+            self.keep()
         return suggestion
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an intermediate value, unless the mask is still being annealed and has none."""
         value = result.get(METRIC)
-        # A trial's closing result repeats its last evaluation.
+        # With two objectives Optuna takes no intermediate values. A trial's closing result repeats its last evaluation.
+        if len(self._ot_study.directions) > 1:
+            return
         if value is not None and math.isfinite(value) and "stopped_reason" not in result:
             # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
             with suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -53,16 +61,24 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Tell Optuna how a trial ended."""
         if trial_id in self._completed_trials:
             return
-        value = (result or {}).get(METRIC)
-        finite = value is not None and math.isfinite(value)
-        if not error and (result or {}).get("stopped_reason") in _PRUNED:
-            state, value = TrialState.PRUNED, None
-        elif error or not finite:
-            state, value = TrialState.FAIL, None
+        told = result or {}
+        values = [told.get(metric, math.nan) for metric in (METRIC, RATIO)][: len(self._ot_study.directions)]
+        # Without a reason it is Tune that ended it.
+        if told and not error and told.get("stopped_reason", "pruned") in _PRUNED:
+            state = TrialState.PRUNED
+        elif error or not all(value is not None and math.isfinite(value) for value in values):
+            state = TrialState.FAIL
         else:
             state = TrialState.COMPLETE
-        self._ot_study.tell(self._ot_trials[trial_id], value, state=state, skip_if_finished=True)
+        self._ot_study.tell(
+            self._ot_trials[trial_id],
+            values if state == TrialState.COMPLETE else None,
+            state=state,
+            skip_if_finished=True,
+        )
         self._completed_trials.add(trial_id)
+        if self.keep:
+            self.keep()
 
     def restore(self, checkpoint_path: str) -> None:
         """Go on with a study; trials that were asked for after the last snapshot are failed, not forgotten."""
@@ -102,6 +118,7 @@ def build_search(
     sampler: str,
     startup_trials: int,
     seed: int,
+    objectives: int = 1,
 ) -> StudySearch:
     """Return the search algorithm over a new SQLite study.
 
@@ -112,15 +129,16 @@ def build_search(
         sampler: of `build_sampler`.
         startup_trials: random trials before the sampler proposes.
         seed: of the sampler.
+        objectives: 1 is the score, 2 the masking ratio as well.
     """
     path.unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return StudySearch(
         space,
-        metric=METRIC,
-        mode="max",
+        metric=[METRIC, RATIO][:objectives] if objectives > 1 else METRIC,
+        mode=["max"] * objectives if objectives > 1 else "max",
         points_to_evaluate=points,
         sampler=build_sampler(sampler, startup_trials, seed),
         study_name=STUDY_NAME,
-        storage=RDBStorage(f"sqlite:///{path}"),
+        storage=open_storage(path),
     )

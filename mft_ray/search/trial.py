@@ -15,7 +15,8 @@ from mft_ray.search.budget import spent
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.space import mask_settings
 from mft_ray.search.stopping import AgainstFft
-from mft_ray.search.study import METRIC
+from mft_ray.search.study import METRIC, RATIO
+from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import Evaluation, Outcome, TrainJob, write_json
@@ -97,7 +98,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         except RunFailed as error:
             # No error of Tune's: that would end this actor, and the workers are as good as before.
             write_json(self._out / "error.json", {"error": str(error)})
-            return {**self._last, METRIC: math.nan, "stopped_reason": "failed", "done": True}
+            drop_checkpoints(self._out / "checkpoints")
+            return {RATIO: math.nan, **self._last, METRIC: math.nan, "stopped_reason": "failed", "done": True}
         if isinstance(event, Evaluation):
             if event.eligible and not event.score <= self._best:
                 self._best = event.score

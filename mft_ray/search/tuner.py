@@ -15,12 +15,14 @@ from typing import Any
 
 import ray.tune
 
+from mft_ray.search.backstop import Backstop
 from mft_ray.search.budget import spent
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.space import build_space, points_to_evaluate
-from mft_ray.search.study import METRIC, build_search
+from mft_ray.search.study import build_search
+from mft_ray.search.study_file import explained, keep_copy, mend
 from mft_ray.search.trial import MaskTrial, TrialPlan
 
 _NAME = "search"
@@ -39,21 +41,39 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
         folder: of the run.
         depth: decoder layers of the backbone.
         progress: told of every trial.
+
+    Raises:
+        RunFailed: the study's file cannot be used.
     """
     # Tune's own tables would bury ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    search = plan.config.search
+    # Between two snapshots no trial must both begin and end: it would be lost with the process. Tune's own are
+    # 10 seconds apart.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
     path = folder.tune / _NAME
-    # Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
-    if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):
-        tuner = ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False)
-        _forget_lost_trials(folder, {Path(result.path).name for result in tuner.get_results()})
+    with explained(folder.study):
+        # Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
+        if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):
+            tuner = _restored(trainable, path, folder)
+        else:
+            tuner = _new(trainable, plan, folder, depth, progress)
         with _ending_in_order():
             tuner.fit()
-        return
+
+
+def _restored(trainable: Any, path: Path, folder: RunFolder) -> ray.tune.Tuner:
+    if mend(folder.study, folder.study_copy):
+        say(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
+    tuner = ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False)
+    _forget_lost_trials(folder, {Path(result.path).name for result in tuner.get_results()})
+    return tuner
+
+
+def _new(trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialProgress) -> ray.tune.Tuner:
     for leftover in (folder.trials, folder.tune):
         shutil.rmtree(leftover, ignore_errors=True)
+    search = plan.config.search
     algorithm = build_search(
         folder.study,
         build_space(plan.config, depth),
@@ -61,14 +81,14 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
         search.sampler,
         search.startup_trials,
         search.seed,
+        objectives=1 if search.objectives == "score" else 2,
     )
     algorithm.over = partial(spent, folder.work)
-    tuner = ray.tune.Tuner(
+    algorithm.keep = partial(keep_copy, folder.study, folder.study_copy)
+    return ray.tune.Tuner(
         trainable,
         tune_config=ray.tune.TuneConfig(
-            search_alg=algorithm,
-            metric=METRIC,
-            mode="max",
+            search_alg=algorithm,  # which knows what to maximise
             num_samples=search.trials,
             trial_dirname_creator=_trial_id,
             max_concurrent_trials=concurrent_trials(plan.config.scaling, search.max_concurrent),
@@ -78,14 +98,13 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
             name=_NAME,
             storage_path=str(folder.tune),
             callbacks=[progress],
+            stop=Backstop(plan.stop, plan.config.train.steps),
             verbose=0,
             # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
             failure_config=ray.tune.FailureConfig(max_failures=1),
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    with _ending_in_order():
-        tuner.fit()
 
 
 @contextmanager
@@ -127,5 +146,5 @@ def _trial_id(trial: Any) -> str:
 def _forget_lost_trials(folder: RunFolder, known: set[str]) -> None:
     """Delete trials that began after Tune's last snapshot: others take their place, with ids of their own."""
     for path in folder.trials.glob("*"):
-        if path.name not in known:
+        if path.name not in known and not (path / "outcome.json").exists():
             shutil.rmtree(path)

@@ -176,7 +176,7 @@ def test_curves_show_every_evaluation(run):
 
 def test_paper_preset_is_the_first_trial_and_no_trial_is_left_running(run):
     study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{run.folder / 'study.db'}")
-    preset = {**PAPER, "layers": paper_layers(2)}
+    preset = {**PAPER, "layers": paper_layers(2)[0]}
     assert study.trials[0].params == preset
     assert preset in [row["config"] for row in _json(run, "leaderboard.json")["trials"]]
     states = [trial.state for trial in study.trials]

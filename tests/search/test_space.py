@@ -30,7 +30,7 @@ def _config(tiny, **search: Any):
 def test_paper_preset_comes_first_and_lies_inside_the_space(tiny, depth):
     config = _config(tiny)
     space, (preset,) = build_space(config, depth), points_to_evaluate(config, depth)
-    assert preset == {**PAPER, "layers": paper_layers(depth)}
+    assert preset == {**PAPER, "layers": paper_layers(depth)[0]}
     assert preset["ratio"] == 0.1
     assert preset["lr"] == 2e-5
     assert space.keys() == preset.keys()
@@ -78,9 +78,31 @@ def test_layer_groups_lie_in_the_model_and_cover_it(depth):
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_paper_layers_exist_in_any_model(depth):
-    group = parse_layers(paper_layers(depth))
-    assert group[-1] < depth
-    assert (paper_layers(depth) == "4-7") is (depth >= 8)
+    groups = paper_layers(depth)
+    assert all(parse_layers(group)[-1] < depth for group in groups)
+    assert (groups[0] == "4-7") is (depth >= 8)
+    assert ("20-23" in groups) is (depth >= 24)
+
+
+@pytest.mark.parametrize(
+    ("trials", "depth", "groups"),
+    [
+        (8, 32, ["4-7"]),
+        (16, 32, ["4-7", "20-23"]),
+        (24, 32, ["4-7", "20-23", "0-3"]),
+        (200, 32, ["4-7", "20-23", "0-3"]),
+        (200, 12, ["4-7", "0-3"]),
+        (200, 4, ["2-3"]),
+    ],
+)
+def test_the_papers_best_groups_are_tried_where_trials_are_many(tiny, trials, depth, groups):
+    config = _config(tiny, trials=trials, extra_points=[{"ratio": 0.3}])
+    preset, own, *further = points_to_evaluate(config, depth)
+    assert own == {**preset, "ratio": 0.3}
+    assert [point["layers"] for point in (preset, *further)] == groups
+    assert all({**point, "layers": preset["layers"]} == preset for point in further)
+    space = build_space(config, depth)
+    assert set(groups) <= set(space["layers"].choices)
 
 
 @pytest.mark.parametrize("layers", ["4-9", "8", "0-8"])

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from mft_ray.search.study import METRIC, STUDY_NAME, StudySearch, build_search
+from mft_ray.search.study import METRIC, RATIO, STUDY_NAME, StudySearch, build_search
 
 SPACE = {"ratio": FloatDistribution(0.0, 0.5), "init": CategoricalDistribution(["normal", "magnitude"])}
 PRESET = {"ratio": 0.1, "init": "normal"}
@@ -25,9 +25,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def _search(
-    path: Path, points: list[dict[str, Any]] | None = None, seed: int = 0, sampler: str = "tpe", startup: int = 3
+    path: Path,
+    points: list[dict[str, Any]] | None = None,
+    seed: int = 0,
+    sampler: str = "tpe",
+    startup: int = 3,
+    objectives: int = 1,
 ) -> StudySearch:
-    return build_search(path, SPACE, [PRESET] if points is None else points, sampler, startup, seed)
+    return build_search(path, SPACE, [PRESET] if points is None else points, sampler, startup, seed, objectives)
 
 
 def _trials(path: Path) -> list[FrozenTrial]:
@@ -238,3 +243,37 @@ def test_every_sampler_searches_and_is_repeated_by_its_seed(sampler, tmp_path):
     assert all(0 <= point["ratio"] <= 0.5 and point["init"] in ("normal", "magnitude") for point in first)
     assert len({point["ratio"] for point in first}) == 6
     assert first == drawn("b.db", 1) != drawn("c.db", 2)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+def test_two_objectives_are_both_told_and_searched(sampler, path):
+    search = _search(path, sampler=sampler, startup=2, objectives=2)
+    for index in range(6):
+        ratio = search.suggest(f"{index}")["ratio"]
+        _report(search, f"{index}", 0.5)  # Optuna takes none, and none is a mistake
+        search.on_trial_complete(f"{index}", {METRIC: 1 - ratio, RATIO: ratio, "stopped_reason": "completed"})
+    search.suggest("stopped")
+    search.on_trial_complete("stopped", {METRIC: 0.1, RATIO: 0.2, "stopped_reason": "below_fft"})
+    search.suggest("diverged")
+    search.on_trial_complete("diverged", {METRIC: math.nan, RATIO: math.nan, "stopped_reason": "failed"})
+    *complete, stopped, diverged = _trials(path)
+    assert all(trial.values == [1 - trial.params["ratio"], trial.params["ratio"]] for trial in complete)
+    assert (stopped.state, diverged.state) == (TrialState.PRUNED, TrialState.FAIL)
+    # What one objective gains the other loses.
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
+    assert len(study.best_trials) == len({trial.params["ratio"] for trial in complete}) > 3
+
+
+def test_a_trial_that_tune_ended_is_pruned(path):
+    search = _search(path)
+    search.suggest("a")
+    search.on_trial_complete("a", {METRIC: 0.5, "step": 10})
+    assert [trial.state for trial in _trials(path)] == [TrialState.PRUNED]
+
+
+def test_whoever_keeps_the_study_is_told_of_every_change(path):
+    search, seen = _search(path), []
+    search.keep = lambda: seen.append([trial.state for trial in _trials(path)])
+    search.suggest("a")
+    _end(search, "a", 0.5)
+    assert seen == [[TrialState.RUNNING], [TrialState.COMPLETE]]

@@ -1,0 +1,95 @@
+"""The file of an Optuna study: opened with patience, kept twice, mended when it is damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from optuna.storages import RDBStorage
+
+from mft_ray.errors import RunFailed
+
+# How long another program, such as a dashboard, may hold the file. SQLite's own is 5 s.
+PATIENCE_S = 60.0
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """Return Optuna's storage over a SQLite file, made if it is not there."""
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": PATIENCE_S}})
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Copy a study as it is now, whole or not at all, also while others write to it."""
+    partial = copy.with_name(copy.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with closing(_connect(path)) as study, closing(_connect(partial)) as new:
+        study.backup(new)
+    os.replace(partial, copy)
+
+
+def mend(path: Path, copy: Path) -> bool:
+    """Put the copy of a study in its place if it is gone or damaged; what was there is kept beside it.
+
+    Returns:
+        Whether that was needed, and there was a copy.
+
+    Raises:
+        RunFailed: another program holds the study.
+    """
+    with explained(path):
+        if _sound(path) or not copy.exists():
+            return False
+    if path.exists():
+        os.replace(path, path.with_name(path.name + ".damaged"))
+    # Of the damaged one: SQLite would apply it to the copy.
+    path.with_name(path.name + "-journal").unlink(missing_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    shutil.copyfile(copy, partial)
+    os.replace(partial, path)
+    return True
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say in a sentence what is wrong with a study's file, whoever finds out.
+
+    Raises:
+        RunFailed: instead of any error that SQLite is the cause of.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = _sqlite_error(error)
+        if cause is None:
+            raise
+        raise RunFailed(
+            f"The study {path} cannot be used: {cause}. If another program holds it, close that; if the disk is full, "
+            f"free space. What was finished is kept: --resume {path.parent}, which also mends a damaged study."
+        ) from error
+
+
+def _sound(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with closing(_connect(path)) as study:
+            [answer] = study.execute("PRAGMA quick_check").fetchone()
+            return bool(answer == "ok" and study.execute("SELECT count(*) FROM studies").fetchone() == (1,))
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise
+        return False
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=PATIENCE_S)
+
+
+def _sqlite_error(error: BaseException | None) -> sqlite3.DatabaseError | None:
+    while error is not None and not isinstance(error, sqlite3.DatabaseError):
+        error = error.__cause__ or error.__context__
+    return error
