@@ -11,12 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 
 import psutil  # type: ignore[import-untyped]
 import ray
 
-_PREFIX = "mft-ray-"
+_PREFIX = "mft-"
 
 
 @contextmanager
@@ -46,8 +46,10 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
 @contextmanager
 def _folder() -> Iterator[None]:
     """Have a folder for all that a Ray and its processes leave in temporary files."""
-    _remove_leftovers()
-    with TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+    # Paths of Ray's sockets must stay below 108 characters, so a long TMPDIR would not do.
+    home = os.environ.get("RAY_TMPDIR", "/tmp")
+    _remove_leftovers(Path(home))
+    with TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=home, ignore_cleanup_errors=True) as folder:
         # All processes of this Ray inherit where they find its address. Elsewhere there may be one of a Ray that is
         # gone, and Ray Train, which asks the State API, then takes 12 seconds to end a worker group.
         settings = {"RAY_TMPDIR": folder, "TMPDIR": os.environ.get("TMPDIR", folder)}
@@ -62,9 +64,9 @@ def _folder() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def _remove_leftovers() -> None:
+def _remove_leftovers(home: Path) -> None:
     """Remove the folders of processes that were killed before they could do so."""
-    for folder in Path(gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in home.glob(f"{_PREFIX}*"):
         owner = re.match(r"(\d+)-", folder.name.removeprefix(_PREFIX))
         if owner and not psutil.pid_exists(int(owner[1])):
             shutil.rmtree(folder, ignore_errors=True)

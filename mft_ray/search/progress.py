@@ -15,7 +15,8 @@ from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.study import METRIC
 from mft_ray.search.waiting import Waiting
-from mft_ray.training.job import Counted, Evaluation
+from mft_ray.training.desk import Progress
+from mft_ray.training.job import Counted, Restart, write_json
 
 
 def say(text: str) -> None:
@@ -36,8 +37,11 @@ class Lines:
         self.label, self.unit, self.steps = label, unit(metric), steps
         self.since = time.monotonic()
 
-    def __call__(self, event: Evaluation | Counted) -> None:
+    def __call__(self, event: Progress) -> None:
         """Print one line."""
+        if isinstance(event, Restart):
+            say(f"{self.label}: {_restarted(event.reason)}")
+            return
         if isinstance(event, Counted):
             left = (time.monotonic() - self.since) / event.done * (event.total - event.done)
             say(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
@@ -103,6 +107,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         """Say how a trial stands against FFT."""
         if "stopped_reason" in result:
             return
+        if "restart" in result:
+            say(f"{self._name(trials, trial)}: {_restarted(result['restart'])}")
         self.budget.note(trial.trial_id, result["tokens"])
         note = "" if result["eligible"] else f" (ratio still {result['ratio']:.3f})"
         left = self._time_left(trials)
@@ -110,6 +116,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             f"{self._name(trials, trial)} step {result['step']}/{self.steps}: {self.unit.score(result['score'])}, "
             f"{self.unit.delta(result['score'] - self.fft_watched)} against FFT{note}{left}"
         )
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that Tune starts a trial's driver anew."""
+        say(f"{self._name(trials, trial)}: {_restarted('its driver has died')}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
@@ -126,6 +136,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed; the search goes on."""
+        reason = self.folder.trial(trial.trial_id) / "error.json"
+        if not reason.exists():  # its driver failed, for good, and could not say why
+            said = str(trial.get_error()).strip().splitlines()
+            write_json(reason, {"error": f"its driver failed: {said[-1]}"})
         self._note_end(trial)
         say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
         self.after_each()
@@ -147,6 +161,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         waiting = self.total - len(self.ended) - len(running)
         seconds = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
         return f", about {duration(seconds / self.concurrent)} of trials left{left}"
+
+
+def _restarted(reason: str) -> str:
+    return f"{reason}; it is started anew and goes on from its last checkpoint"
 
 
 def describe(point: dict[str, Any]) -> str:

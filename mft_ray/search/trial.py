@@ -19,7 +19,7 @@ from mft_ray.search.study import METRIC, RATIO
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import Evaluation, Outcome, TrainJob, write_json
+from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, write_json
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Return the next evaluation, with the best score so far: what Optuna learns. Then how the trial ended."""
         try:
-            event = self._group.next()
+            restarts = []
+            while isinstance(event := self._group.next(), Restart):
+                restarts.append(event.reason)
         except RunFailed as error:
             # No error of Tune's: that would end this actor, and the workers are as good as before.
             write_json(self._out / "error.json", {"error": str(error)})
@@ -104,6 +106,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             if event.eligible and not event.score <= self._best:
                 self._best = event.score
             self._last = asdict(event)
+            if restarts:
+                self._last["restart"] = restarts[-1]
             if spent(Path(self._plan.root) / "work"):
                 self._group.break_off()
             evaluation = self._plan.config.evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -50,6 +51,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
     # Between two snapshots no trial must both begin and end: it would be lost with the process. Tune's own are
     # 10 seconds apart.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_said_otherwise)
     trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
     path = folder.tune / _NAME
     with explained(folder.study):
@@ -105,6 +107,11 @@ def _new(trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, progres
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
+
+
+def _said_otherwise(record: logging.LogRecord) -> bool:
+    """Keep back what Tune says of a driver that died, with a traceback: our progress says it in a line."""
+    return not record.getMessage().startswith("Trial task failed")
 
 
 @contextmanager

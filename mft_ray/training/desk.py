@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mft_ray.training.job import Counted, Evaluation, Job, Outcome, Scores, StopRule
+from mft_ray.training.job import Counted, Evaluation, Job, Outcome, Restart, Scores, StopRule
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Renewal:
     growth: float = 2.0**30
 
 
-Progress = Evaluation | Counted
+Progress = Evaluation | Counted | Restart
 Result = Outcome | Scores
 Event = Progress | Result | Failure
 
@@ -147,6 +147,8 @@ class Desk:
         self._failures += 1
         if self._failures > self._max_failures:
             await self._change(lambda: self._settle(Failure(reason)))
+        else:
+            await self._change(lambda: self._events.append(Restart(reason)))
 
     async def _change(self, action: Callable[[], object]) -> None:
         async with self._changed:

@@ -25,7 +25,8 @@ Heard = Callable[[Progress], object]
 
 # How often a driver that waits for its workers looks whether they are still there.
 _LOOK_S = 1.0
-# A group that ends has nothing to save; after this long its processes are left for Ray to kill.
+# A group that ends has nothing to save; after this long its processes are left for Ray to kill. One that still has a
+# job is left so at once: what it has done so far is in its checkpoint.
 _END_S = 30.0
 
 
@@ -141,7 +142,7 @@ class WorkerGroup:
         if self._desk is None:
             return
         ray.get(self._desk.send_home.remote())
-        self._join()
+        self._join(0.0 if self._busy else _END_S)
         ray.kill(self._desk)
 
     def _event(self) -> Event:
@@ -154,9 +155,9 @@ class WorkerGroup:
             if self._thread is None or not self._thread.is_alive():
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
 
-    def _join(self) -> None:
+    def _join(self, patience_s: float = _END_S) -> None:
         if self._thread is not None:
-            self._thread.join(_END_S)
+            self._thread.join(patience_s)
             self._thread = None
 
     def _train(self) -> None:

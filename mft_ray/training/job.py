@@ -101,6 +101,13 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """A worker of a job has failed, for this reason; the group is started anew and goes on from a checkpoint."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The state of a run at one evaluation on validation.
 

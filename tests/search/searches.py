@@ -13,12 +13,12 @@ import psutil  # type: ignore[import-untyped]
 TIMEOUT_S = 900  # a hundred seconds where nothing else runs
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+def start(cwd: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-m", "mft_ray.tune", *arguments],
         cwd=cwd,
-        env=environment,
+        env={**outer, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

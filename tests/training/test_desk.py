@@ -10,7 +10,7 @@ import pytest
 
 from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
 from mft_ray.training.desk import Desk, Failure, Renewal, Task
-from mft_ray.training.job import Evaluation, Outcome, TrainJob
+from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob
 
 JOB = TrainJob("fft", "model", "data", "out", TrainConfig(), EvaluationConfig(), ScalingConfig())
 
@@ -82,6 +82,7 @@ def test_a_group_that_crashed_takes_its_job_again_until_it_has_failed_too_often(
         await taken(place)
         await place.finish(0, outcome(), 0)
         await place.crashed("first")
+        assert await place.event() == Restart("first")
         assert (await taken(place)).number == 1
         await place.finish(0, outcome(), 0)
         end = await waits(place.event())  # what was finished before the crash counts for nothing
@@ -118,7 +119,7 @@ def test_an_evaluation_that_is_reported_again_is_told_once() -> None:
         await place.report(task, evaluation(5))
         await place.crashed("killed")
         await place.report(await taken(place), evaluation(5))
-        assert await place.event() == evaluation(5)
+        assert [await place.event() for _ in range(2)] == [evaluation(5), Restart("killed")]
         await waits(place.event())
 
     asyncio.run(story())
