@@ -24,7 +24,7 @@ def root_cause(*failures: BaseException) -> str:
     if _LOST_PEER.search(str(cause)):
         return f"a worker lost contact with another one, which has probably died or run out of memory ({lines[0]})"
     # What Ray says of a dead worker ends in guesses that are no news.
-    text = lines[-1].partition(" Some common causes")[0]
+    text = lines[-1].partition(" Some common causes")[0].partition(" Worker exit type")[0]
     # "KeyError: 'id'" says more than "'id'"; our own messages are sentences.
     plain = hasattr(cause, "worker_failures") or isinstance(cause, UserError | ArithmeticError | RuntimeError)
     return text if plain else f"{type(cause).__name__}: {text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,3 +126,45 @@ class KillOnce:
             Path(self.marker).write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
         return None
+
+
+@dataclass(frozen=True)
+class LimitFiles:
+    """A stop rule that lets the process write only small files from one evaluation on, as on a disk that is full."""
+
+    step: int
+    size: int = 2**16
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if history[-1].step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+        return None
+
+
+@dataclass(frozen=True)
+class LimitMemory:
+    """A stop rule that grants the process no more memory at one evaluation, and asks for some."""
+
+    step: int
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if history[-1].step == self.step:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26, resource.RLIM_INFINITY))
+            torch.zeros(2**28)
+        return None
+
+
+@dataclass(frozen=True)
+class NoteSteps:
+    """A stop rule that only notes at which steps it was asked."""
+
+    path: str
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        with Path(self.path).open("a") as file:
+            file.write(f"{history[-1].step} ")
+        return None
+
+    def steps(self) -> list[int]:
+        return [int(step) for step in Path(self.path).read_text().split()]

@@ -1,0 +1,91 @@
+"""What befalls a job on a worker: no memory, no disk, damaged checkpoints. The group lives on, and so does the job."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import on_workers
+import pytest
+from ground import Ground, Jobs, comparable, scaling
+
+from mft_ray.errors import RunFailed
+from mft_ray.training.group import WorkerGroup, workers
+from mft_ray.training.job import TrainJob
+from mft_ray.training.launch import launch
+
+pytestmark = pytest.mark.slow
+Make = Callable[..., TrainJob]
+
+
+@pytest.fixture(scope="module")
+def group(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
+    """One group for all faults: it has to survive them."""
+    with workers(scaling(), tmp_path_factory.mktemp("group")) as group:
+        yield group
+
+
+def checkpoints(job: TrainJob) -> list[str]:
+    return sorted(path.name for path in (Path(job.out) / "checkpoints").iterdir())
+
+
+def test_no_disk_for_a_checkpoint(group: WorkerGroup, jobs: Jobs, mft_job: Make) -> None:
+    job = mft_job("full", scaling())
+    with pytest.raises(RunFailed) as caught:
+        group.train(job, on_workers.LimitFiles(10))
+    folder = Path(job.out) / "checkpoints"
+    assert str(caught.value).startswith(f"the checkpoint of step 10 cannot be written to {folder}: ")
+    assert "\n" not in str(caught.value)
+    # Nothing half-written, and what was there is still there.
+    assert checkpoints(job) == ["step-00000005"]
+    assert comparable(group.train(job)) == comparable(launch(jobs["mft-z0w1"]))
+
+
+def test_no_memory(group: WorkerGroup, jobs: Jobs, mft_job: Make) -> None:
+    job = mft_job("memory", scaling())
+    with pytest.raises(RunFailed, match="can't allocate memory") as caught:
+        group.train(job, on_workers.LimitMemory(10))
+    assert "\n" not in str(caught.value)
+    assert comparable(group.train(job)) == comparable(launch(jobs["mft-z0w1"]))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+def test_a_damaged_checkpoint_is_passed_over(
+    group: WorkerGroup, jobs: Jobs, mft_job: Make, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    if "cut" not in jobs:
+        jobs["cut"] = mft_job("cut", scaling())
+        with pytest.raises(RunFailed, match="interrupted at step 15"):
+            group.train(jobs["cut"], on_workers.RaiseAt(15))
+    assert checkpoints(jobs["cut"]) == ["step-00000005", "step-00000010"]
+    job = mft_job(f"damaged-{damage.__name__}", scaling())
+    shutil.copytree(jobs["cut"].out, job.out, dirs_exist_ok=True)
+    for file in (Path(job.out) / "checkpoints" / "step-00000010").rglob("*model_states.pt"):
+        damage(file)
+    note = on_workers.NoteSteps(str(tmp_path / "steps"))
+    assert comparable(group.train(job, note)) == comparable(launch(jobs["mft-z0w1"]))
+    assert note.steps() == [10, 15, 20]
+
+
+def test_without_a_sound_checkpoint_a_job_begins_anew(
+    group: WorkerGroup, jobs: Jobs, mft_job: Make, tmp_path: Path
+) -> None:
+    job = mft_job("anew", scaling())
+    for step in (5, 10):
+        folder = Path(job.out) / "checkpoints" / f"step-{step:08d}" / "engine"
+        folder.mkdir(parents=True)
+        (folder / "mp_rank_00_model_states.pt").write_bytes(b"no checkpoint")
+    note = on_workers.NoteSteps(str(tmp_path / "steps"))
+    assert comparable(group.train(job, note)) == comparable(launch(jobs["mft-z0w1"]))
+    assert note.steps() == [5, 10, 15, 20]
