@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import textwrap
@@ -55,6 +56,13 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.exit(2)
     except RunFailed as error:
         print(f"failed: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"failed: {error}. Free space there; a search then goes on with --resume RUN", file=sys.stderr, flush=True
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import subprocess
@@ -372,6 +373,12 @@ def test_a_backbone_in_the_home_folder(given: Given, monkeypatch: pytest.MonkeyP
         (None, 0, ""),
         (UserError("Give more."), 2, "error: Give more.\n"),
         (RunFailed("worker 3 died"), 1, "failed: worker 3 died\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/runs/a"),
+            1,
+            "failed: [Errno 28] No space left on device: '/runs/a'. Free space there; a search then goes on with "
+            "--resume RUN\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )

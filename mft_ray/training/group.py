@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class WorkerGroup:
 
     Args:
         scaling: what the group asks of the cluster; every job's must be the same.
-        storage: folder for what Ray Train keeps of the group.
+        storage: folder for what Ray Train keeps of the group; it goes with the group.
         renewal: when workers are replaced.
     """
 
@@ -144,6 +145,7 @@ class WorkerGroup:
         ray.get(self._desk.send_home.remote())
         self._join(0.0 if self._busy else _END_S)
         ray.kill(self._desk)
+        shutil.rmtree(self.storage, ignore_errors=True)
 
     def _event(self) -> Event:
         waiting = self._desk.event.remote()

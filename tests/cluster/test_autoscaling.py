@@ -65,6 +65,12 @@ class Cluster:
                 stderr=subprocess.STDOUT,
             )
 
+    def listed(self, what: str, state: str) -> list[Any]:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "list", what, "--address", self.dashboard]
+        options = ["--format", "json", "--filter", f"state={state}"]
+        found: list[Any] = json.loads(subprocess.check_output([*command, *options], env=self.env))
+        return found
+
     def nodes(self) -> dict[str, psutil.Process]:
         """The raylet of every node that the autoscaler has started, by the node's id."""
         return {
@@ -230,6 +236,7 @@ def test_the_cluster_shrinks_when_the_search_has_ended(ended: Ended, cluster: Cl
     while cluster.nodes():
         assert time.monotonic() < deadline
         time.sleep(0.5)
+    assert cluster.listed("actors", "ALIVE") == cluster.listed("placement-groups", "CREATED") == []
 
 
 def test_what_no_node_can_ever_hold_is_refused(

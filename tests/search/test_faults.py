@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, temporary: Path, make_tiny: 
         third = wait_for_progress(search, folder, number=3)
         kill(family, DRIVER)
         steps[third] = watch(search, folder, third)
+        hold(folder / "study.db", 6)
         said = twin.communicate(timeout=60)
         children = family.children(recursive=True)
         out, err = search.communicate(timeout=searches.TIMEOUT_S)
@@ -128,6 +131,13 @@ def kill(family: psutil.Process, title: str) -> None:
     found = [process for process, theirs in titles.items() if theirs.startswith(title)]
     assert len(found) == 1, sorted(titles.values())
     found[0].kill()
+
+
+def hold(study: Path, seconds: float) -> None:
+    """Hold the study as another program might, for longer than SQLite's own patience of 5 s."""
+    with closing(sqlite3.connect(study, timeout=30)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        time.sleep(seconds)
 
 
 def watch(search: subprocess.Popen[str], folder: Path, trial: str) -> tuple[int, int]:
