@@ -77,6 +77,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, temporary: Path, make_tiny: 
     tree["train"].update(steps=STEPS, eval_every=EVAL_EVERY)
     stop = {"below_fft": False, "plateau": None}
     tree["search"] = {"trials": TRIALS, "max_concurrent": 1, "stop": stop, "extra_points": POINTS, "keep": 2}
+    tree["search"]["objectives"] = "score_and_ratio"
     (home / "tiny.yaml").write_text(yaml.safe_dump(tree))
     folder = home / "run"
     search = searches.start(home, "--config", "tiny.yaml", "--set", "run.dir=run", RAY_TMPDIR=str(temporary))
@@ -196,6 +197,20 @@ def test_the_study_knows_it_all(ended: Ended) -> None:
     study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{ended.folder / 'study.db'}")
     states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert [trial.state for trial in study.trials] == states
+    scores = {row["config"]["ratio"]: row["score"] for row in ended.rows() if row["score"] is not None}
+    told = [trial.values for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert [(values[0], round(values[1], 2)) for values in told] == [
+        (scores[ratio], ratio) for ratio in (0.1, 0.2, 0.3)
+    ]
+
+
+def test_the_pareto_front_is_shown(ended: Ended) -> None:
+    front = {row["trial_id"] for row in ended.rows() if row["pareto"]}
+    assert front
+    shown = [line for line in ended.process.stdout.splitlines() if "◇" in line and "Pareto" not in line]
+    assert {trial for trial in front if any(trial in line for line in shown)} == front
+    assert "on the Pareto front of score and ratio" in ended.process.stdout
+    assert "Pareto front" in (ended.folder / "report.html").read_text()
 
 
 def test_the_same_run_started_twice_is_refused(ended: Ended) -> None:
