@@ -1,0 +1,133 @@
+"""Programs that must not do what they try, run for real."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from mft_ray.errors import UserError
+from mft_ray.evaluation import jail
+from mft_ray.evaluation.jail import Limits, Ran, run, run_all
+
+SHORT = Limits(seconds=2)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert sorted([2, 1]) == [1, 2]",
+        "import math, re, collections, itertools, hashlib, typing\nassert math.gcd(4, 6) == 2",
+        "import numpy as np\nassert np.allclose(np.ones((30, 30)) @ np.ones((30, 30)), 30)",
+        "print('x' * 100_000)",
+        "import sys\nsys.setrecursionlimit(5000)",
+        "class A:\n    def b(self): return 1\nassert A().b() == 1 and __name__ == '__main__'",
+    ],
+)
+def test_what_only_computes_passes(program: str) -> None:
+    assert run(program) == Ran(True)
+
+
+LIBC = "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
+REFUSED = "[Errno 1] Operation not permitted"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("assert 1 == 2", "AssertionError:"),
+        ("import nothing_of_the_kind", "No module named"),
+        ("def f(:", "SyntaxError"),
+        ("def f(): f()\nf()", "RecursionError"),
+        # Ends that are no success.
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("import os; os._exit(0)", "it ended with status 0"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("import ctypes; ctypes.string_at(0)", "it ended with status -11"),
+        # Too much of something.
+        ("while True: pass", "it took longer than 2 s"),
+        ("import time; time.sleep(100)", "it took longer than 2 s"),
+        ("import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass", "it took longer than 2 s"),
+        ("bytearray(10 * 2**30)", "MemoryError"),
+        ("a = []\nwhile True: a.append('x' * 10**6)", "MemoryError"),
+        ("import os\nwhile True: os.write(1, b'x' * 1000)", "xxx"),
+        # Processes and signals.
+        ("import os\nwhile True: os.fork()", REFUSED),
+        ("import os\nos.execv('/bin/true', ['true'])", REFUSED),
+        ("import os\nos.system('true') == 0 or 1 / 0", "ZeroDivisionError"),
+        ("import subprocess", "No module named"),
+        ("import threading\nthreading.Thread(target=print).start()", "can't start new thread"),
+        ("import os\nos.kill(os.getppid(), 9)", REFUSED),
+        ("import os\nos.kill(-1, 9)", REFUSED),
+        (LIBC + "assert c.kill(1, 9) == 0", "AssertionError"),
+        # The network.
+        ("import socket\nsocket.socket()", "No module named"),
+        (LIBC + "assert c.socket(2, 1, 0) >= 0", "AssertionError"),
+        # Files, secrets, and the way out of limits.
+        ("open('/etc/hostname').read()", REFUSED),
+        ("open('/proc/self/environ').read()", REFUSED),
+        ("import os\nopen(f'/proc/{os.getppid()}/environ').read()", REFUSED),
+        ("import os\nos.listdir('/')", REFUSED),
+        ("import os\nos.remove('/etc/hostname')", REFUSED),
+        (LIBC + "assert c.ptrace(16, 1, 0, 0) == 0", "AssertionError"),
+        (LIBC + "assert c.syscall(437, -100, b'/etc/hostname', 0, 24) >= 0", "AssertionError"),  # openat2
+        (LIBC + "assert c.prctl(22, 0, 0, 0, 0) == 0", "AssertionError"),  # to lift the filter
+        ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "ValueError"),
+    ],
+)
+def test_what_does_more_has_not_passed(program: str, reason: str) -> None:
+    began = time.monotonic()
+    ran = run(program, SHORT)
+    assert not ran.passed
+    assert reason in ran.reason
+    assert "\n" not in ran.reason
+    assert len(ran.reason) < 400
+    assert time.monotonic() - began < 15
+    assert not psutil.Process().children()
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    ran = run(f"open({str(target)!r}, 'w').write('x')", SHORT)
+    assert REFUSED in ran.reason
+    assert not target.exists()
+
+
+def test_secrets_of_the_environment_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET_TOKEN", "hush")
+    assert os.environ["A_SECRET_TOKEN"]
+    assert run("import os\nassert 'A_SECRET_TOKEN' not in os.environ and 'HOME' not in os.environ") == Ran(True)
+
+
+def test_a_machine_that_cannot_confine_runs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "jailed.py"
+    text = Path(jail._SCRIPT).read_text()
+    script.write_text(text.replace("platform.machine()", "'pdp11'"))
+    monkeypatch.setattr(jail, "_SCRIPT", script)
+    with pytest.raises(UserError, match=r"cannot be confined \(Linux .*KeyError: 'pdp11'"):
+        run("assert True")
+
+
+def test_programs_run_at_once_and_are_answered_in_order() -> None:
+    programs = [f"import time; time.sleep(0.2); assert {index} % 3" for index in range(6)]
+    assert [ran.passed for ran in run_all(programs, at_once=3)] == [False, True, True, False, True, True]
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="HumanEval is not part of the project")
+def test_humanevals_own_solutions_pass_and_no_solution_does_not() -> None:
+    problems = [json.loads(line) for line in gzip.open(DATA, "rt")]
+    tests = [f"{each['test']}\ncheck({each['entry_point']})" for each in problems]
+    solved = [
+        each["prompt"] + each["canonical_solution"] + "\n" + test for each, test in zip(problems, tests, strict=True)
+    ]
+    empty = [each["prompt"] + "    pass\n" + test for each, test in zip(problems, tests, strict=True)]
+    assert [ran.reason for ran in run_all(solved) if not ran.passed] == []
+    assert not any(ran.passed for ran in run_all(empty[:20]))
