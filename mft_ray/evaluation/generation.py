@@ -1,0 +1,150 @@
+"""Greedy generation, many prompts at once: batched by length, with a key-value cache, no step for who has finished."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mft_ray.errors import UserError
+
+# What is left of a batch is moved together when so much of it has finished: moving copies the cache.
+_MOVE_AT = 0.25
+# A stop string may begin within a token and end within another.
+_SLACK = 8
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What came out of one prompt.
+
+    Attributes:
+        text: up to, and without, the first stop string or end token.
+        tokens: generated, what stopped it included.
+        finished: whether it came to a stop by itself.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    until: Sequence[str] = (),
+    max_new_tokens: int = 256,
+    batch_size: int = 16,
+    autocast: torch.dtype | None = None,
+) -> Iterator[tuple[int, Generated]]:
+    """Continue prompts by the most probable token, and yield each as its batch ends, with its place in ``prompts``.
+
+    Args:
+        model: a Hugging Face causal LM, in evaluation mode, on its device.
+        tokenizer: the model's.
+        prompts: texts; the left of one that is too long for the model is cut off.
+        until: strings that end a text.
+        max_new_tokens: of each.
+        batch_size: prompts per forward.
+        autocast: compute dtype, or None for the model's own.
+
+    Raises:
+        UserError: the model's positions leave no room for ``max_new_tokens``.
+    """
+    room = _positions(model, max_new_tokens)
+    encoded = [tokenizer(prompt)["input_ids"][-room:] for prompt in prompts]
+    # The longest first: a batch too large for the memory fails at once.
+    order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
+    ends = _end_tokens(model, tokenizer) | {
+        tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in tokenizer.all_special_tokens
+    }
+    until = [stop for stop in until if stop not in tokenizer.all_special_tokens]
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        context = torch.autocast(model.device.type, dtype=autocast) if autocast else nullcontext()
+        with context:
+            rows = _batch(model, tokenizer, [encoded[index] for index in indices], until, max_new_tokens, ends)
+        for index, tokens in zip(indices, rows, strict=True):
+            yield index, _read(tokenizer, tokens, until, ends)
+
+
+def _batch(
+    model: Any, tokenizer: Any, prompts: list[list[int]], until: Sequence[str], limit: int, ends: set[int]
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt, up to what stopped it."""
+    made: list[list[int]] = [[] for _ in prompts]
+    tokens, mask = _left_padded(prompts, tokenizer.pad_token_id or 0, model.device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    rows = list(range(len(prompts)))  # of `made`, in the batch's order
+    going = dict.fromkeys(rows, True)
+    tail = max((len(stop) for stop in until), default=0) + _SLACK
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    for _ in range(limit):
+        output = model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last
+        )
+        chosen = output.logits[:, -1].argmax(dim=-1)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if going[row]:
+                made[row].append(token)
+                going[row] = token not in ends
+        if until:
+            alive = [row for row in rows if going[row]]
+            ends_of_texts = tokenizer.batch_decode([made[row][-tail:] for row in alive], skip_special_tokens=True)
+            for row, text in zip(alive, ends_of_texts, strict=True):
+                going[row] = not any(stop in text for stop in until)
+        left = [place for place, row in enumerate(rows) if going[row]]
+        if not left:
+            break
+        if len(left) <= (1 - _MOVE_AT) * len(rows):
+            keep = torch.tensor(left, device=model.device)
+            cache.batch_select_indices(keep)
+            chosen, mask, positions, rows = chosen[keep], mask[keep], positions[keep], [rows[place] for place in left]
+        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    return made
+
+
+def _read(tokenizer: Any, tokens: list[int], until: Sequence[str], ends: set[int]) -> Generated:
+    ended = bool(tokens) and tokens[-1] in ends
+    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+    found = [place for stop in until if (place := text.find(stop)) >= 0]
+    return Generated(text[: min(found)] if found else text, len(tokens), ended or bool(found))
+
+
+def _positions(model: Any, max_new_tokens: int) -> int:
+    """Return how long a prompt may be."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None:
+        return 2**31
+    if positions <= max_new_tokens:
+        raise UserError(
+            f"The model has {positions} positions, so {max_new_tokens} new tokens leave no room for a prompt. Generate "
+            "fewer."
+        )
+    return int(positions) - max_new_tokens
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Chat models end a turn and a text with different tokens: either ends an answer."""
+    own = model.generation_config.eos_token_id
+    known = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return {token for token in known if token is not None}
+
+
+def _left_padded(sequences: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (B, T) tokens and their mask; the last column holds each prompt's last token."""
+    longest = max(len(sequence) for sequence in sequences)
+    tokens = [[pad] * (longest - len(sequence)) + sequence for sequence in sequences]
+    mask = [[0] * (longest - len(sequence)) + [1] * len(sequence) for sequence in sequences]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
