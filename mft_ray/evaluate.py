@@ -1,10 +1,17 @@
-"""Score a model, with or without a mask: `python -m mft_ray.evaluate`."""
+"""Score models and masks, on a config's data or on benchmark tasks: `python -m mft_ray.evaluate`."""
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 from mft_ray import cli
+from mft_ray.errors import UserError
 
 _EXAMPLES = """
+python -m mft_ray.evaluate MODEL --tasks gsm8k,ifeval --out scores
+python -m mft_ray.evaluate MODEL RUN/best/mask.safetensors --tasks gsm8k --data gsm8k=FOLDER --out scores
+python -m mft_ray.evaluate MODEL --tasks mine.jsonl:scores.py --out scores
 python -m mft_ray.evaluate --config tune_spaces/gsm8k_smollm2.yaml --model FOLDER --out scores.json
 python -m mft_ray.evaluate --config FILE --model RUN/work/fft/best --mask RUN/best/mask.safetensors --split test
 """
@@ -13,20 +20,87 @@ python -m mft_ray.evaluate --config FILE --model RUN/work/fft/best --mask RUN/be
 def main() -> None:
     """Read the options and score."""
     arguments = cli.parser(
-        "Score a model on the data and by the metric that a config names, and print score and standard error.",
+        "Score a model, and masks over it, on benchmark tasks (--tasks), keeping every prompt, text and score; or on "
+        "the data and by the metric that a config names (--config).",
         _EXAMPLES,
     )
-    cli.add_config(arguments)
+    cli.add_config(arguments, required=False)
+    _add_tasks(arguments)
     arguments.add_argument("--model", metavar="MODEL", help="folder or hub id; without it, the config's model.path")
     arguments.add_argument("--mask", metavar="FILE", help="mask file to apply to the model")
     arguments.add_argument("--split", choices=("validation", "test"), default="validation")
-    arguments.add_argument("--out", metavar="FILE", help="write per-example scores there as JSON")
+    arguments.add_argument(
+        "--out", metavar="PATH", help="with --tasks a folder for all results; else a JSON file for per-example scores"
+    )
     options = arguments.parse_args()
+    if (options.config is None) == (options.tasks is None):
+        arguments.error("give either --config FILE, or MODEL and --tasks NAMES")
+    if options.tasks is not None:
+        _on_tasks(arguments, options)
+        return
     config = cli.read_config(options)
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
     from mft_ray.search.single import evaluate_once
 
     evaluate_once(config, options.model, options.mask, options.split, options.out)
+
+
+def _add_tasks(arguments: argparse.ArgumentParser) -> None:
+    group = arguments.add_argument_group("benchmark tasks")
+    group.add_argument("models", metavar="MODEL", nargs="*", help="a model, then any number of masks over it")
+    group.add_argument(
+        "--tasks", metavar="NAMES", help="such as gsm8k,ifeval; FILE.jsonl or FILE.jsonl:SCORES.py is yours"
+    )
+    group.add_argument("--data", metavar="TASK=PATH", action="append", default=[], help="a local copy of a task's data")
+    group.add_argument("--limit", metavar="N", type=int, help="the first N examples of each task")
+    group.add_argument("--shots", metavar="N", type=int, help="examples before each prompt; without it, as is usual")
+    group.add_argument("--chat", action="store_true", help="prompt by the model's chat template")
+    group.add_argument(
+        "--allow-code-execution", action="store_true", help="run programs that the model writes, in a jail (humaneval)"
+    )
+    group.add_argument("--batch-size", metavar="N", type=int, default=16, help="prompts per forward (16)")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; without it, the checkpoint's")
+    group.add_argument("--before", metavar="MODEL", help="model before fine-tuning, for masks that remove the delta")
+
+
+def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not options.models or options.out is None:
+        arguments.error("--tasks needs a MODEL and --out FOLDER")
+    data = dict(_pair(given) for given in options.data)
+    names = options.tasks.split(",")
+    if unknown := sorted(data.keys() - set(names)):
+        raise UserError(f"--data names {', '.join(unknown)}, which --tasks does not.")
+    from mft_ray.evaluation.tasks import TaskOptions, load_task
+    from mft_ray.search.benchmark import Backbone, benchmark
+    from mft_ray.training.backbone import load_tokenizer
+
+    path, *masks = options.models
+    chat = load_tokenizer(path).apply_chat_template if options.chat else None
+
+    def render(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        assert chat
+        return str(chat(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+    tasks = [
+        load_task(
+            name,
+            TaskOptions(
+                data.get(name), options.limit, options.shots, render if chat else None, options.allow_code_execution
+            ),
+        )
+        for name in names
+    ]
+    backbone = Backbone(path, options.dtype, options.before)
+    judged = [backbone.itself(), *(backbone.with_mask(mask) for mask in masks)]
+    benchmark(backbone, judged, tasks, Path(options.out).expanduser(), options.batch_size)
+    print(f"prompts, texts and scores: {options.out}")
+
+
+def _pair(given: str) -> tuple[str, str]:
+    name, equals, path = given.partition("=")
+    if not equals or not name or not path:
+        raise UserError(f"--data {given!r} is not of the form TASK=PATH, such as --data gsm8k=data/gsm8k.")
+    return name, path
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_help_names_the_command_and_shows_examples(entry: str) -> None:
     ended = called(entry, "--help")
     assert ended.returncode == 0
     assert ended.stdout.startswith(f"usage: python -m mft_ray.{entry} ")
-    assert f"\nexamples:\n  python -m mft_ray.{entry} --" in ended.stdout
+    assert f"\nexamples:\n  python -m mft_ray.{entry} " in ended.stdout
     assert ended.stderr == ""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def load_masked(
         UserError: the mask was learned on another model.
     """
     model = load_model(backbone, None, attention)
-    _check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
+    check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
     origins = None
     if mask.settings.removes == "delta":
         if before is None:
@@ -70,13 +71,43 @@ def load_masked(
                 "(--before; see RUN/best/README.md)."
             )
         earlier = load_model(before)
-        _check_fingerprint("model before fine-tuning", before, fingerprint(earlier), mask.before)
+        check_fingerprint("model before fine-tuning", before, fingerprint(earlier), mask.before)
         origins = dict(earlier.named_parameters())
     apply_masks(model, mask.masks, origins)
     return model if dtype is None else model.to(getattr(torch, dtype))
 
 
-def _check_fingerprint(what: str, path: str | Path, found: str, wanted: str) -> None:
+@contextmanager
+def masked_for_now(model: PreTrainedModel, mask: MaskFile, before: PreTrainedModel | None = None) -> Iterator[None]:
+    """Apply a mask to a backbone, and take it off again: several masks can share one model in memory.
+
+    Args:
+        model: what the mask was learned on; not checked.
+        mask: content of a mask file.
+        before: the model before fine-tuning, for a mask that removes the delta.
+    """
+    removed = {name: model.get_parameter(name).detach()[~keep.to(model.device)] for name, keep in mask.masks.items()}
+    apply_masks(model, mask.masks, None if before is None else dict(before.named_parameters()))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, values in removed.items():
+                model.get_parameter(name)[~mask.masks[name].to(model.device)] = values
+
+
+def check_fingerprint(what: str, path: str | Path, found: str, wanted: str) -> None:
+    """Refuse a mask of another model.
+
+    Args:
+        what: which model this is.
+        path: where it came from.
+        found: its fingerprint.
+        wanted: the one that the mask names.
+
+    Raises:
+        UserError: they differ.
+    """
     if found != wanted:
         raise UserError(
             f"This mask was learned on another {what}: it names {wanted[:12]}..., and {path} is "

@@ -1,0 +1,67 @@
+"""HumanEval: programs that a model completes, run in a jail against their tests (arXiv 2107.03374)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+
+from mft_ray.errors import UserError
+from mft_ray.evaluation.jail import run_all
+from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
+
+
+class CodeTask(Task):
+    """Pass@1, greedy.
+
+    Args:
+        name: ours.
+        options: what the user said.
+        hub: where the problems are, unless they are local.
+
+    Raises:
+        UserError: running programs was not allowed, or the problems cannot be loaded.
+    """
+
+    metric = "pass@1"
+    # Where a completed function is over, as in the paper.
+    until = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    max_new_tokens = 512
+
+    def __init__(self, name: str, options: TaskOptions, *, hub: str) -> None:
+        if not options.allow_code_execution:
+            raise UserError(
+                f"The task {name} runs programs that the model writes. They run without files, network and other "
+                "processes, with limits on time and memory; allow that with --allow-code-execution, or leave it out."
+            )
+        if options.chat is not None:
+            raise UserError(f"The task {name} completes programs; it has no form for chats. Leave --chat or it out.")
+        self.name = name
+        self._problems = _problems(name, options, hub)
+        self.prompts = [problem["prompt"] for problem in self._problems]
+
+    def score(self, texts: Sequence[str]) -> list[ExampleScores]:
+        """Run each completed program with its tests: 1 if it passes them, else 0."""
+        programs = [
+            f"{problem['prompt']}{text}\n{problem['test']}\ncheck({problem['entry_point']})"
+            for problem, text in zip(self._problems, texts, strict=True)
+        ]
+        return [{self.metric: float(ran.passed)} for ran in run_all(programs)]
+
+
+def _problems(name: str, options: TaskOptions, hub: str) -> list[dict[str, Any]]:
+    try:
+        if options.data is not None:
+            rows = datasets.load_dataset("json", data_files=options.data, split="train")
+        else:
+            rows = datasets.load_dataset(hub, split="test")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"The problems of task {name} cannot be loaded ({str(error).splitlines()[0]}). Give a local copy with "
+            f"--data {name}=FILE."
+        ) from None
+    needed = {"prompt", "test", "entry_point"}
+    if missing := needed.difference(rows.column_names):
+        raise UserError(f"The problems of task {name} lack {', '.join(sorted(missing))}; give HumanEval's own format.")
+    return list(rows if options.limit is None else rows.select(range(min(options.limit, len(rows)))))

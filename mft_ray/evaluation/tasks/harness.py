@@ -1,0 +1,119 @@
+"""Tasks of lm-evaluation-harness: its prompts, few-shot examples and scores, so that results compare with others'."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mft_ray.errors import UserError
+from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
+
+
+class HarnessTask(Task):
+    """One of the harness's tasks that generate text.
+
+    Args:
+        name: ours.
+        options: what the user said.
+        task: the harness's name.
+        metric: the one that the task is known by, as the harness calls it, with its filter.
+        shots: the task's own number.
+        files: for local data: which file each split comes from.
+
+    Raises:
+        UserError: the harness is not installed, or the data cannot be loaded.
+    """
+
+    def __init__(
+        self, name: str, options: TaskOptions, *, task: str, metric: str, shots: int, files: dict[str, str]
+    ) -> None:
+        self.name, self.metric = name, metric
+        self._task = _load(name, task, options, shots, files)
+        with _quiet():
+            self._task.build_all_requests(
+                limit=options.limit,
+                apply_chat_template=options.chat is not None,
+                fewshot_as_multiturn=options.chat is not None,
+                chat_template=options.chat,
+            )
+        self._instances = self._task.instances
+        self.prompts = [instance.args[0] for instance in self._instances]
+        generation = self._instances[0].args[1] if self._instances else {}
+        self.until = list(generation.get("until", []))
+        self.max_new_tokens = int(generation.get("max_gen_toks", 256))
+
+    def score(self, texts: Sequence[str]) -> list[ExampleScores]:
+        """Score texts as the harness does. Metrics of a filter are called ``metric,filter``."""
+        for instance, text in zip(self._instances, texts, strict=True):
+            instance.resps, instance.filtered_resps = [text], {}
+        with _quiet():
+            self._task.apply_filters()
+            return [self._score(instance) for instance in self._instances]
+
+    def _score(self, instance: Any) -> ExampleScores:
+        scores: ExampleScores = {}
+        for name, response in instance.filtered_resps.items():
+            for metric, value in self._task.process_results(instance.doc, [response]).items():
+                label = metric if name == "none" else f"{metric},{name}"
+                scores[label] = [float(each) for each in value] if isinstance(value, list) else float(value)
+        return scores
+
+
+@cache
+def _manager() -> Any:
+    """Return the harness's index of tasks, which takes seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _load(name: str, task: str, options: TaskOptions, shots: int, files: dict[str, str]) -> Any:
+    try:
+        manager = _manager()
+    except ImportError:
+        raise UserError(
+            f"The task {name} comes from lm-evaluation-harness, which is not installed: pip install 'mft_ray[eval]'."
+        ) from None
+    overrides: dict[str, Any] = {"task": task, "num_fewshot": shots if options.shots is None else options.shots}
+    if options.data is not None:
+        splits = _files(name, Path(options.data).expanduser(), files)
+        overrides |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": splits}}
+    try:
+        with _quiet():
+            # A group, since only there the harness takes changes to a task of its own.
+            return manager.load([{"group": "mft_ray", "task": [overrides]}])["tasks"][task]
+    except (OSError, ValueError, LookupError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"The data of task {name} cannot be loaded ({reason}). Give a local copy with --data {name}=PATH."
+        ) from None
+
+
+def _files(name: str, path: Path, files: dict[str, str]) -> dict[str, str]:
+    """Return the file of each split: of a folder those with the usual names, else the one that was given."""
+    if path.is_file():
+        return {split: str(path) for split in files}
+    found = {split: path / file for split, file in files.items()}
+    if missing := [file.name for file in found.values() if not file.exists()]:
+        raise UserError(
+            f"The data of task {name} is to be a JSON lines file or a folder with {' and '.join(files.values())}; "
+            f"{path} has no {' and no '.join(missing)}."
+        )
+    return {split: str(file) for split, file in found.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without the harness's progress bars and remarks."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,165 @@
+"""Tasks on small local files: their prompts, and the scores of texts whose worth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mft_ray.errors import UserError
+from mft_ray.evaluation.tasks import TASKS, Task, TaskOptions, load_task
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def gsm8k(tmp_path: Path) -> Path:
+    def rows(first: int, count: int) -> list[dict[str, str]]:
+        numbers = range(first, first + count)
+        return [{"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"} for n in numbers]
+
+    write(tmp_path / "train.jsonl", rows(100, 20))
+    write(tmp_path / "test.jsonl", rows(0, 5))
+    return tmp_path
+
+
+def test_gsm8k_shows_examples_from_train_and_asks_test(gsm8k: Path) -> None:
+    task = load_task("gsm8k", TaskOptions(str(gsm8k)))
+    assert len(task.prompts) == 5
+    for number, prompt in enumerate(task.prompts):
+        assert prompt.count("Question:") == 9
+        assert prompt.endswith(f"Question: What is {number} + 1?\nAnswer:")
+        assert "What is 1" in prompt
+    assert "Question:" in task.until
+    assert len(load_task("gsm8k", TaskOptions(str(gsm8k), limit=2, shots=1)).prompts) == 2
+    assert load_task("gsm8k_zero_shot", TaskOptions(str(gsm8k))).prompts[3] == "Question: What is 3 + 1?\nAnswer:"
+
+
+def test_gsm8k_scores_the_answer(gsm8k: Path) -> None:
+    task = load_task("gsm8k", TaskOptions(str(gsm8k)))
+    texts = [" so\n#### 1", " so\n#### 3", " it is 3", "", " 1,000\n#### 5"]
+    scores = task.score(texts)
+    assert [score[task.metric] for score in scores] == [1, 0, 0, 0, 1]
+    assert [score["exact_match,flexible-extract"] for score in scores] == [1, 0, 1, 0, 1]
+    assert task.summarise(scores) == {task.metric: 0.4, "exact_match,flexible-extract": 0.6}
+    assert task.score(texts) == scores  # again, as for another model
+
+
+def test_a_chat_models_prompt_is_a_conversation(gsm8k: Path) -> None:
+    def chat(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns) + "<assistant>" * add_generation_prompt
+
+    prompt = load_task("gsm8k", TaskOptions(str(gsm8k), shots=1, chat=chat)).prompts[0]
+    assert prompt.count("<user>") == prompt.count("<assistant>") == 2
+
+
+def test_math_compares_by_meaning(tmp_path: Path) -> None:
+    rows = [{"problem": "Halve 1.", "solution": r"It is $\boxed{\frac{1}{2}}$.", "answer": r"\frac{1}{2}"}] * 3
+    task = load_task("math", TaskOptions(str(write(tmp_path / "math.jsonl", rows))))
+    assert task.prompts[0].count("Problem:") == 5
+    scores = task.score([r"The final answer is $0.5$. I hope it is correct.", "The answer is $2$.", ""])
+    assert [score[task.metric] for score in scores] == [1, 0, 0]
+
+
+@pytest.fixture
+def ifeval(tmp_path: Path) -> Task:
+    kinds = ["punctuation:no_comma", "change_case:english_lowercase"]
+    rows = [
+        {"key": 1, "prompt": "Without commas.", "instruction_id_list": kinds[:1], "kwargs": [{}]},
+        {"key": 2, "prompt": "No commas, no capitals.", "instruction_id_list": kinds, "kwargs": [{}, {}]},
+    ]
+    return load_task("ifeval", TaskOptions(str(write(tmp_path / "ifeval.jsonl", rows))))
+
+
+def test_ifeval_counts_instructions_and_prompts(ifeval: Task) -> None:
+    assert ifeval.prompts == ["Without commas.", "No commas, no capitals."]
+    scores = ifeval.score(["all good", "this is one, two or three"])
+    assert [score["inst_level_strict_acc"] for score in scores] == [[1.0], [0.0, 1.0]]
+    summary = ifeval.summarise(scores)
+    assert summary["inst_level_loose_acc"] == summary["inst_level_strict_acc"] == pytest.approx(2 / 3)
+    assert summary["prompt_level_strict_acc"] == 0.5
+
+
+PROBLEM = {
+    "task_id": "HumanEval/0",
+    "prompt": "def double(x):\n",
+    "test": "def check(f):\n    assert f(2) == 4\n    assert f(-1) == -2\n",
+    "entry_point": "double",
+}
+
+
+def test_humaneval_runs_what_it_may(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "problems.jsonl", [PROBLEM] * 4))
+    task = load_task("humaneval", TaskOptions(file, allow_code_execution=True))
+    assert task.prompts == [PROBLEM["prompt"]] * 4
+    scores = task.score(["    return 2 * x", "    return x", "    import os; os._exit(0)", "  return ("])
+    assert [score["pass@1"] for score in scores] == [1, 0, 0, 0]
+    assert task.summarise(scores) == {"pass@1": 0.25}
+
+
+def test_programs_are_not_run_unasked(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "problems.jsonl", [PROBLEM]))
+    with pytest.raises(UserError, match="--allow-code-execution"):
+        load_task("humaneval", TaskOptions(file))
+
+
+def test_a_task_of_ones_own_by_exact_match(tmp_path: Path) -> None:
+    rows = [{"prompt": "2+2=", "answer": 4}, {"prompt": "Capital of France?", "answer": "Paris"}]
+    task = load_task(str(write(tmp_path / "mine.jsonl", rows)))
+    assert (task.prompts, task.until) == (["2+2=", "Capital of France?"], ["\n"])
+    assert task.summarise(task.score([" 4", "rome"])) == {"score": 0.5}
+
+
+def test_a_task_of_ones_own_by_a_function(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", [{"prompt": "Say abc", "wanted": "abc"}] * 2)
+    code = tmp_path / "scores.py"
+    code.write_text(
+        "UNTIL, MAX_NEW_TOKENS = ['.'], 7\n"
+        "def score(example, text):\n    return sum(letter in text for letter in example['wanted']) / 3\n"
+    )
+    task = load_task(f"{file}:{code}")
+    assert (task.until, task.max_new_tokens) == (["."], 7)
+    assert [score["score"] for score in task.score(["abc", "a"])] == [1, 1 / 3]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "message"),
+    [
+        ("", None, "is empty"),
+        ("{", None, "line 1, is not JSON"),
+        ('{"answer": "x"}', None, "line 1, has no prompt"),
+        ('{"prompt": "x"}', None, "line 1, has no answer"),
+        ("[1]", None, "has no prompt and no answer"),
+        ('{"prompt": "x"}', "def scores(): pass", "must define score"),
+        ('{"prompt": "x"}', "import nothing_of_the_kind", "ModuleNotFoundError"),
+        ('{"prompt": "x"}', "def score(example, text): return None", "fails on example 1: TypeError"),
+        ('{"prompt": "x"}', "def score(example, text): return example['y']", "fails on example 1: KeyError"),
+    ],
+)
+def test_mistakes_in_a_task_of_ones_own_are_said(tmp_path: Path, lines: str, code: str | None, message: str) -> None:
+    (tmp_path / "mine.jsonl").write_text(lines)
+    name = str(tmp_path / "mine.jsonl")
+    if code is not None:
+        (tmp_path / "code.py").write_text(code)
+        name += f":{tmp_path / 'code.py'}"
+    with pytest.raises(UserError, match=message):
+        load_task(name).score(["text"])
+
+
+def test_an_unknown_task_is_refused_and_the_known_are_named() -> None:
+    with pytest.raises(UserError) as caught:
+        load_task("gsm9k")
+    assert all(name in str(caught.value) for name in ("gsm9k", *TASKS))
+
+
+def test_data_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no train.jsonl and no test.jsonl"):
+        load_task("gsm8k", TaskOptions(str(tmp_path)))
+    with pytest.raises(UserError, match=r"lack entry_point, prompt, test"):
+        load_task("humaneval", TaskOptions(str(write(tmp_path / "x.jsonl", [{"a": 1}])), allow_code_execution=True))
