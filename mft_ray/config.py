@@ -70,7 +70,7 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """One training run; the same fields for FFT and for masks."""
 
-    steps: int = Field(300, ge=1, description="optimizer steps at most")
+    steps: int = Field(300, ge=0, description="optimizer steps at most; 0 only evaluates the start")
     max_tokens: int | None = Field(None, ge=1, description="stop after so many input tokens")
     batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
     micro_batch_size: int | None = Field(None, ge=1, description="examples per forward per worker")

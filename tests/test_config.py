@@ -83,7 +83,7 @@ def test_an_unknown_key_is_named_with_those_that_there_are(path: str, known: str
         ("search.space.target", ["head"], "search.space.target.0: got 'head'"),
         ("mask.layers", "7-4", "'7-4' ends before it starts"),
         ("mask.init", "zeros", "mask.init: got 'zeros'"),
-        ("train.steps", 0, "train.steps: got 0"),
+        ("train.steps", -1, "train.steps: got -1"),
         ("train.steps", 1.5, "train.steps: got 1.5"),
         ("scaling.zero_stage", 4, "scaling.zero_stage: got 4"),
         ("scaling.cluster_grows_to", {"CPU": "many"}, "scaling.cluster_grows_to.CPU: got 'many'"),
@@ -264,8 +264,8 @@ def test_shipped_search_spaces_are_valid() -> None:
 
 def test_assigning_a_bad_value_is_refused() -> None:
     config = parse_config(MINIMAL)
-    with pytest.raises(ValueError, match="greater than or equal to 1"):
-        config.train.steps = 0
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        config.train.steps = -1
 
 
 @pytest.mark.parametrize(

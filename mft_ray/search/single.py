@@ -24,13 +24,14 @@ from mft_ray.training.export import load_masked
 from mft_ray.training.group import workers
 from mft_ray.training.job import TrainJob, write_json
 from mft_ray.training.launch import launch
+from mft_ray.training.methods import ONE_SHOT, cut_once
 
 
 def train_once(method: str, config: Config, out: str) -> None:
     """Run the training loop once and say where the result lies.
 
     Args:
-        method: ``fft`` or ``mft``.
+        method: one of `mft_ray.training.methods.METHODS`.
         config: ``fft`` settings or ``mask`` and ``train`` settings are used.
         out: folder for the result.
 
@@ -42,7 +43,9 @@ def train_once(method: str, config: Config, out: str) -> None:
     if not fft:  # the mask's backbone is the fine-tuned model already
         config = config.model_copy(update={"fft": config.fft.model_copy(update={"given": True})})
     check(config)
-    train = config.fft.train if fft else config.train
+    mask, train = config.mask, config.fft.train if fft else config.train
+    if method in ONE_SHOT:
+        mask, train = cut_once(method, mask, train)
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
     root = Path(out).expanduser().resolve()
     with connected():
@@ -60,7 +63,7 @@ def train_once(method: str, config: Config, out: str) -> None:
                 scaling=scaling,
                 dtype=config.model.dtype,
                 attention=config.model.attention,
-                mask=None if fft else config.mask,
+                mask=None if fft else mask,
                 backbone="" if fft else fingerprint(load_model(start)),
                 before=config.model.before,
             )

@@ -49,7 +49,7 @@ def train(job: TrainJob, kept: Kept, stop: StopRule | None = None, report: Repor
     trainer = Trainer(job, kept)
     try:
         trainer.resume()
-        reason = None if trainer.history else trainer.evaluate(report)
+        reason = None if trainer.history else trainer.evaluate(report) or trainer.nothing_to_do()
         while reason is None:
             trainer.train_until_evaluation()
             reason = trainer.evaluate(report) or trainer.finished(stop)
@@ -153,6 +153,10 @@ class Trainer:
         """Return why the run ends now, or None."""
         reason = stop(self.history, self.job.train.steps) if stop else None
         return "completed" if reason is None and self._exhausted() else reason
+
+    def nothing_to_do(self) -> str | None:
+        """Return ``completed`` for a run of no steps."""
+        return "completed" if self.job.train.steps == 0 else None
 
     def checkpoint(self) -> None:
         """Write a checkpoint, if one is due."""

@@ -1,0 +1,120 @@
+"""Our generation and scores against lm-evaluation-harness's own, on the same prompts and model.
+
+    python benchmarks/generation.py --model FOLDER --tasks gsm8k_zero_shot,ifeval --data gsm8k_zero_shot=FOLDER \\
+        --data ifeval=FILE [--examples 50] [--max-new-tokens 128] [--batch-size 16] [--out FILE]
+
+Speed: each task's prompts go through both loops, ours first and last, and what counts is our faster time. Scores: the
+harness's evaluator, and our tasks, score the same texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+
+from mft_ray.evaluation.generation import Generated, generate
+from mft_ray.evaluation.tasks import Task, TaskOptions, load_task
+from mft_ray.evaluation.tasks.harness import HarnessTask
+from mft_ray.training.backbone import load_model, load_tokenizer
+
+
+class Texts(LM):  # type: ignore[misc]
+    """A model that answers with texts that were made before."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self.texts = texts
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        return [self.texts[request.doc_id] for request in requests]
+
+    def loglikelihood(self, requests: list[Any]) -> Any:
+        raise NotImplementedError
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> Any:
+        raise NotImplementedError
+
+
+def ours(model: Any, tokenizer: Any, task: Task, limit: int, batch_size: int) -> tuple[float, list[Generated]]:
+    began = time.monotonic()
+    options = {"until": list(task.until), "max_new_tokens": limit, "batch_size": batch_size}
+    made = dict(generate(model, tokenizer, task.prompts, **options))
+    return time.monotonic() - began, [made[index] for index in range(len(task.prompts))]
+
+
+def theirs(harness: HFLM, task: Task, limit: int) -> tuple[float, list[str]]:
+    arguments = {"until": list(task.until), "max_gen_toks": limit, "do_sample": False}
+    requests = [Instance("generate_until", {}, (prompt, arguments), index) for index, prompt in enumerate(task.prompts)]
+    began = time.monotonic()
+    texts = harness.generate_until(requests, disable_tqdm=True)
+    return time.monotonic() - began, texts
+
+
+def compare(name: str, task: HarnessTask, model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str, Any]:
+    limit, batch_size = options.max_new_tokens, options.batch_size
+    harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    first, _ = ours(model, tokenizer, task, limit, batch_size)
+    their_seconds, their_texts = theirs(harness, task, limit)
+    second, made = ours(model, tokenizer, task, limit, batch_size)
+    seconds, tokens = min(first, second), sum(text.tokens for text in made)
+    texts = [text.text for text in made]
+    scores = task.score(texts)
+    evaluated = simple_evaluate(Texts(texts), tasks=[task._task], limit=len(texts), bootstrap_iters=0)
+    known = {key.removesuffix(",none"): value for key, value in next(iter(evaluated["results"].values())).items()}
+    summary = task.summarise(scores)
+    return {
+        "task": name,
+        "examples": len(texts),
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "harness_tokens_per_second": tokens / their_seconds,
+        "ratio": their_seconds / seconds,
+        "same_texts": sum(mine == other for mine, other in zip(texts, their_texts, strict=True)),
+        "scores": {metric: [value, float(known[metric])] for metric, value in summary.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tasks", required=True)
+    parser.add_argument("--data", action="append", default=[])
+    parser.add_argument("--examples", type=int, default=50)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    data = dict(pair.split("=", 1) for pair in options.data)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = load_model(options.model).to(device).eval(), load_tokenizer(options.model)
+    rows = []
+    print("| task | examples | tokens/s | harness | ratio | same texts | scores (ours, harness's) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in options.tasks.split(","):
+        task = load_task(name, TaskOptions(data.get(name), limit=options.examples))
+        assert isinstance(task, HarnessTask)
+        row = compare(name, task, model, tokenizer, options)
+        rows.append(row)
+        scores = "; ".join(f"{metric} {mine:.4f}, {other:.4f}" for metric, (mine, other) in row["scores"].items())
+        print(
+            f"| {name} | {row['examples']} | {row['tokens_per_second']:.0f} | {row['harness_tokens_per_second']:.0f} | "
+            f"{row['ratio']:.2f} | {row['same_texts']} | {scores} |",
+            flush=True,
+        )
+    if options.out:
+        options.out.write_text(
+            json.dumps({"torch": torch.__version__, "device": device, "rows": rows}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
