@@ -88,11 +88,11 @@ def _batch(
     rows = list(range(len(prompts)))  # of `made`, in the batch's order
     going = dict.fromkeys(rows, True)
     tail = max((len(stop) for stop in until), default=0) + _SLACK
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    takes = inspect.signature(model.forward).parameters
+    held = {"cache" if "cache" in takes else "past_key_values": cache}  # the latter before transformers 5.24
+    last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
     for _ in range(limit):
-        output = model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last
-        )
+        output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **held, **last)
         chosen = output.logits[:, -1].argmax(dim=-1)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if going[row]:

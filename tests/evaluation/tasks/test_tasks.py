@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generation import Texts  # benchmarks/generation.py
+from lm_eval.evaluator import simple_evaluate
 
 from mft_ray.errors import UserError
 from mft_ray.evaluation.tasks import TASKS, Task, TaskOptions, load_task
+from mft_ray.evaluation.tasks.harness import HarnessTask
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -84,6 +87,21 @@ def test_ifeval_counts_instructions_and_prompts(ifeval: Task) -> None:
     summary = ifeval.summarise(scores)
     assert summary["inst_level_loose_acc"] == summary["inst_level_strict_acc"] == pytest.approx(2 / 3)
     assert summary["prompt_level_strict_acc"] == 0.5
+
+
+def test_scores_are_the_harness_own(gsm8k: Path, ifeval: Task) -> None:
+    texts = {
+        "gsm8k": ["#### 1", "it is 2", "", "#### 4.", "five"],
+        "ifeval": ["one, two", "all small and plain"],
+    }
+    for task in (load_task("gsm8k", TaskOptions(str(gsm8k))), ifeval):
+        assert isinstance(task, HarnessTask)
+        given = texts[task.name]
+        ours = task.summarise(task.score(given))
+        result = simple_evaluate(Texts(given), tasks=[task._task], limit=len(given), bootstrap_iters=0)
+        theirs = {key.removesuffix(",none"): value for key, value in result["results"][task.name].items()}
+        assert len(ours) >= 2
+        assert ours == {metric: pytest.approx(theirs[metric]) for metric in ours}
 
 
 PROBLEM = {
