@@ -1,0 +1,48 @@
+"""Where examples come from, and what counts as better."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mft_ray.config.section import Section
+
+Metric = Literal["exact_match", "answer_logprob", "generated_match"]
+
+
+class DataConfig(Section):
+    """Where examples come from and how they are split. The splits never share a prompt."""
+
+    task: Literal["arithmetic", "gsm8k", "chat"] = "chat"
+    train: str | None = Field(None, description="JSONL/JSON/Parquet file, or hub dataset id (gsm8k, chat)")
+    test: str | None = Field(None, description="file or hub id of the test split; else held out of train")
+    n_train: int | None = Field(None, ge=1, description="training examples; null takes all that are left")
+    n_validation: int = Field(200, ge=2)
+    n_test: int = Field(1000, ge=2)
+    max_length: int = Field(1024, ge=8, description="tokens; longer examples are cut at the end")
+    prompt_column: str | None = Field(None, description="chat: with answer_column, instead of messages")
+    answer_column: str | None = None
+    messages_column: str = "messages"
+    digits: int = Field(2, ge=1, le=4, description="arithmetic: digits of each operand")
+    seed: int = Field(0, description="what is generated and how it is split")
+
+
+class EvaluationConfig(Section):
+    """What counts as better. Every metric is higher-is-better."""
+
+    metric: Metric = Field("answer_logprob", description="decides: which trial is best, and the verdict")
+    while_training: Metric | None = Field(
+        None,
+        description="what training is evaluated, stopped and given its best state by; null: metric, or answer_logprob "
+        "where that generates. A trial's best mask is then scored by metric once, unless it was stopped below FFT",
+    )
+    extra: list[Metric] = Field([], description="also judged on test, for the report")
+    extra_n: int | None = Field(None, ge=1, description="examples for the extra metrics; null takes all")
+    max_new_tokens: int = Field(256, ge=1)
+    resamples: int = Field(10_000, ge=100, description="of the paired bootstrap")
+
+    @property
+    def watched(self) -> Metric:
+        """The metric while training: one forward per example unless asked for otherwise."""
+        return self.while_training or ("answer_logprob" if self.metric == "generated_match" else self.metric)

@@ -1,0 +1,84 @@
+"""One training run: the model, the optimizer's steps, and what is asked of the cluster."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mft_ray.config.section import Section
+
+
+class ModelConfig(Section):
+    """The model that FFT starts from, or that is already fine-tuned (``fft.given``)."""
+
+    path: str | None = Field(None, description="local folder or hub id of any AutoModelForCausalLM")
+    architecture: dict[str, Any] | None = Field(
+        None, description="instead of path: model_type and settings of a new, randomly initialised model"
+    )
+    before: str | None = Field(
+        None, description="with fft.given: the checkpoint before fine-tuning, for mask.removes delta"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="how frozen weights are held")
+    attention: str | None = Field(None, description="attn_implementation passed to transformers")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.path is None) == (self.architecture is None):
+            raise ValueError("give exactly one of model.path and model.architecture")
+        return self
+
+
+class TrainConfig(Section):
+    """One training run; the same fields for FFT and for masks."""
+
+    steps: int = Field(300, ge=0, description="optimizer steps at most; 0 only evaluates the start")
+    max_tokens: int | None = Field(None, ge=1, description="stop after so many input tokens")
+    batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
+    micro_batch_size: int | None = Field(None, ge=1, description="examples per forward per worker")
+    optimizer: Literal["adamw", "rmsprop"] = Field(
+        "adamw", description="rmsprop keeps one state per weight instead of two, for memory"
+    )
+    lr: float = Field(2e-5, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(0.03, ge=0, lt=1, description="fraction of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = Field(1.0, ge=0, description="gradient norm; 0 is off")
+    eval_every: int = Field(50, ge=1, description="steps between evaluations on validation")
+    checkpoint_every: int = Field(1, ge=1, description="evaluations between checkpoints")
+    eval_batch_size: int = Field(64, ge=1)
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a new best")
+    seed: int = 0
+
+
+class ScalingConfig(Section):
+    """What one training run asks of the cluster."""
+
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    compute: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is autocast; scores stay fp32")
+    gradient_checkpointing: bool = False
+    max_failures: int = Field(1, ge=0, description="restarts of a run whose worker died")
+    wait_for_resources_s: float = Field(900, gt=0, description="how long the cluster may take to grow")
+    cluster_grows_to: dict[str, float] | None = Field(
+        None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"
+    )
+
+
+class FftTrainConfig(TrainConfig):
+    """As `TrainConfig`, but by default until validation stops improving."""
+
+    steps: int = Field(2000, ge=1, description="optimizer steps at most")
+    patience: int | None = Field(5, ge=1, description="stop after so many evaluations without a new best")
+
+
+class FftConfig(Section):
+    """The FFT baseline: given, or trained here until validation stops improving."""
+
+    given: bool = Field(False, description="model.path is already fine-tuned: take it as the baseline")
+    train: FftTrainConfig = FftTrainConfig()
+    scaling: ScalingConfig | None = Field(None, description="what FFT asks of the cluster; null: as scaling")
+    continued_lr: float | None = Field(None, gt=0, description="lr of continued FFT; null takes fft.train.lr")

@@ -1,0 +1,96 @@
+"""The whole tree, and how it is read from YAML and saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from mft_ray.config.data import DataConfig, EvaluationConfig
+from mft_ray.config.explain import explain, explain_yaml
+from mft_ray.config.search import SearchConfig
+from mft_ray.config.section import Section
+from mft_ray.config.training import FftConfig, ModelConfig, ScalingConfig, TrainConfig
+from mft_ray.config.yaml_text import apply_override, read_yaml
+from mft_ray.errors import UserError
+from mft_ray.masking import MaskSettings
+
+
+class RunConfig(Section):
+    """One search from backbone to verdict."""
+
+    name: str = "search"
+    dir: str | None = Field(None, description="run folder, seen by every node; null: runs/NAME-TIME")
+    export_model: bool = Field(True, description="leave the masked model in RUN/best/model, ready to load")
+    seed: int = Field(0, description="added to every other seed: one number repeats the whole run")
+
+
+class Config(Section):
+    """The whole tree."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    fft: FftConfig = FftConfig()
+    mask: MaskSettings = MaskSettings()
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    scaling: ScalingConfig = ScalingConfig()
+
+    def seeded(self) -> Config:
+        """Return a copy in which ``run.seed`` has been added to every other seed."""
+        tree = self.model_dump()
+        for section in (tree["data"], tree["train"], tree["fft"]["train"], tree["search"]):
+            section["seed"] += self.run.seed
+        return Config.model_validate({**tree, "run": {**tree["run"], "seed": 0}})
+
+    def save(self, path: Path) -> None:
+        """Write the resolved tree as YAML, whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        os.replace(partial, path)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``path=value`` overrides, and validate the whole.
+
+    Args:
+        path: a YAML file holding differences from the defaults.
+        overrides: entries such as ``search.trials=4``; values are parsed as YAML.
+
+    Raises:
+        UserError: the file cannot be read, or a key or value is not allowed.
+    """
+    try:
+        tree = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(
+            f"Cannot read the config {path}: {error.strerror}. Give --config a YAML file, "
+            "such as tune_spaces/quickstart.yaml."
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"The config {path} is not text. Give --config a YAML file in UTF-8.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"The config {path} is not valid YAML: {explain_yaml(error)}.") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"The config {path} must be a mapping of settings, got {type(tree).__name__}.")
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_config(tree, where=str(path))
+
+
+def parse_config(tree: dict[str, Any], where: str = "the config") -> Config:
+    """Validate a tree of settings.
+
+    Raises:
+        UserError: naming every key or value that is not allowed.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{where} has {explain(error, Config)}") from None
