@@ -22,25 +22,13 @@ from typing import Any
 import torch
 from step import OPTIMIZERS, SHAPES, Setting, load, ours, seconds_per_step
 
+from mft_ray.training import memory
+
 # fp32 scores and gradient, what the optimizer keeps, and one bit that says whether a weight is there.
 FEWEST = {"adamw": 4 + 4 + 8 + 1 / 8, "rmsprop": 4 + 4 + 4 + 1 / 8}
 # Large blocks go back to the system when they are freed: what is held is counted, not the allocator's gaps.
 ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
 VARIANTS = {"W * M kept": True, "W * M not kept": False}
-
-
-def peak_bytes(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-
-
-def forget_peak(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _warm_up(device: str, optimizer: str) -> None:
@@ -56,18 +44,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     setting = Setting(options.layers, options.tokens, options.tokens, 1, "float32", options.device)
     tokens = torch.zeros((1, options.tokens), dtype=torch.long, device=options.device)
     _warm_up(options.device, options.optimizer)
-    forget_peak(options.device)
+    memory.begin(torch.device(options.device))
     with torch.no_grad():
         model(tokens, use_cache=False)
-    forward = peak_bytes(options.device)
-    forget_peak(options.device)
+    forward = memory.peak(torch.device(options.device))
+    memory.begin(torch.device(options.device))
     seconds_per_step(model, ours(VARIANTS[options.variant]), setting, steps=2, optimizer=options.optimizer)
     with ours(False)(model, setting) as (scores, _):
         count = sum(score.numel() for score in scores)
     return {
         "variant": options.variant,
         "optimizer": options.optimizer,
-        "bytes": peak_bytes(options.device) - forward,
+        "bytes": memory.peak(torch.device(options.device)) - forward,
         "weights": count,
     }
 

@@ -1,10 +1,11 @@
-"""Make an ordinary Hugging Face model of a mask: `python -m mft_ray.export`."""
+"""Make an ordinary Hugging Face model of a mask or an adapter: `python -m mft_ray.export`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mft_ray import cli
+from mft_ray.errors import UserError
 from mft_ray.masking import load_mask
 
 _EXAMPLES = """
@@ -15,20 +16,24 @@ python -m mft_ray.export --backbone runs/mine/work/fft/best --mask runs/mine/bes
 def main() -> None:
     """Read the options and export."""
     arguments = cli.parser(
-        "Apply a mask to the model that it was learned on and write the result as an ordinary Hugging Face folder "
-        "that from_pretrained loads. Refused when the backbone is not the one the mask was learned on.",
+        "Apply a mask (or a LoRA adapter) to the model that it was learned on and write the result as an ordinary "
+        "Hugging Face folder that from_pretrained loads. Refused when the backbone is another one.",
         _EXAMPLES,
     )
     arguments.add_argument("--backbone", metavar="MODEL", required=True, help="folder or hub id of the FFT model")
-    arguments.add_argument("--mask", metavar="FILE", required=True, help="mask file, such as RUN/best/mask.safetensors")
+    arguments.add_argument("--mask", metavar="FILE", help="mask file, such as RUN/best/mask.safetensors")
+    arguments.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter, such as RUN/best/adapter")
     arguments.add_argument("--before", metavar="MODEL", help="model before fine-tuning, if the mask removes the delta")
     arguments.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the model")
     options = arguments.parse_args()
-    mask = load_mask(options.mask)
+    if (options.mask is None) == (options.adapter is None):
+        raise UserError("Give either --mask FILE or --adapter FOLDER: what is to be applied to the backbone.")
+    if options.mask is not None:
+        load_mask(options.mask)
     # Imported late: transformers takes seconds, a mistyped option should be told at once.
-    from mft_ray.training.export import export
+    from mft_ray.training.artifacts import export
 
-    export(options.backbone, mask, Path(options.out), options.before)
+    export(options.backbone, options.mask or options.adapter, Path(options.out), options.before)
     print(f"wrote {options.out}: load it with AutoModelForCausalLM.from_pretrained({options.out!r})")
 
 

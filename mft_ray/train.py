@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from mft_ray import cli
 from mft_ray.errors import UserError
-from mft_ray.training.methods import METHODS
+from mft_ray.training.recipes import METHODS
 
 _EXAMPLES = """
 python -m mft_ray.train --method fft --config tune_spaces/quickstart.yaml --out runs/my-fft
 python -m mft_ray.train --method mft --config FILE --out runs/my-mask --set mask.ratio=0.3 --set train.lr=3e-3
 python -m mft_ray.train --method l1_mask --config FILE --out runs/rival --set mask.ratio=0.3
+python -m mft_ray.train --method lora --config FILE --out runs/my-adapter --set lora.rank=16
 """
 
 
 def main() -> None:
     """Read the options and train."""
     arguments = cli.parser(
-        "Train once, by the loop that searches use: fft fine-tunes every weight (settings: fft.train), mft learns "
-        "one mask on model.path (settings: mask and train). Its rivals are masks that are not learned: of random "
-        "entries, of the smallest weights (l1_mask), of the smallest weight times input (wanda_mask). An interrupted "
+        "Train once, by the loop that searches use, and leave a model, a mask or an adapter. fft starts from "
+        "model.path or model.architecture; for all other methods model.path is the fine-tuned model. An interrupted "
         "run goes on when called again.",
         _EXAMPLES,
     )
-    arguments.add_argument("--method", choices=METHODS, required=True)
+    known = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
+    arguments.add_argument("--method", choices=METHODS, required=True, help=known)
     cli.add_config(arguments)
     arguments.add_argument("--out", metavar="FOLDER", required=True, help="folder for the result; seen by every node")
     options = arguments.parse_args()
     config = cli.read_config(options)
     if options.method != "fft" and config.model.path is None:
-        raise UserError("A mask is learned on a model that exists: give model.path, the fine-tuned checkpoint.")
+        raise UserError(
+            f"Method {options.method} starts from a model that is fine-tuned: give model.path, that checkpoint."
+        )
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
     from mft_ray.search.single import train_once
 

@@ -256,9 +256,9 @@ def test_an_exported_model_answers_as_the_masked_one(each: Given, tmp_path: Path
 
 
 def export_model(given: Given, out: Path) -> None:
-    from mft_ray.training.export import export as write
+    from mft_ray.training.artifacts import export as write
 
-    write(given.backbone, load_mask(given.mask), out)
+    write(str(given.backbone), str(given.mask), out)
 
 
 def test_export_into_an_empty_folder_leaves_its_neighbours_alone(given: Given, tmp_path: Path) -> None:

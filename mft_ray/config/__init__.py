@@ -14,7 +14,7 @@ from mft_ray.config.search import (
     SpaceConfig,
     StopConfig,
 )
-from mft_ray.config.training import FftConfig, FftTrainConfig, ModelConfig, ScalingConfig, TrainConfig
+from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "FftTrainConfig",
     "FloatRange",
     "LearningRateRange",
+    "LoraConfig",
     "MaskingRatioRange",
     "Metric",
     "ModelConfig",

@@ -42,7 +42,7 @@ class LearningRateRange(FloatRange):
 
 
 class SpaceConfig(Section):
-    """What the search may choose. A list is a choice among its entries, a range anything in it."""
+    """What the search may choose, of what its method has: one of a list's entries, or anything in a range."""
 
     ratio: MaskingRatioRange | list[Ratio] = MaskingRatioRange()
     layers: Literal["auto"] | list[str] = Field("auto", description="auto derives groups from the depth")
@@ -50,6 +50,9 @@ class SpaceConfig(Section):
     target: list[Target] = Field(["both"])
     init: list[Init] = Field(["normal", "magnitude"])
     schedule: list[Schedule] = Field(["constant", "anneal"])
+    rank: list[Annotated[int, Field(ge=1)]] = Field([8, 16, 64], description="of LoRA")
+    weight_decay: list[Annotated[float, Field(ge=0)]] = Field([0.0, 0.01, 0.1], description="of FFT")
+    dropout: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.0, 0.1], description="of FFT")
 
 
 class StopConfig(Section):
@@ -78,8 +81,11 @@ class BudgetConfig(Section):
 
 
 class SearchConfig(Section):
-    """The search over masks."""
+    """The search over masks, or over settings of a rival method."""
 
+    method: Literal["mft", "movement", "random_mask", "l1_mask", "wanda_mask", "lora", "continued_fft", "fft"] = Field(
+        "mft", description="what trials do; see python -m mft_ray.train --help"
+    )
     trials: int = Field(16, ge=1)
     budget: BudgetConfig = BudgetConfig()
     space: SpaceConfig = SpaceConfig()
@@ -100,6 +106,8 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> SearchConfig:
+        if self.objectives != "score" and self.method in ("lora", "continued_fft", "fft"):
+            raise ValueError(f"method {self.method} has no masking ratio; objectives must be score")
         if self.objectives != "score" and self.sampler == "cmaes":
             raise ValueError("sampler cmaes has one objective; for score_and_ratio use tpe, gp or random")
         return self

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mft_ray.config.section import Section
+from mft_ray.masking import Target
 
 
 class ModelConfig(Section):
@@ -44,6 +45,9 @@ class TrainConfig(Section):
     warmup: float = Field(0.03, ge=0, lt=1, description="fraction of the steps")
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="of what each attention and MLP adds to the hidden state, while training"
+    )
     clip: float = Field(1.0, ge=0, description="gradient norm; 0 is off")
     eval_every: int = Field(50, ge=1, description="steps between evaluations on validation")
     checkpoint_every: int = Field(1, ge=1, description="evaluations between checkpoints")
@@ -66,6 +70,17 @@ class ScalingConfig(Section):
     cluster_grows_to: dict[str, float] | None = Field(
         None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"
     )
+
+
+class LoraConfig(Section):
+    """The rival that adds low-rank matrices to frozen projections; the paper's setting of it."""
+
+    rank: int = Field(64, ge=1)
+    alpha: int = Field(16, ge=1, description="the change is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input")
+    layers: str = Field("all", description="layer group, such as 4-7, or all")
+    target: Target = "both"
+    lr: float | None = Field(2e-4, gt=0, description="null takes train.lr, which suits scores")
 
 
 class FftTrainConfig(TrainConfig):

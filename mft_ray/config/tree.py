@@ -14,7 +14,7 @@ from mft_ray.config.data import DataConfig, EvaluationConfig
 from mft_ray.config.explain import explain, explain_yaml
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
-from mft_ray.config.training import FftConfig, ModelConfig, ScalingConfig, TrainConfig
+from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.yaml_text import apply_override, read_yaml
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
@@ -38,6 +38,7 @@ class Config(Section):
     fft: FftConfig = FftConfig()
     mask: MaskSettings = MaskSettings()
     train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()

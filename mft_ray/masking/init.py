@@ -38,6 +38,8 @@ def initial_scores(
             0.0, settings.init_scale, generator=generator
         )
         return scores.to(weight.device)
+    if settings.init == "zero":
+        return torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
     if settings.init == "constant":
         return torch.full(weight.shape, settings.init_scale, dtype=torch.float32, device=weight.device)
     importance = weight.detach().float().abs()

@@ -71,7 +71,7 @@ class Masks:
             removable = value if origin is None else value - origin
             scores = initial_scores(weight.name, removable, self.settings, seed, norms.get(weight.name))
             dtype = value.dtype if cache is True else cache or None
-            self._masks[weight.name] = WeightMask(scores, origin, dtype, signed=self.settings.rule == "threshold")
+            self._masks[weight.name] = WeightMask(scores, origin, dtype, signed=self.settings.signed)
         self._groups = ranked_together(self.weights, self.settings)
         self._hooks: list[RemovableHandle] = []
         self.attach()

@@ -47,30 +47,32 @@ def make_masks(
         signed = [scores[weight.name] for weight in group]
         refuse_nan(signed)
         return [score >= settings.threshold for score in signed]
-    magnitudes = [scores[weight.name].detach().abs() for weight in group]
+    ranked = [scores[weight.name].detach() for weight in group]
+    if not settings.signed:
+        ranked = [score.abs() for score in ranked]
     if settings.pattern is not None:
-        return _make_pattern(group, magnitudes, settings.pattern, share)
-    size = sum(magnitude.numel() for magnitude in magnitudes)
-    return keep_largest(magnitudes, removed_count(size, settings.ratios[group[0].half] * share))
+        return _make_pattern(group, ranked, settings.pattern, share)
+    size = sum(score.numel() for score in ranked)
+    return keep_largest(ranked, removed_count(size, settings.ratios[group[0].half] * share))
 
 
 def _make_pattern(
-    group: Sequence[Weight], magnitudes: Sequence[torch.Tensor], pattern: str, share: float
+    group: Sequence[Weight], ranked: Sequence[torch.Tensor], pattern: str, share: float
 ) -> list[torch.Tensor]:
     """Remove a share of the entries that lose to the others of their M, the smallest first."""
-    refuse_nan(magnitudes)
-    loses = [_loses(magnitude, weight, pattern) for magnitude, weight in zip(magnitudes, group, strict=True)]
-    losers = [magnitude[lost] for magnitude, lost in zip(magnitudes, loses, strict=True)]
+    refuse_nan(ranked)
+    loses = [_loses(score, weight, pattern) for score, weight in zip(ranked, group, strict=True)]
+    losers = [score[lost] for score, lost in zip(ranked, loses, strict=True)]
     size = sum(loser.numel() for loser in losers)
     # The ratio plays no part: 0.6666666666 of 12 weights would be 7, and not every pattern full.
     kept = keep_largest(losers, size if share == 1 else removed_count(size, share))
     return [~lost.masked_scatter(lost, ~keep) for lost, keep in zip(loses, kept, strict=True)]
 
 
-def _loses(magnitude: torch.Tensor, weight: Weight, pattern: str) -> torch.Tensor:
+def _loses(score: torch.Tensor, weight: Weight, pattern: str) -> torch.Tensor:
     """Say which entries are not among the N largest of their M; ties go as everywhere, to the lower index."""
     kept, of = parse_pattern(pattern)
-    rows = magnitude.movedim(weight.input_dim, -1)
+    rows = score.movedim(weight.input_dim, -1)
     order = rows.reshape(*rows.shape[:-1], rows.shape[-1] // of, of).argsort(dim=-1, stable=True)
     loses = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order[..., : of - kept], True)
     return loses.flatten(-2).movedim(-1, weight.input_dim)

@@ -10,8 +10,8 @@ from mft_ray.errors import UserError
 
 Target = Literal["attn", "mlp", "both"]
 Scope = Literal["matrix", "layer", "model"]
-Rule = Literal["ratio", "threshold"]
-Init = Literal["normal", "magnitude", "wanda", "constant"]
+Rule = Literal["ratio", "movement", "threshold"]
+Init = Literal["normal", "magnitude", "wanda", "constant", "zero"]
 Schedule = Literal["constant", "anneal", "linear"]
 Hardness = Literal["hard", "soft"]
 Removes = Literal["weight", "delta"]
@@ -28,13 +28,15 @@ class MaskSettings:
         layers: layer group, a contiguous inclusive run of decoder layers such as ``4-7``, or ``all``.
         target: which projections: ``attn``, ``mlp`` or ``both``.
         scope: what is ranked together: each ``matrix``, each ``layer``, or the ``model``'s whole layer group.
-        rule: what removes a weight: ``ratio``, that it is among the smallest |scores|; or ``threshold``, that
-            its signed score lies below ``threshold`` (the reference code's other layer; ratio is not used).
+        rule: what removes a weight: ``ratio``, that it is among the smallest |scores|; ``movement``, that it is
+            among the smallest signed scores (movement pruning, arXiv 2005.07683); or ``threshold``, that its signed
+            score lies below ``threshold`` (the reference code's other layer; ratio is not used).
         threshold: see ``rule``.
         pattern: ``N:M`` such as 2:4 keeps the N largest of every M weights along the input, as sparse GPU
             kernels want it. The ratio must then be 1 - N/M, and the mask hard.
         init: how scores start: ``normal`` is N(0, init_scale), ``magnitude`` is |W| and ``wanda`` |W| times the
-            norm of its input, both scaled to a mean of init_scale, ``constant`` is init_scale everywhere.
+            norm of its input, both scaled to a mean of init_scale, ``constant`` is init_scale everywhere, and
+            ``zero`` is 0.
         init_scale: see ``init``.
         schedule: ``constant`` holds the ratio from the first step on; ``anneal`` (cubic) and ``linear`` raise
             it from 0, so that step 0 is the FFT model itself.
@@ -89,8 +91,18 @@ class MaskSettings:
             raise UserError(f"mask anneal_fraction must be in (0, 1], got {self.anneal_fraction}.")
         if self.rule == "threshold":
             self._check_threshold()
+        if self.rule == "movement" and self.hardness == "soft":
+            raise UserError(
+                "mask rule movement ranks signed scores, and a soft mask is made of |scores|. Use hardness hard, or "
+                "rule ratio."
+            )
         if self.pattern is not None:
             self._check_pattern(*parse_pattern(self.pattern))
+
+    @property
+    def signed(self) -> bool:
+        """Whether S itself decides, not |S|: the straight-through gradient then has no sign(S)."""
+        return self.rule != "ratio"
 
     @property
     def ratios(self) -> dict[str | None, float]:

@@ -46,13 +46,13 @@ def keep_mask(scores: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def keep_largest(magnitudes: Sequence[torch.Tensor], removed: int) -> list[torch.Tensor]:
+def keep_largest(values: Sequence[torch.Tensor], removed: int) -> list[torch.Tensor]:
     """Keep all but the ``removed`` smallest entries of several tensors, ranked together.
 
     Ties go to the lower index: the earlier tensor, and in it the lower flat index.
 
     Args:
-        magnitudes: non-negative float tensors of any shapes.
+        values: float tensors of any shapes.
         removed: how many entries are not kept, fewer than there are or as many.
 
     Returns:
@@ -61,10 +61,10 @@ def keep_largest(magnitudes: Sequence[torch.Tensor], removed: int) -> list[torch
     Raises:
         FloatingPointError: an entry is NaN.
     """
-    flats = [magnitude.flatten() for magnitude in magnitudes]
+    flats = [value.flatten() for value in values]
     refuse_nan(flats)
     if removed == 0:
-        return [torch.ones_like(magnitude, dtype=torch.bool) for magnitude in magnitudes]
+        return [torch.ones_like(value, dtype=torch.bool) for value in values]
     threshold = _kth_smallest(flats, removed)
     keeps = [flat > threshold for flat in flats]
     # Of the entries at the threshold the last ones stay, if any.
@@ -75,7 +75,7 @@ def keep_largest(magnitudes: Sequence[torch.Tensor], removed: int) -> list[torch
         tied = (flat == threshold).nonzero().flatten()[-short:]
         keep[tied] = True
         short -= len(tied)
-    return [keep.view(magnitude.shape) for keep, magnitude in zip(keeps, magnitudes, strict=True)]
+    return [keep.view(value.shape) for keep, value in zip(keeps, values, strict=True)]
 
 
 def refuse_nan(scores: Sequence[torch.Tensor]) -> None:
@@ -109,13 +109,13 @@ def _kth_smallest(flats: Sequence[torch.Tensor], k: int) -> float:
 def _bracket(flats: Sequence[torch.Tensor], size: int, k: int) -> tuple[float, float]:
     """Return two values between which the k-th smallest most probably lies, both included."""
     if size <= _SAMPLE:
-        return 0.0, math.inf
+        return -math.inf, math.inf
     stride = size // _SAMPLE
     # Odd, so that a power-of-two row length does not make the sample a few columns.
     sample = torch.cat([flat[:: stride | 1] for flat in flats]).sort().values
     quantile = k / size
     middle = quantile * (len(sample) - 1)
     reach = _DEVIATIONS * math.sqrt(len(sample) * quantile * (1 - quantile)) + 1
-    low = float(sample[math.floor(middle - reach)]) if middle - reach > 0 else 0.0
+    low = float(sample[math.floor(middle - reach)]) if middle - reach > 0 else -math.inf
     high = float(sample[math.ceil(middle + reach)]) if middle + reach < len(sample) - 1 else math.inf
     return low, high

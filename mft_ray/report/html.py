@@ -75,7 +75,7 @@ def banner(run: Run) -> Banner:
             "trials looks better than it is."
         )
         return Banner("open", "No verdict yet", f"The search has not been judged on test data. {standing}")
-    sentence = verdict.sentence or _sentence(verdict)
+    sentence = verdict.sentence or _sentence(verdict, run.product)
     if verdict.beats_fft:
         if _beats_continued(verdict):
             return Banner("yes", "Better than FFT", sentence)
@@ -86,17 +86,17 @@ def banner(run: Run) -> Banner:
 
 
 def _beats_continued(verdict: Verdict) -> bool:
-    """Without a continued FFT there is nothing that the mask failed to beat."""
+    """Without a continued FFT there is nothing that the winner failed to beat."""
     if verdict.beats_continued_fft is not None:
         return verdict.beats_continued_fft
     return verdict.ci95_continued_fft is None or verdict.ci95_continued_fft[0] > 0
 
 
-def _sentence(verdict: Verdict) -> str:
+def _sentence(verdict: Verdict, product: str) -> str:
     unit = units.unit(verdict.metric)
     answer = "beats FFT" if verdict.beats_fft else "does not beat FFT beyond chance"
     return (
-        f"On {verdict.n:,} test examples the mask {answer}: {unit.score(verdict.mft)} against "
+        f"On {verdict.n:,} test examples the {product} {answer}: {unit.score(verdict.mft)} against "
         f"{unit.score(verdict.fft)}, {unit.delta(verdict.delta)} "
         f"({verdict.confidence:.0%} interval {unit.interval(verdict.ci95)})."
     )
@@ -109,6 +109,7 @@ def _content(run: Run) -> dict[str, Any]:
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "metric": unit.axis,
         "banner": banner(run),
+        "product": run.product,
         "judged": _judged(run),
         "comparisons": _comparisons(run),
         "extra": _extra(run),
@@ -173,13 +174,14 @@ def _judged(run: Run) -> list[tuple[str, str, str]]:
     if verdict is None:
         return []
     unit = units.unit(verdict.metric)
-    rows = [("FFT", unit.score(verdict.fft), "the fully fine-tuned model, the mask's backbone")]
+    rows = [("FFT", unit.score(verdict.fft), "the fully fine-tuned model")]
     continued = verdict.continued_fft
     if continued is None and verdict.delta_continued_fft is not None:
         continued = verdict.mft - verdict.delta_continued_fft
     if continued is not None:
         rows.append(("FFT continued", unit.score(continued), "trained on for the winner's token budget"))
-    return [*rows, ("Mask", unit.score(verdict.mft), f"FFT with the mask of trial {verdict.trial_id}")]
+    winner = (run.product.capitalize(), unit.score(verdict.mft), f"the {run.product} of trial {verdict.trial_id}")
+    return [*rows, winner]
 
 
 def _comparisons(run: Run) -> list[tuple[str, str, str, str]]:
@@ -229,7 +231,7 @@ def _costs(run: Run) -> list[tuple[str, str, str, str]]:
     if timed:
         tokens = [trial.tokens for trial in run.trials if trial.tokens is not None]
         total = units.count(sum(tokens)) if tokens else units.NONE
-        label = f"All {len(timed)} masks, times added up"
+        label = f"All {len(timed)} {run.product}s, times added up"
         shown.append((label, units.NONE, total, units.duration(sum(timed))))
     return shown
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mft_ray.errors import UserError
+from mft_ray.report import units
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -164,6 +165,12 @@ class Run:
         section = self.config.get("run")
         name = section.get("name") if isinstance(section, dict) else None
         return str(name or self.folder.resolve().name)
+
+    @property
+    def product(self) -> str:
+        """What its trials make: masks, unless another method is searched."""
+        section = self.config.get("search")
+        return units.product(section.get("method", "mft") if isinstance(section, dict) else "mft")
 
     @property
     def pareto_front(self) -> list[Trial]:

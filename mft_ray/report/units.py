@@ -73,6 +73,32 @@ def _percent(label: str) -> Unit:
     return Unit(label, f"{label} (%)", "Difference (percentage points)", 100, " %", " points", 2)
 
 
+def product(method: str) -> str:
+    """What a method makes, in a word."""
+    return {"lora": "adapter", "fft": "tuned model", "continued_fft": "tuned model"}.get(method, "mask")
+
+
+def size(count: float | None) -> str:
+    """Bytes as a person says them: ``3.2 MB``; powers of 1000."""
+    if count is None:
+        return NONE
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
+
+
+def operations(count: float | None) -> str:
+    """Floating-point operations as a person says them: ``1.3 TFLOP``."""
+    if count is None:
+        return NONE
+    return _scaled(count, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"))
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    place = 0
+    while value >= 999.5 and place < len(units) - 1:
+        value, place = value / 1000, place + 1
+    return f"{value:.3g} {units[place]}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as a person says them: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if seconds is None:

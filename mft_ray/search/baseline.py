@@ -108,6 +108,7 @@ def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baselin
     """
     fft = config.fft.train
     lengths = [len(row) for row in open_split(folder.data, "train")["input_ids"]]
+    tokens = max(tokens, 1)  # a mask that was cut once has used none
     steps = max(1, math.ceil(tokens / (fft.batch_size * sum(lengths) / len(lengths))))
     train = fft.model_copy(
         update={
@@ -144,6 +145,7 @@ def _train(
         scaling=group.scaling,
         dtype=config.model.dtype,
         attention=config.model.attention,
+        decides=False,  # it is scored afterwards, together with its rivals
     )
     try:
         return group.train(job, Patience(patience), Lines(label, config.evaluation.watched, train.steps))

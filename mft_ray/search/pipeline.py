@@ -21,12 +21,13 @@ from mft_ray.search.folder import RunFolder, lock, open_folder
 from mft_ray.search.preparation import check, make_ready, with_absolute_paths
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
-from mft_ray.search.scoring import Subject, score
+from mft_ray.search.scoring import Subject, made, score
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
 from mft_ray.search.verdict import compare, judge
-from mft_ray.search.winner import keep_winner
+from mft_ray.search.winner import BEST_MODEL, keep_winner
+from mft_ray.training.artifacts import ADAPTER, MASK
 from mft_ray.training.job import write_json
 
 
@@ -126,7 +127,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
     keep_winner(folder, config, baseline, rows[0], verdict["sentence"])
     keep_results()
     report = render(folder.root)
-    _tell(folder, verdict, report, config.run.export_model)
+    _tell(folder, verdict, report)
 
 
 def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str, Any]) -> dict[str, Any]:
@@ -135,8 +136,7 @@ def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str,
         kept: dict[str, Any] = json.loads(folder.verdict.read_text())
         return kept
     fft = Subject("fft", baseline.model)
-    mask = folder.trial(row["trial_id"]) / "mask.safetensors"
-    mft = Subject("mft", baseline.model, str(mask), baseline.before)
+    mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
     evaluation = config.evaluation
     metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
     limits = {name: evaluation.extra_n if name != evaluation.metric else None for name in metrics}
@@ -149,7 +149,9 @@ def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str,
         }
         continued_validation = score(group, continued, "validation", config, folder)
     named = {name: values[name, evaluation.metric] for name in ("mft", "fft", "continued")}
-    verdict = judge(evaluation.metric, named["mft"], named["fft"], named["continued"], evaluation.resamples)
+    verdict = judge(
+        evaluation.metric, named["mft"], named["fft"], named["continued"], evaluation.resamples, config.search.method
+    )
     verdict["trial_id"] = row["trial_id"]
     verdict["extra"] = [
         {
@@ -193,11 +195,11 @@ def _reasons(rows: list[dict[str, Any]]) -> str:
     return "; ".join(reasons) or "no trial ran"
 
 
-def _tell(folder: RunFolder, verdict: dict[str, Any], report: Path, model: bool) -> None:
+def _tell(folder: RunFolder, verdict: dict[str, Any], report: Path) -> None:
     show(folder.root)
     print(f"\n{verdict['sentence']}\n")
     print(f"report  {report}")
-    print(f"mask    {folder.best / 'mask.safetensors'}")
-    if model:
-        print(f"model   {folder.best / 'model'}")
+    for label, path in (("mask", MASK), ("adapter", ADAPTER), ("model", BEST_MODEL)):
+        if (folder.best / path).exists():
+            print(f"{label:<7} {folder.best / path}")
     print(f"study   python -m mft_ray.dashboard {folder.root}", flush=True)

@@ -15,7 +15,7 @@ from mft_ray.data.prepare import prepare
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.space import build_space, mask_settings, points_to_evaluate
+from mft_ray.search.space import apply, build_space, points_to_evaluate
 from mft_ray.training.backbone import check_path, load_tokenizer, new_model
 from mft_ray.training.batches import micro_batch_size
 from mft_ray.training.export import save_model
@@ -37,13 +37,18 @@ def check(config: Config) -> None:
             f"model.architecture makes a model without a tokenizer, which only the arithmetic task has; task "
             f"{config.data.task} needs model.path."
         )
+    if config.fft.given and config.search.method == "fft":
+        raise UserError(
+            "search.method fft trains from the model before fine-tuning, and fft.given says that model.path is "
+            "fine-tuned already. Use continued_fft, or leave fft.given out."
+        )
     _check_before(config)
     skeleton = _skeleton(config)
     select(skeleton, config.mask.layers, config.mask.target)
     build_space(config, depth(skeleton))
     for point in points_to_evaluate(config, depth(skeleton)):
-        settings = mask_settings(config.mask, point)
-        select(skeleton, settings.layers, settings.target)
+        chosen = apply(config, point).mask
+        select(skeleton, chosen.layers, chosen.target)
 
 
 def _check_before(config: Config) -> None:

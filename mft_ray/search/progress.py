@@ -163,13 +163,21 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         return f", about {duration(seconds / self.concurrent)} of trials left{left}"
 
 
+_KNOBS = {
+    "ratio": "ratio {:.3f}",
+    "layers": "layers {}",
+    "target": "{}",
+    "lr": "lr {:.1e}",
+    "init": "{} init",
+    "schedule": "{} ratio",
+    "weight_decay": "weight decay {}",
+}
+
+
 def _restarted(reason: str) -> str:
     return f"{reason}; it is started anew and goes on from its last checkpoint"
 
 
 def describe(point: dict[str, Any]) -> str:
     """Return a configuration in one short line."""
-    return (
-        f"ratio {point['ratio']:.3f}, layers {point['layers']}, {point['target']}, lr {point['lr']:.1e}, "
-        f"{point['init']} init, {point['schedule']} ratio"
-    )
+    return ", ".join(_KNOBS.get(knob, knob + " {}").format(value) for knob, value in point.items())

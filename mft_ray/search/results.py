@@ -9,6 +9,7 @@ from typing import Any
 
 from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
+from mft_ray.training.artifacts import drop_artifact
 from mft_ray.training.job import Evaluation, Outcome, write_json
 
 
@@ -20,7 +21,7 @@ def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict
     Args:
         folder: of the run.
         baseline: what trials are held against.
-        keep: so many trials keep their mask; those of other ended ones are deleted.
+        keep: so many trials keep their mask, adapter or model; those of other ended ones are deleted.
     """
     _write_curves(folder)
     rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
@@ -29,7 +30,7 @@ def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict
     for row in rows[keep:]:
         trial = folder.trial(row["trial_id"])
         if (trial / "outcome.json").exists() or (trial / "error.json").exists():
-            (trial / "mask.safetensors").unlink(missing_ok=True)
+            drop_artifact(trial)
     public = json.loads(folder.baseline.read_text())
     write_json(folder.leaderboard, {"baseline": public, "trials": rows})
     return rows
@@ -38,14 +39,17 @@ def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict
 def _mark_pareto_front(rows: list[dict[str, Any]]) -> None:
     """Mark the trials that no other one beats in score without removing fewer weights, or the reverse."""
     for row in rows:
-        score, ratio = row["score"], row["config"]["ratio"]
+        score, ratio = row["score"], _ratio(row)
         row["pareto"] = score is not None and not any(
-            other["score"] >= score
-            and other["config"]["ratio"] >= ratio
-            and (other["score"], other["config"]["ratio"]) != (score, ratio)
+            other["score"] >= score and _ratio(other) >= ratio and (other["score"], _ratio(other)) != (score, ratio)
             for other in rows
             if other["score"] is not None
         )
+
+
+def _ratio(row: dict[str, Any]) -> float:
+    """Return how much a trial masks; a method without masks has nothing to choose between."""
+    return float(row["config"].get("ratio", 0.0))
 
 
 def _write_curves(folder: RunFolder) -> None:
@@ -85,6 +89,7 @@ def _row(config: Path, fft_score: float) -> dict[str, Any]:
             steps=last.step,
             tokens=last.tokens,
             seconds=last.seconds,
+            cost=asdict(outcome.cost) if outcome.cost else None,
         )
         if best:
             row["watched"] = best.score

@@ -1,4 +1,4 @@
-"""Per-example scores of a model, masked or not, on one split, by a group of workers and kept in a file."""
+"""Per-example scores of a model on one split, by a group of workers and kept in a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mft_ray.config import Config
 from mft_ray.errors import RunFailed
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines
+from mft_ray.training.artifacts import MODEL, find
 from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import ScoreJob, write_json
 
@@ -21,14 +22,30 @@ class Subject:
     Attributes:
         name: of its files among the run's scores.
         model: folder or hub id.
-        mask: mask file to apply to it, if any.
+        artifact: mask file or adapter folder to put on it, if any.
         before: model before fine-tuning, for a mask that removes the delta.
     """
 
     name: str
     model: str
-    mask: str | None = None
+    artifact: str | None = None
     before: str | None = None
+
+
+def made(out: Path, name: str, backbone: str, before: str | None) -> Subject:
+    """Return what a run left in its folder: a model of its own, or a mask or an adapter on the backbone.
+
+    Args:
+        out: folder of the run.
+        name: of its files among the scores.
+        backbone: folder or hub id of the model that the run started from.
+        before: folder or hub id of the model before fine-tuning, where that is known.
+    """
+    artifact = find(out)
+    assert artifact is not None, f"nothing was kept in {out}"
+    if artifact.name == MODEL:
+        return Subject(name, str(artifact))
+    return Subject(name, backbone, str(artifact), before)
 
 
 def scores_file(folder: RunFolder, subject: Subject, split: str, metric: str) -> Path:
@@ -76,7 +93,7 @@ def score(
         scaling=group.scaling,
         batch_size=config.train.eval_batch_size,
         limit=limit,
-        mask=subject.mask,
+        artifact=subject.artifact,
         before=subject.before,
         dtype=config.model.dtype,
         attention=config.model.attention,

@@ -10,7 +10,7 @@ from mft_ray.config import Config
 from mft_ray.data.prepare import prepare
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import standard_error
-from mft_ray.masking import fingerprint, load_mask
+from mft_ray.masking import fingerprint
 from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
@@ -19,20 +19,20 @@ from mft_ray.search.preparation import check, make_ready, tokenizer_of, with_abs
 from mft_ray.search.progress import Lines
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.stopping import Patience
+from mft_ray.training.artifacts import find, load_with
 from mft_ray.training.backbone import load_model
-from mft_ray.training.export import load_masked
 from mft_ray.training.group import workers
-from mft_ray.training.job import TrainJob, write_json
+from mft_ray.training.job import write_json
 from mft_ray.training.launch import launch
-from mft_ray.training.methods import ONE_SHOT, cut_once
+from mft_ray.training.recipes import train_job
 
 
 def train_once(method: str, config: Config, out: str) -> None:
     """Run the training loop once and say where the result lies.
 
     Args:
-        method: one of `mft_ray.training.methods.METHODS`.
-        config: ``fft`` settings or ``mask`` and ``train`` settings are used.
+        method: one of `mft_ray.training.recipes.METHODS`.
+        config: see `mft_ray.training.recipes.recipe`.
         out: folder for the result.
 
     Raises:
@@ -40,12 +40,9 @@ def train_once(method: str, config: Config, out: str) -> None:
     """
     fft = method == "fft"
     config = with_absolute_paths(config.seeded())
-    if not fft:  # the mask's backbone is the fine-tuned model already
+    if not fft:  # all others start from what is fine-tuned already
         config = config.model_copy(update={"fft": config.fft.model_copy(update={"given": True})})
     check(config)
-    mask, train = config.mask, config.fft.train if fft else config.train
-    if method in ONE_SHOT:
-        mask, train = cut_once(method, mask, train)
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
     root = Path(out).expanduser().resolve()
     with connected():
@@ -53,27 +50,23 @@ def train_once(method: str, config: Config, out: str) -> None:
         folder = RunFolder(root)
         with lock(folder):
             start = make_ready(config, folder)
-            job = TrainJob(
-                method="fft" if fft else "mft",
+            job = train_job(
+                method,
+                config,
                 model=start,
                 data=str(folder.data),
                 out=str(root),
-                train=train,
-                evaluation=config.evaluation,
                 scaling=scaling,
-                dtype=config.model.dtype,
-                attention=config.model.attention,
-                mask=None if fft else mask,
                 backbone="" if fft else fingerprint(load_model(start)),
                 before=config.model.before,
             )
             config.save(folder.config)
-            outcome = launch(job, Patience(train.patience), Lines(method, config.evaluation.watched, train.steps))
+            lines = Lines(method, config.evaluation.watched, job.train.steps)
+            outcome = launch(job, Patience(job.train.patience), lines)
     best = outcome.best_evaluation
     if best is None:
         raise UserError("The run ended before the mask reached its ratio; raise train.steps.")
-    result = root / ("best" if fft else "mask.safetensors")
-    print(f"best at step {best.step}: {unit(config.evaluation.watched).score(best.score)} on validation\n{result}")
+    print(f"best at step {best.step}: {unit(config.evaluation.watched).score(best.score)} on validation\n{find(root)}")
 
 
 def evaluate_once(config: Config, model: str | None, mask: str | None, split: str, out: str | None) -> None:
@@ -82,7 +75,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     Args:
         config: data, metric and what a worker holds.
         model: folder or hub id; None takes ``model.path``.
-        mask: mask file to apply.
+        mask: mask file or adapter folder to put on it.
         split: ``validation`` or ``test``.
         out: where to write per-example scores, if anywhere.
 
@@ -95,7 +88,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
         raise UserError("Give --model: the config names no model.path to score.")
     # Everything that can be wrong is found before a Ray starts.
     if mask:
-        load_masked(path, load_mask(mask), before=config.model.before)
+        load_with(path, mask, before=config.model.before)
     local = Path(path).expanduser()
     subject = Subject(
         "model",

@@ -10,10 +10,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mft_ray.config import Config, FloatRange
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskSettings, parse_layers, parse_pattern
+from mft_ray.masking import parse_layers, parse_pattern
+from mft_ray.training.recipes import MASKED
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
-PAPER = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
+PAPER: dict[str, Any] = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
 # Its best layer group for math, coding and instruction following, at 32 layers.
 PAPER_LAYERS = ("4-7", "20-23", "0-3")
 # Of the trials at most one in so many goes to the paper's further groups: they are prior knowledge, not the search.
@@ -24,7 +25,7 @@ def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
     """Return the distribution of every searched knob, wide enough to hold the points always tried.
 
     Args:
-        config: ``search.space`` is used.
+        config: ``search.method`` and ``search.space`` are used.
         depth: decoder layers of the backbone.
 
     Raises:
@@ -34,28 +35,22 @@ def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
     groups = layer_groups(depth) if space.layers == "auto" else list(space.layers)
     for group in groups:
         check_group(group, depth)
-    points, fixed = points_to_evaluate(config, depth), _fixed_ratio(config.mask)
-    knobs: dict[str, Any] = {
-        "ratio": space.ratio if fixed is None else [fixed],
-        "layers": groups,
-        "lr": space.lr,
-        "target": space.target,
-        "init": space.init,
-        "schedule": space.schedule,
-    }
+    points, fixed = points_to_evaluate(config, depth), _fixed_ratio(config)
+    knobs = {name: getattr(space, name) for name in points[0]}
+    if "layers" in knobs:
+        knobs["layers"] = groups
+    if fixed is not None:
+        knobs["ratio"] = [fixed]
     return {name: _distribution(knob, [point[name] for point in points]) for name, knob in knobs.items()}
 
 
 def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
-    """Return the configurations tried first: the paper's preset, the user's, then the paper's further layer groups.
+    """Return the configurations tried first: the preset, the user's, then a mask's in the paper's further layer groups.
 
     Raises:
         UserError: a point of the user's has an unknown knob or a value that no mask can have.
     """
-    groups = paper_layers(depth)
-    preset: dict[str, Any] = {**PAPER, "layers": groups[0]}
-    if (fixed := _fixed_ratio(config.mask)) is not None:
-        preset["ratio"] = fixed
+    preset = _preset(config, depth)
     points = [preset]
     for point in config.search.extra_points:
         unknown = sorted(point.keys() - preset.keys())
@@ -63,14 +58,30 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
             raise UserError(
                 f"search.extra_points has the unknown knob {', '.join(unknown)}; known: {', '.join(sorted(preset))}."
             )
-        for knob in ("ratio", "lr"):
+        for knob in {"ratio", "lr"} & preset.keys():
             _check_number(knob, point.get(knob, preset[knob]))
         points.append({**preset, **point})
-        points[-1]["layers"] = str(points[-1]["layers"])  # a layer group such as 4 is a number to YAML
-        check_group(points[-1]["layers"], depth)
-        mask_settings(config.mask, points[-1])
-    further = config.search.trials // _PAPER_SHARE - 1
-    return points + [{**preset, "layers": group} for group in groups[1:][: max(further, 0)]]
+        if "layers" in preset:
+            points[-1]["layers"] = str(points[-1]["layers"])  # a layer group such as 4 is a number to YAML
+            check_group(points[-1]["layers"], depth)
+        apply(config, points[-1])
+    further = config.search.trials // _PAPER_SHARE - 1 if config.search.method in MASKED else 0
+    return points + [{**preset, "layers": group} for group in paper_layers(depth)[1:][: max(further, 0)]]
+
+
+def _preset(config: Config, depth: int) -> dict[str, Any]:
+    """Return the first configuration, with every knob that the method has: the paper's, where it has one."""
+    method, fft = config.search.method, config.fft
+    if method == "lora":
+        lr = config.lora.lr or config.train.lr
+        return {"rank": config.lora.rank, "layers": f"0-{depth - 1}", "target": "both", "lr": lr}
+    if method in ("fft", "continued_fft"):
+        lr = fft.continued_lr or fft.train.lr if method == "continued_fft" else fft.train.lr
+        return {"lr": lr, "weight_decay": fft.train.weight_decay, "dropout": fft.train.dropout}
+    fixed = _fixed_ratio(config)
+    preset = {**PAPER, "ratio": PAPER["ratio"] if fixed is None else fixed, "layers": paper_layers(depth)[0]}
+    # What else a learned mask could choose is what makes another method of it.
+    return preset if method == "mft" else {knob: preset[knob] for knob in ("ratio", "layers", "target")}
 
 
 def layer_groups(depth: int) -> list[str]:
@@ -107,17 +118,32 @@ def check_group(group: str, depth: int) -> None:
         )
 
 
-def mask_settings(base: MaskSettings, point: dict[str, Any]) -> MaskSettings:
-    """Return the settings of one trial's mask: the config's, with what the search chose."""
-    return replace(base, **{knob: value for knob, value in point.items() if knob != "lr"})
+def apply(config: Config, point: dict[str, Any]) -> Config:
+    """Return the configuration with what the search chose for one trial.
+
+    Raises:
+        UserError: no mask can be so.
+    """
+    knobs = dict(point)
+    method = config.search.method
+    if method == "lora":
+        return config.model_copy(update={"lora": config.lora.model_copy(update=knobs)})
+    if method in ("fft", "continued_fft"):
+        fft = config.fft.model_copy(update={"train": config.fft.train.model_copy(update=knobs), "continued_lr": None})
+        return config.model_copy(update={"fft": fft})
+    train = config.train.model_copy(update={"lr": knobs.pop("lr", config.train.lr)})
+    return config.model_copy(update={"mask": replace(config.mask, **knobs), "train": train})
 
 
-def _fixed_ratio(mask: MaskSettings) -> float | None:
-    """Return the only ratio that an N:M pattern allows; None where the search chooses.
+def _fixed_ratio(config: Config) -> float | None:
+    """Return the only ratio that an N:M pattern allows; None where the search chooses, or there is none.
 
     Raises:
         UserError: the masks have no ratio.
     """
+    mask = config.mask
+    if config.search.method not in MASKED:
+        return None
     if mask.rule == "threshold":
         raise UserError(
             "A search chooses masking ratios, and mask.rule threshold has none. Use rule ratio, or learn that mask "

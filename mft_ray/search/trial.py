@@ -13,13 +13,14 @@ from mft_ray.config import Config
 from mft_ray.errors import RunFailed
 from mft_ray.search.budget import spent
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.space import mask_settings
+from mft_ray.search.space import apply
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC, RATIO
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, write_json
+from mft_ray.training.recipes import train_job
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,14 @@ class TrialPlan:
 
     def job(self, trial_id: str, point: dict[str, Any]) -> TrainJob:
         """Return the training job of one configuration."""
-        config = self.config
-        return TrainJob(
-            method="mft",
-            model=self.backbone,
-            data=str(RunFolder(Path(self.root)).data),
-            out=str(RunFolder(Path(self.root)).trial(trial_id)),
-            train=config.train.model_copy(update={"lr": point["lr"]}),
-            evaluation=config.evaluation,
-            scaling=config.scaling,
-            dtype=config.model.dtype,
-            attention=config.model.attention,
-            mask=mask_settings(config.mask, point),
+        method, folder = self.config.search.method, RunFolder(Path(self.root))
+        return train_job(
+            method,
+            apply(self.config, point),
+            model=self.before if method == "fft" and self.before else self.backbone,
+            data=str(folder.data),
+            out=str(folder.trial(trial_id)),
+            scaling=self.config.scaling,
             backbone=self.fingerprint,
             before=self.before,
             rival=self.rival,
@@ -65,7 +62,9 @@ class TrialPlan:
 
 
 class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
-    """Learns one mask after another on a worker group of its own. Holds no resources; its workers do.
+    """Learns one mask, or whatever the method trains, after another on a worker group of its own.
+
+    It holds no resources; its workers do.
 
     Tune reuses it (`reuse_actors`): a trial that follows another finds processes, imports, the backbone and the
     data where they are, and brings new scores. One step is one evaluation.

@@ -8,7 +8,7 @@ from typing import Any
 
 from mft_ray.evaluation.metrics import BINARY_METRICS
 from mft_ray.evaluation.statistics import Paired, paired
-from mft_ray.report.units import p_value, unit
+from mft_ray.report.units import p_value, product, unit
 
 LEVEL = 0.05
 
@@ -19,6 +19,7 @@ def judge(
     fft: Sequence[float],
     continued: Sequence[float] | None,
     resamples: int,
+    method: str = "mft",
 ) -> dict[str, Any]:
     """Compare per-example test scores and say what they show.
 
@@ -27,10 +28,11 @@ def judge(
 
     Args:
         metric: of the scores; higher is better.
-        mft: the masked model's scores.
+        mft: the scores of the masked model, or what another method made of it.
         fft: the FFT model's, on the same examples in the same order.
         continued: continued FFT's; None if it was not run.
         resamples: of the bootstrap.
+        method: that made the judged model.
 
     Returns:
         The content of ``verdict.json``, but for the trial's id.
@@ -40,6 +42,7 @@ def judge(
     against_continued = paired(mft, continued, binary=binary, resamples=resamples) if continued else None
     beats_continued = better(against_continued) if against_continued else None
     return {
+        "method": method,
         "metric": metric,
         "split": "test",
         "n": against_fft.n,
@@ -56,7 +59,7 @@ def judge(
         "ci95_continued_fft": list(against_continued.ci95) if against_continued else None,
         "p_value_continued_fft": against_continued.p_value if against_continued else None,
         "beats_continued_fft": beats_continued,
-        "sentence": _sentence(metric, against_fft, against_continued),
+        "sentence": _sentence(metric, product(method), against_fft, against_continued),
     }
 
 
@@ -82,10 +85,11 @@ def _worse(result: Paired) -> bool:
     return result.ci95[1] < 0 and result.p_value < LEVEL
 
 
-def _sentence(metric: str, fft: Paired, continued: Paired | None) -> str:
+def _sentence(metric: str, made: str, fft: Paired, continued: Paired | None) -> str:
     shown = unit(metric)
+    judged = {"mask": "masked model", "adapter": "model with the adapter"}.get(made, made)
     facts = (
-        f"on {fft.n:,} untouched test examples the masked model scores {shown.score(fft.candidate)} and FFT "
+        f"on {fft.n:,} untouched test examples the {judged} scores {shown.score(fft.candidate)} and FFT "
         f"{shown.score(fft.baseline)}: {shown.delta(fft.delta)} (95% interval {shown.interval(fft.ci95)}, "
         f"p {_equals(fft.p_value)})"
     )
@@ -93,7 +97,7 @@ def _sentence(metric: str, fft: Paired, continued: Paired | None) -> str:
         start = "Yes" if continued is None or better(continued) else "Only in part"
         end = "a gain over FFT beyond chance"
     elif _worse(fft):
-        start, end = "No", "the mask made the model worse"
+        start, end = "No", f"the {made} is worse than FFT"
     else:
         start, end = "No", "no gain over FFT beyond chance"
     if continued is None:

@@ -1,22 +1,26 @@
-"""What a person takes away: the best mask, how to use it, and the model with it applied."""
+"""What a person takes away: the best mask (or what another method made), how to use it, and an ordinary model."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mft_ray.config import Config
 from mft_ray.masking import load_mask
+from mft_ray.report.units import product
 from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
-from mft_ray.training.export import export
+from mft_ray.training.artifacts import MASK, MODEL, export, find
+
+BEST_MODEL = "model"
 
 
 def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict[str, Any], sentence: str) -> None:
-    """Leave mask, its configuration, a model card and (if wanted) the masked model in ``best/``.
+    """Leave mask (or adapter), its configuration, a model card and (if wanted) the resulting model in ``best/``.
 
     Args:
         folder: of the run.
@@ -30,30 +34,42 @@ def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict
     partial = folder.root / "best.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    mask = folder.trial(row["trial_id"]) / "mask.safetensors"
-    shutil.copy2(mask, partial / "mask.safetensors")
-    tree = {"trial_id": row["trial_id"], "mask": row["config"], "train": config.train.model_dump(mode="json")}
+    artifact = find(folder.trial(row["trial_id"]))
+    assert artifact is not None
+    _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
+    tree = {"trial_id": row["trial_id"], config.search.method.replace("mft", "mask"): row["config"]}
+    tree["train"] = config.train.model_dump(mode="json")
     (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    content = load_mask(mask)
-    (partial / "README.md").write_text(_card(folder, baseline, row, sentence, content.settings.removes == "delta"))
-    if config.run.export_model:
-        export(baseline.model, content, partial / "model", baseline.before)
+    (partial / "README.md").write_text(_card(folder, config, baseline, row, sentence, artifact))
+    if config.run.export_model and artifact.name != MODEL:
+        export(baseline.model, str(artifact), partial / BEST_MODEL, baseline.before)
     os.replace(partial, folder.best)
 
 
-def _card(folder: RunFolder, baseline: Baseline, row: dict[str, Any], sentence: str, delta: bool) -> str:
+def _copy(source: Path, to: Path) -> None:
+    shutil.copytree(source, to) if source.is_dir() else shutil.copy2(source, to)
+
+
+def _card(
+    folder: RunFolder, config: Config, baseline: Baseline, row: dict[str, Any], sentence: str, artifact: Path
+) -> str:
+    made = product(config.search.method)
     point = ", ".join(f"{knob} {value}" for knob, value in row["config"].items())
-    model, mask = baseline.model, folder.best / "mask.safetensors"
-    before = f" --before {baseline.before}" if delta else ""
-    return f"""# A mask learned by mft_ray
+    facts = f"""# {made.capitalize()} learned by mft_ray
 
 {sentence}
 
 - Trial: {row["trial_id"]}, best at step {row["step"]} by the validation split alone
-- Mask: {point}
-- Backbone (the FFT model): `{model}`, fingerprint `{baseline.fingerprint}`
-
+- Method: {config.search.method}, {point}
+- FFT model: `{baseline.model}`, fingerprint `{baseline.fingerprint}`
+"""
+    if artifact.name == MODEL:
+        return facts + f"\nThe model is in `{BEST_MODEL}/`: AutoModelForCausalLM.from_pretrained loads it.\n"
+    option = "--mask" if artifact.name == MASK else "--adapter"
+    delta = artifact.name == MASK and load_mask(artifact).settings.removes == "delta"
+    learned = f"{option} {folder.best / artifact.name}" + (f" --before {baseline.before}" if delta else "")
+    return f"""{facts}
 Make an ordinary Hugging Face model of it:
 
-    python -m mft_ray.export --backbone {model} --mask {mask}{before} --out MODEL_FOLDER
+    python -m mft_ray.export --backbone {baseline.model} {learned} --out MODEL_FOLDER
 """

@@ -74,11 +74,18 @@ def lr_factor(train: TrainConfig, step: int) -> float:
     return left if train.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
-def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
-    """Make parameters that ZeRO-3 has sharded whole for a while; anything else is whole already."""
+def gathered(parameters: list[nn.Parameter], changed: bool = False) -> AbstractContextManager[object]:
+    """Make parameters that ZeRO-3 has sharded whole for a while; anything else is whole already.
+
+    Args:
+        parameters: every worker must name the same.
+        changed: what the first worker writes to them meanwhile is kept.
+    """
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
-    context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(parameters)
+    context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(
+        parameters, modifier_rank=0 if changed else None
+    )
     return context
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, apply_masks, fingerprint
-from mft_ray.training.backbone import load_model, load_tokenizer
+from mft_ray.training.backbone import load_model
 
 
 def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: Tokenizer, folder: Path) -> None:
@@ -39,7 +39,7 @@ def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer
             model.config.dtype = before
         tokenizer.save_pretrained(partial)
 
-    _replace_folder(folder, write)
+    replace_folder(folder, write)
 
 
 def load_masked(
@@ -96,57 +96,34 @@ def masked_for_now(model: PreTrainedModel, mask: MaskFile, before: PreTrainedMod
                 model.get_parameter(name)[~mask.masks[name].to(model.device)] = values
 
 
-def check_fingerprint(what: str, path: str | Path, found: str, wanted: str) -> None:
-    """Refuse a mask of another model.
+def check_fingerprint(model: str, path: str | Path, found: str, wanted: str, what: str = "mask") -> None:
+    """Refuse a mask, or an adapter, of another model.
 
     Args:
-        what: which model this is.
+        model: which model this is.
         path: where it came from.
         found: its fingerprint.
         wanted: the one that the mask names.
+        what: that names it.
 
     Raises:
         UserError: they differ.
     """
     if found != wanted:
         raise UserError(
-            f"This mask was learned on another {what}: it names {wanted[:12]}..., and {path} is "
+            f"This {what} was learned on another {model}: it names {wanted[:12]}..., and {path} is "
             f"{found[:12]}.... Give the checkpoint that the search used (RUN/best/README.md says which); any change "
-            "to its weights makes the mask meaningless."
+            f"to its weights makes the {what} meaningless."
         )
 
 
-def export(backbone: str | Path, mask: MaskFile, folder: Path, before: str | Path | None = None) -> None:
-    """Write W * M as an ordinary Hugging Face folder that ``from_pretrained`` loads.
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder, whole or not at all.
 
     Args:
-        backbone: folder or hub id of the model that the mask was learned on.
-        mask: content of a mask file.
-        folder: new or empty.
-        before: see `load_masked`.
-
-    Raises:
-        UserError: the folder is not an empty or new one, or the mask belongs to another backbone.
+        folder: replaced if it exists.
+        write: fills a new folder, whose name it gets.
     """
-    folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        what = "not empty" if folder.is_dir() else "a file"
-        raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder to export to.")
-    model, tokenizer = load_masked(backbone, mask, before=before), load_tokenizer(backbone)
-
-    def write(partial: Path) -> None:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-
-    try:
-        _replace_folder(folder, write)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write the model to {folder}: {error.strerror or error}. Give a folder that can be written."
-        ) from None
-
-
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Hidden, long names: NAME.old may be a folder of the user's.
     partial, old = (folder.with_name(f".{folder.name}.mft_ray-{role}") for role in ("partial", "old"))

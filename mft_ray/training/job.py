@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
+from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
 
 
@@ -19,17 +19,19 @@ class TrainJob:
     """One run of the training loop. Every path is seen by every worker.
 
     Attributes:
-        method: ``fft`` trains every weight, ``mft`` the scores of a mask.
+        method: what it is called; ``mask`` and ``lora`` say what is trained.
         model: folder of the model to start from.
         data: folder of the prepared splits.
         out: folder for this run's checkpoints, best model or mask, and outcome.
-        mask: the mask to learn, for ``mft``.
+        mask: a mask whose scores are trained, or only cut; with neither this nor ``lora`` every weight is trained.
+        lora: an adapter that is trained.
         backbone: the model's fingerprint, written into the mask file.
         before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         rival: file with the validation scores, one per example, that this run's are compared with.
+        decides: whether the best state is scored by the deciding metric too, where that is another than is watched.
     """
 
-    method: Literal["fft", "mft"]
+    method: str
     model: str
     data: str
     out: str
@@ -39,14 +41,21 @@ class TrainJob:
     dtype: str = "float32"
     attention: str | None = None
     mask: MaskSettings | None = None
+    lora: LoraConfig | None = None
     backbone: str = ""
     before: str | None = None
     rival: str | None = None
+    decides: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse an ``mft`` job without a mask, and the reverse."""
-        if (self.method == "mft") != (self.mask is not None):
-            raise ValueError("method mft needs a mask, method fft has none")
+        """Refuse a job that would train two things."""
+        if self.mask is not None and self.lora is not None:
+            raise ValueError("a job trains a mask or an adapter, not both")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the model's own weights stay as they are."""
+        return self.mask is not None or self.lora is not None
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class ScoreJob:
         split: ``validation`` or ``test``.
         metric: one of `mft_ray.evaluation.metrics`.
         limit: the first so many examples; None takes all.
-        mask: mask file to apply to the model.
+        artifact: mask file or adapter folder to put on the model.
         before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         batch_size: examples per forward per worker.
     """
@@ -72,7 +81,7 @@ class ScoreJob:
     scaling: ScalingConfig
     batch_size: int
     limit: int | None = None
-    mask: str | None = None
+    artifact: str | None = None
     before: str | None = None
     dtype: str = "float32"
     attention: str | None = None
@@ -122,6 +131,8 @@ class Evaluation:
         eligible: whether this state may be the run's best (not while a ratio is still annealed).
         delta: score minus the rival's on the same examples; NaN without a rival.
         delta_error: standard error of delta, over examples.
+        flops: of training so far, over all workers, as `mft_ray.training.flops` counts them.
+        memory: bytes at the peak so far, of the worker that had the most.
     """
 
     step: int
@@ -134,6 +145,29 @@ class Evaluation:
     eligible: bool
     delta: float = math.nan
     delta_error: float = math.nan
+    flops: float = 0.0
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost, counted alike for every method.
+
+    Attributes:
+        tokens: input tokens trained on, padding excluded.
+        flops: see `mft_ray.training.flops`.
+        seconds: of training and its evaluations.
+        memory: bytes at the peak, of the worker that had the most: of the GPU, or else of the process.
+        trainable: parameters that were trained.
+        artifact_bytes: size on disk of what it leaves.
+    """
+
+    tokens: int
+    flops: float
+    seconds: float
+    memory: float
+    trainable: int
+    artifact_bytes: int
 
 
 class StopRule(Protocol):
@@ -152,12 +186,14 @@ class Outcome:
         best: index into history of the best eligible evaluation; None if there was none.
         score: of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored by
             the metric that training is watched by.
+        cost: of the whole run.
     """
 
     stopped_reason: str
     history: list[Evaluation] = field(default_factory=list)
     best: int | None = None
     score: float | None = None
+    cost: Cost | None = None
 
     @property
     def best_evaluation(self) -> Evaluation | None:
@@ -172,7 +208,14 @@ class Outcome:
     def load(cls, path: Path) -> Outcome:
         """Read what `save` wrote."""
         content = json.loads(path.read_text())
-        return cls(content["stopped_reason"], read_history(content["history"]), content["best"], content["score"])
+        cost = content.get("cost")  # runs of earlier versions did not count it
+        return cls(
+            content["stopped_reason"],
+            read_history(content["history"]),
+            content["best"],
+            content["score"],
+            Cost(**cost) if cost else None,
+        )
 
 
 def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:

@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.data.encoding import IGNORED
 from mft_ray.data.prepare import open_split
-from mft_ray.masking import load_mask
+from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_model, load_tokenizer
-from mft_ray.training.export import load_masked
 from mft_ray.training.job import ScoreJob, TrainJob
 
 _Thing = TypeVar("_Thing")
@@ -49,11 +48,11 @@ class Kept:
 
     def model(self, job: TrainJob) -> PreTrainedModel:
         """Return the job's model, on the device. A frozen one must be left as it was."""
-        if job.method == "fft" or job.scaling.zero_stage == 3:
+        if not job.frozen or job.scaling.zero_stage == 3:
             # FFT changes it, and ZeRO-3 leaves it in pieces.
             self._things.pop("model", None)
             # FFT updates its weights, and small updates vanish in bf16: it holds fp32 and saves job.dtype.
-            dtype = "float32" if job.method == "fft" else job.dtype
+            dtype = job.dtype if job.frozen else "float32"
             model = load_model(job.model, dtype, job.attention)
         else:
             key = (job.model, job.dtype, job.attention)
@@ -61,12 +60,12 @@ class Kept:
         return model.to(self.device)
 
     def finished_model(self, job: ScoreJob) -> PreTrainedModel:
-        """Return the model of a scoring job, on the device, with its mask applied for good if it has one."""
+        """Return the model of a scoring job, on the device, with its mask or adapter on it for good if it has one."""
         key = (job.model, job.dtype, job.attention)
-        if job.mask is None:
+        if job.artifact is None:
             return self._keep("model", key, lambda: load_model(*key)).to(self.device)
         self._things.pop("model", None)
-        return load_masked(job.model, load_mask(job.mask), job.dtype, job.attention, before=job.before).to(self.device)
+        return load_with(job.model, job.artifact, job.dtype, job.attention, job.before).to(self.device)
 
     def tokenizer(self, model: str) -> Tokenizer:
         """Return the tokenizer of a model."""

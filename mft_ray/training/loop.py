@@ -1,4 +1,4 @@
-"""The training loop, the same for FFT and for masks. It runs on every worker of a group."""
+"""The training loop, the same for all methods. It runs on every worker of a group."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
 from mft_ray.evaluation.statistics import standard_error
-from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
-from mft_ray.training.backbone import DTYPES, load_model
+from mft_ray.training import memory
+from mft_ray.training.artifacts import size_of
 from mft_ray.training.batches import global_batch, micro_batch_size
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
-from mft_ray.training.engine import build_engine, gathered, gathered_state
-from mft_ray.training.export import save_model
-from mft_ray.training.job import Evaluation, Outcome, StopRule, TrainJob, write_json
+from mft_ray.training.dropout import add_dropout
+from mft_ray.training.engine import build_engine
+from mft_ray.training.flops import Flops
+from mft_ray.training.job import Cost, Evaluation, Outcome, StopRule, TrainJob, write_json
 from mft_ray.training.kept import Kept
+from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
@@ -37,8 +38,8 @@ _CALIBRATION = 32
 def train(job: TrainJob, kept: Kept, stop: StopRule | None = None, report: Report | None = None) -> Outcome:
     """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
 
-    Leaves in ``job.out``: ``best/`` (a Hugging Face folder, ``fft``) or ``mask.safetensors`` (``mft``) of the
-    best evaluation, and ``outcome.json``.
+    Leaves in ``job.out`` the best evaluation's state, ``best/`` (a Hugging Face folder), ``mask.safetensors`` or
+    ``adapter/`` (LoRA, a peft folder), and ``outcome.json``.
 
     Args:
         job: what to train.
@@ -67,6 +68,7 @@ class Trainer:
         self.job, self.kept, self.device = job, kept, kept.device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
+        memory.begin(self.device)
         self.tokenizer = kept.tokenizer(job.model)
         self.training = kept.split(job.data, "train")
         self.validation = kept.split(job.data, "validation").rows
@@ -74,32 +76,23 @@ class Trainer:
         model = kept.model(job)
         if job.scaling.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.before = ""
-        self.masks = self._attach(model, job.mask) if job.mask else None
-        parameters = self.masks.scores() if self.masks else list(model.parameters())
-        self.engine = build_engine(model, parameters, job.train, job.scaling, self.micro)
+
+        def calibrate() -> None:
+            for row in self.training.rows[:_CALIBRATION]:  # one by one: padding would count as input
+                with self.flops.counted(("calibration", len(row["input_ids"]))):
+                    model(input_ids=self._batch([row])["input_ids"])
+
+        self.flops = Flops()
+        self.method = attach(model, job, self.tokenizer, calibrate)
+        # Before ZeRO-3 shards them.
+        self.trainable = sum(parameter.numel() for parameter in self.method.parameters)
+        self.dropout = add_dropout(model, job.train.dropout)
+        self.engine = build_engine(model, self.method.parameters, job.train, job.scaling, self.micro)
         self.history: list[Evaluation] = []
         self.step = self.tokens = 0
         self.losses: list[torch.Tensor] = []
         self.earlier_seconds, self.started = 0.0, time.monotonic()
-
-    def _attach(self, model: nn.Module, settings: MaskSettings) -> Masks:
-        before = None
-        if settings.removes == "delta" and self.job.before:
-            earlier = load_model(self.job.before)
-            before, self.before = dict(earlier.named_parameters()), fingerprint(earlier)
-
-        def calibrate() -> None:
-            for row in self.training.rows[:_CALIBRATION]:  # one by one: padding would count as input
-                model(input_ids=self._batch([row])["input_ids"])
-
-        # Several micro-batches can share one W * M. But ZeRO-3 shards W after every use, and who checkpoints is
-        # short of memory: no second copy of W then.
-        scaling = self.job.scaling
-        shared = self.job.train.batch_size > self.micro * self.world
-        dtype = torch.bfloat16 if scaling.compute == "bfloat16" else True
-        cache = dtype if shared and scaling.zero_stage < 3 and not scaling.gradient_checkpointing else False
-        return Masks(model, settings, seed=self.job.train.seed, before=before, calibrate=calibrate, cache=cache)
+        self.earlier_flops = self.earlier_memory = 0.0
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -107,7 +100,8 @@ class Trainer:
         if self.history:
             last = self.history[-1]
             self.step, self.tokens, self.earlier_seconds = last.step, last.tokens, last.seconds
-            self._update_masks()
+            self.earlier_flops, self.earlier_memory = last.flops, last.memory
+            self._follow()
 
     def train_until_evaluation(self) -> None:
         """Take optimizer steps up to the next evaluation, or the end."""
@@ -137,13 +131,14 @@ class Trainer:
             tokens=self.tokens,
             seconds=round(self.earlier_seconds + time.monotonic() - self.started, 3),
             loss=sum(losses) / len(losses) if losses else math.nan,
-            ratio=self.masks.ratio if self.masks else 0.0,
-            eligible=self.masks.at_full_ratio if self.masks else True,
+            ratio=self.method.ratio,
+            eligible=self.method.eligible,
             **self._against_rival(values),
+            **self._resources(),
         )
         self.history.append(evaluation)
         if best_index(self.history) == len(self.history) - 1:
-            self._keep_best()
+            self.method.keep(Path(self.job.out))
         if self.rank == 0:
             progress = {"steps": self.job.train.steps, **asdict(evaluation)}
             write_json(Path(self.job.out) / "progress.json", progress)
@@ -166,7 +161,10 @@ class Trainer:
     def close(self, reason: str) -> Outcome:
         """Write the outcome and drop the checkpoints."""
         dist.barrier()
-        outcome = Outcome(reason, self.history, best_index(self.history))
+        last = self.history[-1]
+        size = size_of(Path(self.job.out))
+        cost = Cost(last.tokens, last.flops, last.seconds, last.memory, self.trainable, size)
+        outcome = Outcome(reason, self.history, best_index(self.history), cost=cost)
         outcome.score = self._decisive_score(outcome)
         if self.rank == 0:
             outcome.save(Path(self.job.out) / "outcome.json")
@@ -179,17 +177,18 @@ class Trainer:
             return None
         if evaluation.metric == evaluation.watched:
             return best.score
-        if not self.masks or outcome.stopped_reason in ("below_fft", "cancelled"):
+        if not self.job.decides or outcome.stopped_reason in ("below_fft", "cancelled"):
             return None
-        self.masks.put(load_mask(Path(self.job.out) / "mask.safetensors").masks)
+        self.method.recall(Path(self.job.out))
         values = self._validation_values(evaluation.metric)
         return sum(values) / len(values)
 
     def free(self) -> None:
         """Let go of the engine and leave the backbone as it was."""
         self.engine.destroy()
-        if self.masks and self.job.scaling.zero_stage < 3:
-            self.masks.unload()
+        for hook in self.dropout:
+            hook.remove()
+        self.method.free()
         if self.job.scaling.gradient_checkpointing:
             self.engine.module.gradient_checkpointing_disable()
 
@@ -207,26 +206,26 @@ class Trainer:
         for start in range(0, len(mine), self.micro):
             batch = self._batch([self.training.rows[index] for index in mine[start : start + self.micro]])
             labels = batch.pop("labels")
-            logits = self.engine(**batch, use_cache=False).logits
-            nll = torch.nn.functional.cross_entropy(
-                logits[:, :-1].float().flatten(0, 1),
-                labels[:, 1:].flatten(),
-                ignore_index=IGNORED,
-                reduction="sum",
-            )
-            # The engine averages over workers and micro-batches; what is wanted is the mean over the global
-            # batch's answer tokens, whatever the number of workers.
-            self.engine.backward(nll * (self.world * accumulation / answer_tokens))
+            with self.flops.counted(labels.shape):
+                logits = self.engine(**batch, use_cache=False).logits
+                nll = torch.nn.functional.cross_entropy(
+                    logits[:, :-1].float().flatten(0, 1),
+                    labels[:, 1:].flatten(),
+                    ignore_index=IGNORED,
+                    reduction="sum",
+                )
+                # The engine averages over workers and micro-batches; what is wanted is the mean over the global
+                # batch's answer tokens, whatever the number of workers.
+                self.engine.backward(nll * (self.world * accumulation / answer_tokens))
             self.engine.step()
             loss_sum += nll.detach()
         self.step += 1
         self.tokens += sum(self.training.lengths[index] for index in indices)
-        self._update_masks()
+        self._follow()
         self.losses.append(loss_sum * (self.world / answer_tokens))
 
-    def _update_masks(self) -> None:
-        if self.masks:
-            self.masks.update(self.step / self.job.train.steps, gather=gathered)
+    def _follow(self) -> None:
+        self.method.update(self.step / self.job.train.steps)
 
     def _batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = collate(rows, self.tokenizer.pad_token_id)
@@ -262,16 +261,13 @@ class Trainer:
         differences = [value - other for value, other in zip(values, rival, strict=True)]
         return {"delta": sum(differences) / len(differences), "delta_error": standard_error(differences)}
 
-    def _keep_best(self) -> None:
-        out = Path(self.job.out)
-        if self.masks:
-            if self.rank == 0 and self.job.mask:
-                content = MaskFile(self.masks.masks(), self.job.mask, self.job.backbone, self.before)
-                save_mask(out / "mask.safetensors", content)
-            return
-        state = gathered_state(self.engine.module, DTYPES[self.job.dtype])
-        if self.rank == 0:
-            save_model(self.engine.module, state, self.tokenizer, out / "best")
+    def _resources(self) -> dict[str, float]:
+        """Return what all workers have spent so far, alike on all."""
+        flops = torch.tensor(self.flops.total, dtype=torch.float64, device=self.device)
+        peak = torch.tensor(memory.peak(self.device), dtype=torch.float64, device=self.device)
+        dist.all_reduce(flops)
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+        return {"flops": self.earlier_flops + float(flops), "memory": max(self.earlier_memory, float(peak))}
 
 
 def best_index(history: Sequence[Evaluation]) -> int | None:

@@ -48,6 +48,8 @@ KNOBS: list[MaskSettings] = [
     MaskSettings(0.3, removes="delta"),
     MaskSettings(0.3, removes="delta", init="magnitude", schedule="anneal"),
     MaskSettings(0.3, removes="delta", init="wanda"),
+    MaskSettings(0.3, rule="movement", init="zero", schedule="anneal"),
+    MaskSettings(0.3, rule="movement", scope="model"),
     MaskSettings(rule="threshold", threshold=-0.01),
     MaskSettings(rule="threshold", init="magnitude", threshold=0.01, removes="delta"),
     MaskSettings(**TWO_OF_FOUR),  # type: ignore[arg-type]

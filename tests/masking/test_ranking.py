@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mft_ray.masking import MaskSettings, Weight
 from mft_ray.masking.ranking import make_masks, ranked_together
+from mft_ray.masking.settings import Scope
 
 # Two layers of three halves each, one weight that no layer holds, one that is empty.
 WEIGHTS = [
@@ -175,7 +176,26 @@ def test_a_score_at_the_threshold_is_kept_and_minus_zero_is_zero() -> None:
     assert mask.tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize("chosen", [MaskSettings(), MaskSettings(rule="threshold"), MaskSettings(0.5, pattern="1:2")])
+@given(scores(), st.sampled_from(["matrix", "layer", "model"]))
+@settings(deadline=None)
+def test_movement_removes_the_smallest_signed_scores(scores: dict[str, torch.Tensor], scope: Scope) -> None:
+    moved = masks_of(scores, MaskSettings(0.3, rule="movement", scope=scope), 1.0)
+    lowest = min(float(score.min()) for score in scores.values() if score.numel())
+    lifted = {name: score - lowest for name, score in scores.items()}  # the same order, and none is below zero
+    for name, mask in masks_of(lifted, MaskSettings(0.3, scope=scope), 1.0).items():
+        assert mask.equal(moved[name])
+
+
+def test_a_pattern_of_movement_keeps_the_largest_signed() -> None:
+    chosen = MaskSettings(ratio=0.5, pattern="1:2", rule="movement")
+    (mask,) = make_masks([Weight("w", None, None, 1)], {"w": torch.tensor([[-3.0, 1.0, -0.5, -2.0]])}, chosen)
+    assert mask.tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [MaskSettings(), MaskSettings(rule="movement"), MaskSettings(rule="threshold"), MaskSettings(0.5, pattern="1:2")],
+)
 def test_nan_scores_are_refused_by_every_rule(chosen: MaskSettings) -> None:
     scores = {"w": torch.full((4, 12), math.nan)}
     with pytest.raises(FloatingPointError, match=r"NaN.*learning rate"):

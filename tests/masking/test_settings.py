@@ -26,7 +26,7 @@ def test_the_defaults_are_the_papers_preset() -> None:
         ("ratio_mlp", -0.5, "masking ratio -0.5"),
         ("target", "head", "target 'head' is unknown; choose one of attn, mlp, both"),
         ("scope", "head", "scope 'head' is unknown; choose one of matrix, layer, model"),
-        ("rule", "coin", "rule 'coin' is unknown; choose one of ratio, threshold"),
+        ("rule", "coin", "rule 'coin' is unknown; choose one of ratio, movement, threshold"),
         ("init", "zeros", "init 'zeros' is unknown; choose one of normal, magnitude, wanda, constant"),
         ("schedule", "cosine", "schedule 'cosine' is unknown; choose one of constant, anneal, linear"),
         ("hardness", "firm", "hardness 'firm' is unknown; choose one of hard, soft"),
@@ -96,3 +96,8 @@ def test_layer_groups_are_inclusive(text: str, group: range) -> None:
 def test_a_pattern_says_how_many_are_kept_of_how_many() -> None:
     assert parse_pattern(" 2 : 4 ") == (2, 4)
     assert parse_pattern("1:16") == (1, 16)
+
+
+def test_movement_is_hard() -> None:
+    with pytest.raises(UserError, match=r"movement ranks signed scores.*Use hardness hard, or rule ratio"):
+        MaskSettings(rule="movement", hardness="soft")

@@ -12,9 +12,9 @@ from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings, parse_layers
 from mft_ray.search.space import (
     PAPER,
+    apply,
     build_space,
     layer_groups,
-    mask_settings,
     paper_layers,
     points_to_evaluate,
 )
@@ -155,10 +155,12 @@ def test_bad_extra_points_are_refused(tiny, point, message):
         build_space(_config(tiny, extra_points=[point]), 8)
 
 
-def test_mask_settings_take_what_was_chosen_and_keep_the_rest():
-    base = MaskSettings(init_scale=0.5, anneal_fraction=0.25, ratio=0.3)
+def test_a_masks_trial_takes_what_was_chosen_and_keeps_the_rest(tiny):
+    base = parse_config({**tiny, "mask": {"init_scale": 0.5, "anneal_fraction": 0.25, "ratio": 0.3}})
     point = {"ratio": 0.2, "layers": "4-7", "target": "mlp", "init": "magnitude", "schedule": "anneal", "lr": 1.0}
-    assert mask_settings(base, point) == MaskSettings(
+    chosen = apply(base, point)
+    assert chosen.train == base.train.model_copy(update={"lr": 1.0})
+    assert chosen.mask == MaskSettings(
         ratio=0.2,
         layers="4-7",
         target="mlp",
@@ -173,7 +175,7 @@ def test_a_pattern_fixes_the_ratio(tiny):
     config = parse_config({**tiny, "mask": {"pattern": "2:4", "ratio": 0.5}})
     assert build_space(config, 8)["ratio"] == CategoricalDistribution([0.5])
     (preset,) = points_to_evaluate(config, 8)
-    assert mask_settings(config.mask, preset).pattern == "2:4"
+    assert apply(config, preset).mask.pattern == "2:4"
 
 
 def test_a_mask_without_a_ratio_cannot_be_searched(tiny):

@@ -49,10 +49,11 @@ def look_inside(job: TrainJob, device: torch.device) -> None:
     """Take single steps, note what cannot be seen from outside, and leave a checkpoint."""
     from mft_ray.training.kept import Kept
     from mft_ray.training.loop import Trainer
+    from mft_ray.training.methods.masks import MaskScores
 
     assert job.train.eval_every == 1
     trainer = Trainer(job, Kept(device))
-    assert trainer.masks
+    assert isinstance(trainer.method, MaskScores)
     trainer.evaluate()
     rates: list[float] = []
     for _ in range(job.train.steps):
@@ -64,9 +65,9 @@ def look_inside(job: TrainJob, device: torch.device) -> None:
     facts = {
         "rates": rates,
         "compute": str(logits.dtype),
-        "scores": sorted({str(scores.dtype) for scores in trainer.masks.scores()}),
+        "scores": sorted({str(scores.dtype) for scores in trainer.method.parameters}),
         "backbone": sorted({str(p.dtype) for p in trainer.engine.module.parameters() if not p.requires_grad}),
-        "momenta": [_momentum(trainer.engine, scores) for scores in trainer.masks.scores()],
+        "momenta": [_momentum(trainer.engine, scores) for scores in trainer.method.parameters],
     }
     trainer.engine.destroy()
     write_facts(job, facts)

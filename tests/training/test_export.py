@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint
+from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
+from mft_ray.training.artifacts import export
 from mft_ray.training.backbone import load_model, new_model
-from mft_ray.training.export import export, load_masked, save_model
+from mft_ray.training.export import load_masked, save_model
 
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
 TINY = {**LLAMA, "num_attention_heads": 2, "max_position_embeddings": 16}
@@ -28,6 +29,12 @@ def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def file(mask: MaskFile, tmp_path: Path) -> str:
+    save_mask(tmp_path / "mask.safetensors", mask)
+    return str(tmp_path / "mask.safetensors")
+
+
+@pytest.fixture
 def mask(backbone: Path) -> MaskFile:
     model = load_model(backbone)
     return MaskFile(Masks(load_model(backbone), SETTINGS).masks(), SETTINGS, fingerprint(model))
@@ -42,8 +49,8 @@ def test_what_is_saved_is_what_is_loaded(backbone: Path) -> None:
         assert parameter.equal(expected.get_parameter(name).to(model.dtype))
 
 
-def test_an_export_is_w_times_m_and_nothing_else(backbone: Path, mask: MaskFile, tmp_path: Path) -> None:
-    export(backbone, mask, tmp_path / "new" / "export")
+def test_an_export_is_w_times_m_and_nothing_else(backbone: Path, mask: MaskFile, file: str, tmp_path: Path) -> None:
+    export(str(backbone), file, tmp_path / "new" / "export")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["export"]
     plain = load_model(backbone)
     exported, report = AutoModelForCausalLM.from_pretrained(
@@ -61,8 +68,8 @@ def test_an_export_is_w_times_m_and_nothing_else(backbone: Path, mask: MaskFile,
     assert tokenizer("1+2=").input_ids == arithmetic.tokenizer()("1+2=").input_ids
 
 
-def test_an_export_computes_what_the_masks_did(backbone: Path, mask: MaskFile, tmp_path: Path) -> None:
-    export(backbone, mask, tmp_path / "export")
+def test_an_export_computes_what_the_masks_did(backbone: Path, mask: MaskFile, file: str, tmp_path: Path) -> None:
+    export(str(backbone), file, tmp_path / "export")
     learning = load_model(backbone)
     Masks(learning, SETTINGS)
     tokens = torch.tensor([[3, 4, 5, 6]])
@@ -73,25 +80,25 @@ def test_an_export_computes_what_the_masks_did(backbone: Path, mask: MaskFile, t
     assert load_masked(backbone, mask, "bfloat16").dtype == torch.bfloat16
 
 
-def test_a_mask_for_another_backbone_is_refused(backbone: Path, mask: MaskFile, tmp_path: Path) -> None:
+def test_a_mask_for_another_backbone_is_refused(backbone: Path, mask: MaskFile, file: str, tmp_path: Path) -> None:
     model = load_model(backbone)
     with torch.no_grad():
         model.get_parameter("model.norm.weight")[0] += 0.25
     save_model(model, dict(model.named_parameters()), arithmetic.tokenizer(), tmp_path / "other")
     for attempt in (
         lambda: load_masked(tmp_path / "other", mask),
-        lambda: export(tmp_path / "other", mask, tmp_path / "export"),
+        lambda: export(str(tmp_path / "other"), file, tmp_path / "export"),
     ):
         with pytest.raises(UserError, match=f"learned on another backbone: it names {mask.backbone[:12]}"):
             attempt()
     assert not list(tmp_path.glob("export*"))
 
 
-def test_an_export_overwrites_nothing(backbone: Path, mask: MaskFile, tmp_path: Path) -> None:
+def test_an_export_overwrites_nothing(backbone: Path, file: str, tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "precious").write_text("x")
     with pytest.raises(UserError, match="is not empty"):
-        export(backbone, mask, tmp_path / "export")
+        export(str(backbone), file, tmp_path / "export")
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["precious"]
 
 
