@@ -39,6 +39,25 @@ def add_config(arguments: argparse.ArgumentParser, required: bool = True) -> Non
     )
 
 
+def add_run(arguments: argparse.ArgumentParser) -> None:
+    """Add what a long command takes: ``--config`` and ``--set`` for a new run, ``--resume`` for an interrupted one."""
+    add_config(arguments, required=False)
+    arguments.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+
+
+def read_run(options: argparse.Namespace) -> tuple[Config | None, str | None]:
+    """Return the configuration of a new run, or the folder of an interrupted one.
+
+    Raises:
+        UserError: both are given, or neither.
+    """
+    if (options.config is None) == (options.resume is None):
+        raise UserError("Give either --config FILE for a new run or --resume RUN for an interrupted one.")
+    if options.resume and options.overrides:
+        raise UserError("--resume goes on with the run's own config.yaml; --set cannot change it now.")
+    return (read_config(options) if options.config else None), options.resume
+
+
 def read_config(options: argparse.Namespace) -> Config:
     """Return the configuration that the options name."""
     return load_config(options.config, options.overrides)

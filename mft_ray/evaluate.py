@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mft_ray import cli
+from mft_ray.config import EvaluationConfig
 from mft_ray.errors import UserError
 
 _EXAMPLES = """
@@ -47,7 +48,7 @@ def main() -> None:
 
 def _add_tasks(arguments: argparse.ArgumentParser) -> None:
     group = arguments.add_argument_group("benchmark tasks")
-    group.add_argument("models", metavar="MODEL", nargs="*", help="a model, then any number of masks over it")
+    group.add_argument("models", metavar="MODEL", nargs="*", help="a model, then masks or LoRA folders over it")
     group.add_argument(
         "--tasks", metavar="NAMES", help="such as gsm8k,ifeval; FILE.jsonl or FILE.jsonl:SCORES.py is yours"
     )
@@ -66,33 +67,25 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
 def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not options.models or options.out is None:
         arguments.error("--tasks needs a MODEL and --out FOLDER")
-    data = dict(_pair(given) for given in options.data)
-    names = options.tasks.split(",")
-    if unknown := sorted(data.keys() - set(names)):
-        raise UserError(f"--data names {', '.join(unknown)}, which --tasks does not.")
-    from mft_ray.evaluation.tasks import TaskOptions, load_task
-    from mft_ray.search.benchmark import Backbone, benchmark
+    evaluation = EvaluationConfig(
+        tasks=options.tasks.split(","),
+        task_data=dict(_pair(given) for given in options.data),
+        task_limit=options.limit,
+        task_batch_size=options.batch_size,
+        chat=options.chat,
+        allow_code_execution=options.allow_code_execution,
+    )
+    from mft_ray.search.benchmark import benchmark, load_tasks
+    from mft_ray.search.judged import Backbone
+    from mft_ray.search.progress import say
     from mft_ray.training.backbone import load_tokenizer
 
     path, *masks = options.models
-    chat = load_tokenizer(path).apply_chat_template if options.chat else None
-
-    def render(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        assert chat
-        return str(chat(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
-
-    tasks = [
-        load_task(
-            name,
-            TaskOptions(
-                data.get(name), options.limit, options.shots, render if chat else None, options.allow_code_execution
-            ),
-        )
-        for name in names
-    ]
+    tasks = load_tasks(evaluation.tasks or [], evaluation, load_tokenizer(path), options.shots)
     backbone = Backbone(path, options.dtype, options.before)
-    judged = [backbone.itself(), *(backbone.with_mask(mask) for mask in masks)]
-    benchmark(backbone, judged, tasks, Path(options.out).expanduser(), options.batch_size)
+    judged = [backbone.itself(), *(backbone.having(mask) for mask in masks)]
+    for line in benchmark(backbone, judged, tasks, Path(options.out).expanduser(), evaluation.task_batch_size):
+        say(line)
     print(f"prompts, texts and scores: {options.out}")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mft_ray import cli
+from mft_ray.config import METHODS
 from mft_ray.errors import UserError
-from mft_ray.training.recipes import METHODS
 
 _EXAMPLES = """
 python -m mft_ray.train --method fft --config tune_spaces/quickstart.yaml --out runs/my-fft

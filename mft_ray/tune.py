@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mft_ray import cli
-from mft_ray.errors import UserError
 
 _EXAMPLES = """
 python -m mft_ray.tune --config tune_spaces/quickstart.yaml
@@ -20,18 +19,12 @@ def main() -> None:
         "untouched test data. Leaves a run folder with leaderboard, verdict, mask, model and report.html.",
         _EXAMPLES,
     )
-    cli.add_config(arguments, required=False)
-    arguments.add_argument("--resume", metavar="RUN", help="go on with an interrupted search")
-    options = arguments.parse_args()
-    if (options.config is None) == (options.resume is None):
-        raise UserError("Give either --config FILE for a new search or --resume RUN for an interrupted one.")
-    if options.resume and options.overrides:
-        raise UserError("--resume goes on with the run's own config.yaml; --set cannot change it now.")
-    config = cli.read_config(options) if options.config else None
+    cli.add_run(arguments)
+    config, resume = cli.read_run(arguments.parse_args())
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
     from mft_ray.search.pipeline import search
 
-    search(config, options.resume)
+    search(config, resume)
 
 
 if __name__ == "__main__":

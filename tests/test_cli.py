@@ -189,7 +189,7 @@ def test_a_search_that_cannot_work_is_refused_before_anything_is_written(
 
 
 def test_tune_takes_a_config_or_a_run_to_resume(config: Path, refused: Callable[[str, list[str]], str]) -> None:
-    either = "Give either --config FILE for a new search or --resume RUN"
+    either = "Give either --config FILE for a new run or --resume RUN"
     assert either in refused("tune", [])
     assert either in refused("tune", ["--config", str(config), "--resume", "RUN"])
     assert "--set cannot change it now" in refused("tune", ["--resume", "RUN", "--set", "search.trials=4"])

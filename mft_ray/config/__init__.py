@@ -4,7 +4,9 @@ A YAML file holds only differences from these defaults; unknown keys are refused
 saved beside every result, so that a run folder is enough to run again.
 """
 
+from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig, Metric
+from mft_ray.config.methods import METHODS, Method
 from mft_ray.config.search import (
     BudgetConfig,
     FloatRange,
@@ -18,7 +20,9 @@ from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, Model
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
 
 __all__ = [
+    "METHODS",
     "BudgetConfig",
+    "CompareConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -28,6 +32,7 @@ __all__ = [
     "LearningRateRange",
     "LoraConfig",
     "MaskingRatioRange",
+    "Method",
     "Metric",
     "ModelConfig",
     "RunConfig",

@@ -40,6 +40,14 @@ class EvaluationConfig(Section):
     extra: list[Metric] = Field([], description="also judged on test, for the report")
     extra_n: int | None = Field(None, ge=1, description="examples for the extra metrics; null takes all")
     max_new_tokens: int = Field(256, ge=1)
+    tasks: list[str] | None = Field(
+        None, description="benchmark tasks that judged models are scored on too, such as gsm8k; null: the domain's"
+    )
+    task_data: dict[str, str] = Field({}, description="local copies of tasks' data: {gsm8k: FOLDER}")
+    task_limit: int | None = Field(None, ge=1, description="the first so many examples of each task; null takes all")
+    task_batch_size: int = Field(16, ge=1, description="prompts per forward")
+    chat: bool = Field(False, description="tasks prompt by the model's chat template")
+    allow_code_execution: bool = Field(False, description="tasks may run programs that a model writes, in a jail")
     resamples: int = Field(10_000, ge=100, description="of the paired bootstrap")
 
     @property

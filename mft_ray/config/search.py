@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from mft_ray.config.methods import Method
 from mft_ray.config.section import Section
 from mft_ray.masking import Init, Schedule, Target
 
@@ -83,9 +84,7 @@ class BudgetConfig(Section):
 class SearchConfig(Section):
     """The search over masks, or over settings of a rival method."""
 
-    method: Literal["mft", "movement", "random_mask", "l1_mask", "wanda_mask", "lora", "continued_fft", "fft"] = Field(
-        "mft", description="what trials do; see python -m mft_ray.train --help"
-    )
+    method: Method = Field("mft", description="what trials do; see python -m mft_ray.train --help")
     trials: int = Field(16, ge=1)
     budget: BudgetConfig = BudgetConfig()
     space: SpaceConfig = SpaceConfig()

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
 from mft_ray.config.explain import explain, explain_yaml
 from mft_ray.config.search import SearchConfig
@@ -40,8 +41,14 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     lora: LoraConfig = LoraConfig()
     search: SearchConfig = SearchConfig()
+    compare: CompareConfig = CompareConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
+
+    @property
+    def tasks(self) -> list[str]:
+        """The benchmark tasks that judged models are scored on."""
+        return list(self.evaluation.tasks or [])
 
     def seeded(self) -> Config:
         """Return a copy in which ``run.seed`` has been added to every other seed."""

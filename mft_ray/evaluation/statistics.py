@@ -82,6 +82,29 @@ def paired(
     )
 
 
+def interval(values: Sequence[float], *, binary: bool, confidence: float = 0.95) -> tuple[float, float]:
+    """The confidence interval of the mean of ``values``: Wilson's for right-or-wrong scores, else Student's.
+
+    Args:
+        values: one score per example.
+        binary: scores are 0 or 1.
+        confidence: between 0 and 1.
+
+    Raises:
+        ValueError: fewer than two values, or one that is not finite.
+    """
+    from scipy import stats
+
+    scores = _scores(values, "values")
+    if binary:
+        found = stats.binomtest(int(scores.sum()), scores.size).proportion_ci(confidence, method="wilson")
+        return (float(found.low), float(found.high))
+    if np.ptp(scores) == 0:
+        return (float(scores[0]), float(scores[0]))
+    low, high = stats.t.interval(confidence, scores.size - 1, scores.mean(), stats.sem(scores))
+    return (float(low), float(high))
+
+
 def standard_error(values: Sequence[float]) -> float:
     """The standard error of the mean of ``values``.
 

@@ -58,9 +58,9 @@ def unit(metric: str) -> Unit:
     """How the metric is shown; an unknown one is shown as it is."""
     match metric:
         case "exact_match":
-            return _percent("Exact match")
+            return percent("Exact match")
         case "generated_match":
-            return _percent("Generated answers correct")
+            return percent("Generated answers correct")
         case "answer_logprob":
             axis = "Log-probability per answer token (nats)"
             suffix = " nats/token"
@@ -69,7 +69,8 @@ def unit(metric: str) -> Unit:
             return Unit(metric, metric, f"Difference in {metric}", 1, "", "", 4)
 
 
-def _percent(label: str) -> Unit:
+def percent(label: str) -> Unit:
+    """How a share is shown, by its name."""
     return Unit(label, f"{label} (%)", "Difference (percentage points)", 100, " %", " points", 2)
 
 

@@ -1,98 +1,60 @@
-"""Run benchmark tasks on a model and on masks over it, and keep every prompt, text and score."""
+"""Run benchmark tasks on a model, and on masks and adapters over it, and keep every prompt, text and score."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from mft_ray.config import EvaluationConfig
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.statistics import standard_error
-from mft_ray.evaluation.tasks import ExampleScores, Task
-from mft_ray.masking import MaskFile, fingerprint, load_mask
+from mft_ray.evaluation.tasks import ExampleScores, Task, TaskOptions, load_task
 from mft_ray.report.units import duration
-from mft_ray.search.progress import say
-from mft_ray.training.backbone import load_model, load_tokenizer
-from mft_ray.training.export import check_fingerprint, masked_for_now
+from mft_ray.search.judged import Backbone, Judged
 from mft_ray.training.job import write_json
 
 _TELL_S = 10.0
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What is evaluated: a model, or the model with a mask.
-
-    Attributes:
-        name: of its files.
-        fingerprint: of the model and of the mask, so that results of another one are never continued.
-        mask: applied to the model; None for the model itself.
-    """
-
-    name: str
-    fingerprint: str
-    mask: MaskFile | None = None
-
-
-class Backbone:
-    """One model in memory, and masks that are put on it in turn.
+def load_tasks(
+    names: Sequence[str], evaluation: EvaluationConfig, tokenizer: Tokenizer, shots: int | None = None
+) -> list[Task]:
+    """Return tasks, their prompts ready.
 
     Args:
-        path: folder or hub id.
-        dtype: of the weights; None keeps the checkpoint's.
-        before: folder or hub id of the model before fine-tuning, for masks that remove the delta.
+        names: of the tasks.
+        evaluation: what it says of tasks is used.
+        tokenizer: whose chat template prompts are made by, if wanted.
+        shots: examples before each prompt; None takes each task's own number.
+
+    Raises:
+        UserError: there is no such task, its data cannot be used, or it runs code that was not allowed.
     """
+    if unknown := sorted(evaluation.task_data.keys() - set(names)):
+        raise UserError(f"Data is given for {', '.join(unknown)}, which is not among the tasks {', '.join(names)}.")
 
-    def __init__(self, path: str, dtype: str | None = None, before: str | None = None) -> None:
-        self.path = path
-        model = load_model(path)
-        self.fingerprint = fingerprint(model)
-        self._before = None if before is None else load_model(before)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
-        self.tokenizer: Tokenizer = load_tokenizer(path)
+    def render(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
 
-    def itself(self) -> Judged:
-        """Return the model without a mask."""
-        return Judged(Path(self.path).name, self.fingerprint)
-
-    def with_mask(self, path: str) -> Judged:
-        """Return the model with a mask.
-
-        Raises:
-            UserError: the file is no mask, or one of another model.
-        """
-        mask = load_mask(path)
-        check_fingerprint("backbone", self.path, self.fingerprint, mask.backbone)
-        if mask.settings.removes == "delta":
-            if self._before is None:
-                raise UserError(f"The mask {path} removes the delta: give the model before fine-tuning as --before.")
-            check_fingerprint("model before fine-tuning", path, fingerprint(self._before), mask.before)
-        file = Path(path)
-        name = file.stem if file.stem != "mask" else f"{file.absolute().parent.name}-mask"
-        return Judged(name, f"{self.fingerprint} {hashlib.sha256(file.read_bytes()).hexdigest()}", mask)
-
-    def prepared(self, judged: Judged) -> AbstractContextManager[None]:
-        """Put a mask on for a while, or none."""
-        if judged.mask is None:
-            return nullcontext()
-        return masked_for_now(self.model, judged.mask, self._before)
+    if evaluation.chat and not tokenizer.chat_template:
+        raise UserError("Prompts are to be made by the model's chat template, and its tokenizer has none.")
+    chat = render if evaluation.chat else None
+    limit, allowed = evaluation.task_limit, evaluation.allow_code_execution
+    return [load_task(name, TaskOptions(evaluation.task_data.get(name), limit, shots, chat, allowed)) for name in names]
 
 
 def benchmark(
     backbone: Backbone, judged: Sequence[Judged], tasks: Sequence[Task], out: Path, batch_size: int
-) -> dict[str, Any]:
+) -> Iterator[str]:
     """Evaluate models on tasks, or go on where that was interrupted.
+
+    What ``results.json`` holds in the end: by task and name, each metric with its standard error.
 
     Args:
         backbone: in memory.
@@ -101,8 +63,8 @@ def benchmark(
         out: folder for ``TASK/NAME.jsonl`` (prompts, texts, scores) and ``results.json``.
         batch_size: prompts per forward.
 
-    Returns:
-        What ``results.json`` holds: by task and name, each metric with its standard error.
+    Yields:
+        Lines of progress.
 
     Raises:
         UserError: the folder holds results of something else.
@@ -114,8 +76,8 @@ def benchmark(
             file.parent.mkdir(parents=True, exist_ok=True)
             about = {"task": task.name, "model": one.fingerprint, "max_new_tokens": task.max_new_tokens}
             begun = file.with_suffix(".begun.jsonl")
-            with backbone.prepared(one):
-                texts = _texts(backbone, one, task, about, file if file.exists() else begun, batch_size)
+            with one.put_on():
+                texts = yield from _texts(backbone, one, task, about, file if file.exists() else begun, batch_size)
             scores = task.score([row["text"] for row in texts])
             scored = [{**row, "scores": score} for row, score in zip(texts, scores, strict=True)]
             _write_lines(file, [about, *scored])
@@ -130,29 +92,31 @@ def benchmark(
                 "unfinished": sum(not row["finished"] for row in texts),
             }
             write_json(out / "results.json", results)
-            say(f"{task.name}, {one.name}: {task.metric} {summary[task.metric]:.4f} ± {errors[task.metric]:.4f}")
-    return results
+            yield f"{task.name}, {one.name}: {task.metric} {summary[task.metric]:.4f} ± {errors[task.metric]:.4f}"
 
 
 def _texts(
     backbone: Backbone, one: Judged, task: Task, about: Mapping[str, Any], file: Path, batch_size: int
-) -> list[dict[str, Any]]:
+) -> Generator[str, None, list[dict[str, Any]]]:
     """Generate what is not there yet; every text is in the file as soon as its batch is done."""
     done = dict(_continued(file, about, task.prompts))
     missing = [index for index in range(len(task.prompts)) if index not in done]
     if missing:
         _write_lines(file, [about, *done.values()])  # anew, since its last line may have been cut off
         with file.open("a", encoding="utf-8") as kept:
-            for row in _generated(backbone, one, task, missing, len(done), batch_size):
+            for row, told in _generated(backbone, one, task, missing, len(done), batch_size):
                 done[row["index"]] = row
                 kept.write(json.dumps(row) + "\n")
                 kept.flush()
+                if told:
+                    yield told
     return [done[index] for index in range(len(task.prompts))]
 
 
 def _generated(
     backbone: Backbone, one: Judged, task: Task, missing: list[int], before: int, batch_size: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Yield each text, and now and then how far it is."""
     began = told = time.monotonic()
     tokens = 0
     prompts = [task.prompts[index] for index in missing]
@@ -166,21 +130,22 @@ def _generated(
     )
     for count, (place, text) in enumerate(made, start=1):
         tokens += text.tokens
-        now = time.monotonic()
+        now, line = time.monotonic(), None
         if now - told >= _TELL_S or count == len(missing):
             told, seconds = now, now - began
-            say(
+            line = (
                 f"{task.name}, {one.name}: {before + count:,} of {len(task.prompts):,} examples, "
                 f"{count / seconds:.2f} examples/s, {tokens / seconds:,.0f} tokens/s, about "
                 f"{duration(seconds / count * (len(missing) - count))} left"
             )
-        yield {
+        row = {
             "index": missing[place],
             "prompt": prompts[place],
             "text": text.text,
             "tokens": text.tokens,
             "finished": text.finished,
         }
+        yield row, line
 
 
 def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -34,6 +34,8 @@ class RunFolder:
         self.data = self.work / "data"
         self.fft = self.work / "fft"
         self.continued = self.work / "continued"
+        self.comparison = root / "comparison.json"
+        self.methods = root / "methods"
         self.trials = self.work / "trials"
         self.scores = self.work / "scores"
         self.tune = self.work / "tune"

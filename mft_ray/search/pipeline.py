@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mft_ray.config import Config, load_config
+from mft_ray.config import Config
 from mft_ray.errors import UserError
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
 from mft_ray.report.units import unit
 from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline, fft_workers
 from mft_ray.search.budget import Budget
-from mft_ray.search.capacity import concurrent_trials
-from mft_ray.search.cluster import connected
-from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import check, make_ready, with_absolute_paths
+from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
 from mft_ray.search.scoring import Subject, made, score
+from mft_ray.search.session import session
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
@@ -41,37 +38,9 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
     """
-    if resume is not None:
-        config = load_config(Path(resume).expanduser() / "config.yaml")
-    assert config is not None
-    config = with_absolute_paths(config)
-    seeded = config.seeded()
-    check(seeded)
-    folder = open_folder(config, resume)
-    with connected():
-        concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
-        concurrent_trials(seeded.fft.scaling or seeded.scaling)
-        held = lock(folder)
-        try:
-            start = _prepare(config, seeded, folder, new=resume is None)
-            _run(seeded, folder, start, concurrent)
-        except KeyboardInterrupt:
-            say(f"interrupted; what was finished is kept: --resume {folder.root}")
-            raise
-        finally:
-            held.release()
-    return folder
-
-
-def _prepare(config: Config, seeded: Config, folder: RunFolder, new: bool) -> str:
-    # First, so that whatever is interrupted from here on can be resumed.
-    config.save(folder.config)
-    try:
-        return make_ready(seeded, folder)
-    except UserError:
-        if new:
-            shutil.rmtree(folder.root, ignore_errors=True)
-        raise
+    with session(config, resume) as run:
+        _run(run.config, run.folder, run.start, run.concurrent)
+    return run.folder
 
 
 def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None:

@@ -14,6 +14,7 @@ from mft_ray.data import arithmetic
 from mft_ray.data.prepare import prepare
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
+from mft_ray.search.benchmark import load_tasks
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.space import apply, build_space, points_to_evaluate
 from mft_ray.training.backbone import check_path, load_tokenizer, new_model
@@ -49,6 +50,17 @@ def check(config: Config) -> None:
     for point in points_to_evaluate(config, depth(skeleton)):
         chosen = apply(config, point).mask
         select(skeleton, chosen.layers, chosen.target)
+    _check_tasks(config)
+
+
+def _check_tasks(config: Config) -> None:
+    """Refuse benchmark tasks that cannot be run, before hours are spent on what they are to judge.
+
+    Raises:
+        UserError: the first thing found.
+    """
+    if config.tasks:
+        load_tasks(config.tasks, config.evaluation, tokenizer_of(config))
 
 
 def _check_before(config: Config) -> None:
@@ -78,7 +90,9 @@ def with_absolute_paths(config: Config) -> Config:
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
     )
     data = config.data.model_copy(update={"train": absolute(config.data.train), "test": absolute(config.data.test)})
-    return config.model_copy(update={"model": model, "data": data})
+    tasks = {name: absolute(path) or path for name, path in config.evaluation.task_data.items()}
+    evaluation = config.evaluation.model_copy(update={"task_data": tasks})
+    return config.model_copy(update={"model": model, "data": data, "evaluation": evaluation})
 
 
 def make_ready(config: Config, folder: RunFolder) -> str:

@@ -46,10 +46,12 @@ class Lines:
             left = (time.monotonic() - self.since) / event.done * (event.total - event.done)
             say(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
             return
-        assert self.steps
+        score = self.unit.score(event.score)
+        if not self.steps:
+            say(f"{self.label}: validation {score}")
+            return
         left = event.seconds / max(event.step, 1) * (self.steps - event.step)
         tail = f", at most {duration(left)} left" if event.step else ""
-        score = self.unit.score(event.score)
         say(f"{self.label}: step {event.step} of at most {self.steps}, validation {score}{tail}")
 
 

@@ -31,7 +31,7 @@ def train_once(method: str, config: Config, out: str) -> None:
     """Run the training loop once and say where the result lies.
 
     Args:
-        method: one of `mft_ray.training.recipes.METHODS`.
+        method: one of `mft_ray.config.METHODS`.
         config: see `mft_ray.training.recipes.recipe`.
         out: folder for the result.
 

@@ -163,7 +163,8 @@ class Trainer:
         dist.barrier()
         last = self.history[-1]
         size = size_of(Path(self.job.out))
-        cost = Cost(last.tokens, last.flops, last.seconds, last.memory, self.trainable, size)
+        trained = self.trainable if self.job.train.steps else 0
+        cost = Cost(last.tokens, last.flops, last.seconds, last.memory, trained, size)
         outcome = Outcome(reason, self.history, best_index(self.history), cost=cost)
         outcome.score = self._decisive_score(outcome)
         if self.rank == 0:

@@ -9,16 +9,6 @@ from mft_ray.config import Config, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import Init, MaskSettings
 from mft_ray.training.job import TrainJob
 
-METHODS = {
-    "fft": "every weight is trained, from the model before fine-tuning",
-    "continued_fft": "FFT goes on for as many tokens as the others get",
-    "lora": "LoRA on the FFT model (arXiv 2106.09685)",
-    "random_mask": "random weights are removed",
-    "l1_mask": "the smallest |W| are removed",
-    "wanda_mask": "the smallest |W| times the norm of their input are removed (arXiv 2306.11695)",
-    "movement": "movement pruning of the frozen model: signed scores from zero, annealed (arXiv 2005.07683)",
-    "mft": "Mask Fine-Tuning (arXiv 2503.22764)",
-}
 # Masks that are cut once, by scores that are not trained: what a learned one has to beat.
 ONE_SHOT: dict[str, Init] = {"random_mask": "normal", "l1_mask": "magnitude", "wanda_mask": "wanda"}
 MASKED = ("mft", "movement", *ONE_SHOT)
@@ -46,7 +36,7 @@ def recipe(method: str, config: Config) -> Recipe:
     so the same tokens. Continued FFT has the optimizer's settings of ``fft.train``.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `mft_ray.config.METHODS`.
         config: ``train``, ``mask``, ``lora`` and ``fft`` are used.
     """
     if method == "fft":
@@ -82,7 +72,7 @@ def train_job(
     """Return the job that trains by a method.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `mft_ray.config.METHODS`.
         config: see `recipe`.
         model: folder or hub id of what is trained, or masked.
         data: folder of the prepared splits.

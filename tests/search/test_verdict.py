@@ -54,7 +54,7 @@ def test_no_and_worse_when_the_mask_is_random():
     assert verdict["beats_fft"] is False
     assert verdict["ci95"][1] < 0
     assert verdict["sentence"].startswith("No: ")
-    assert "the mask made the model worse" in verdict["sentence"]
+    assert "the mask is worse than FFT" in verdict["sentence"]
 
 
 def test_no_when_two_models_are_as_good_but_differ():

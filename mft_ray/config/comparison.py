@@ -1,0 +1,44 @@
+"""Which methods are compared, and what each changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from mft_ray.config.methods import METHODS
+from mft_ray.config.section import Section
+
+# Of the tree, what a row of the comparison may change.
+CHANGEABLE = ("train", "mask", "lora", "fft")
+
+
+class CompareConfig(Section):
+    """The rows of a comparison; FFT, which all others start from, is always the first."""
+
+    methods: dict[str, dict[str, Any]] = Field(
+        {name: {} for name in METHODS if name != "fft"},
+        description="by name of a row what it changes of this configuration, such as {train: {lr: 1e-3}}, and its "
+        "method where that is not its name; or a list of methods",
+    )
+    max_concurrent: int = Field(
+        1, ge=1, description="trained at once; more take less time, and what is said of seconds is then less comparable"
+    )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {name: {} for name in given} if isinstance(given, list) else given
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, changes in given.items():
+            method = changes.get("method", name)
+            if method not in METHODS:
+                raise ValueError(f"{name} is of method {method!r}; there are {', '.join(METHODS)}")
+            if unknown := sorted(changes.keys() - {"method", *CHANGEABLE}):
+                raise ValueError(f"{name} changes {', '.join(unknown)}; a row may change {', '.join(CHANGEABLE)}")
+        if not given:
+            raise ValueError("there is nothing to compare FFT with")
+        return given

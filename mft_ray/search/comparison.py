@@ -1,0 +1,228 @@
+"""All methods on one backbone, under one budget, in one table: `python -m mft_ray.compare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from mft_ray.config import METHODS, Config, parse_config
+from mft_ray.errors import RunFailed
+from mft_ray.evaluation.metrics import BINARY_METRICS
+from mft_ray.evaluation.statistics import interval, paired
+from mft_ray.report.comparison import show, write_table
+from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import Lines, say
+from mft_ray.search.scoring import Subject, made, score
+from mft_ray.search.session import Session, session
+from mft_ray.search.stopping import Patience
+from mft_ray.search.task_scores import example_scores, score_on_tasks
+from mft_ray.training.group import WorkerGroup, workers
+from mft_ray.training.job import Outcome, write_json
+from mft_ray.training.recipes import train_job
+
+FFT = "fft"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the comparison.
+
+    Attributes:
+        name: of the row.
+        method: one of `mft_ray.config.METHODS`.
+        config: with what the row changes.
+    """
+
+    name: str
+    method: str
+    config: Config
+
+
+def entries(config: Config) -> list[Entry]:
+    """Return the rows that a configuration asks for, but for FFT itself.
+
+    Raises:
+        UserError: a row changes what there is not, or to what is not allowed.
+    """
+    rows = []
+    for name, changes in config.compare.methods.items():
+        if name == FFT:
+            continue
+        tree = config.model_dump()
+        for section, settings in changes.items():
+            if section != "method":
+                _merge(tree[section], settings)
+        where = f"compare.methods.{name}, over the rest of the configuration,"
+        rows.append(Entry(name, changes.get("method", name), parse_config(tree, where)))
+    return rows
+
+
+def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def compare(config: Config | None, resume: str | None = None) -> RunFolder:
+    """Train every method on one FFT model and score all on the same examples, or go on with an interrupted run.
+
+    Args:
+        config: of a new comparison.
+        resume: folder of an interrupted one, whose own configuration is used.
+
+    Raises:
+        UserError: something given cannot work; a new run has then written nothing.
+    """
+    if config is not None:
+        entries(config)
+    with session(config, resume) as run:
+        _run(run, entries(run.config))
+    return run.folder
+
+
+def _run(run: Session, rows: Sequence[Entry]) -> None:
+    config, folder = run.config, run.folder
+    say(f"run folder {folder.root}")
+    say("1/4 FFT, which all others start from")
+    with fft_workers(config, folder) as group:
+        baseline = fft_baseline(group, config, folder, run.start)
+    say(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
+    at_once = min(config.compare.max_concurrent, run.concurrent)
+    outcomes = _trained(rows, run, baseline, at_once)
+    say("3/4 scores on the test examples")
+    subjects = [
+        Subject(FFT, baseline.model),
+        *(made(_out(folder, row.name), row.name, baseline.model, baseline.before) for row in rows),
+    ]
+    scores = _scored(subjects, config, folder)
+    if config.tasks:
+        say(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
+        tasks = score_on_tasks(subjects, config, config.scaling, run.concurrent, folder.work / "tasks")
+        for task, result in tasks[FFT].items():
+            scores[task, result["metric"]] = {
+                subject.name: example_scores(folder.work / "tasks", subject.name, task, result["metric"])
+                for subject in subjects
+            }
+    content = {
+        "backbone": baseline.model,
+        "validation_metric": config.evaluation.watched,
+        "rows": [_fft_row(folder), *(_row(row.name, row.method, outcomes[row.name]) for row in rows)],
+        "scores": [_table(name, metric, values, config) for (name, metric), values in scores.items()],
+    }
+    write_json(folder.comparison, content)
+    table = write_table(folder.comparison)
+    show(folder.comparison)
+    print(f"\ntable   {table}\nmodels  {folder.methods}", flush=True)
+
+
+def _trained(rows: Sequence[Entry], run: Session, baseline: Baseline, at_once: int) -> dict[str, Outcome]:
+    """Train every row, on so many warm worker groups at once."""
+    with ExitStack() as stack:
+        groups: Queue[WorkerGroup] = Queue()
+        for number in range(min(at_once, len(rows))):
+            storage = run.folder.work / "groups" / f"compare-{number}"
+            groups.put(stack.enter_context(workers(run.config.scaling, storage)))
+
+        def train(row: Entry) -> Outcome:
+            group = groups.get()
+            try:
+                return _train(row, group, run, baseline)
+            finally:
+                groups.put(group)
+
+        with ThreadPoolExecutor(max(1, at_once)) as pool:
+            waiting = [pool.submit(train, row) for row in rows]
+            return {row.name: future.result() for row, future in zip(rows, waiting, strict=True)}
+
+
+def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> Outcome:
+    again = row.method == "fft"  # with other settings, from where FFT started
+    job = train_job(
+        row.method,
+        row.config,
+        model=run.start if again else baseline.model,
+        data=str(run.folder.data),
+        out=str(_out(run.folder, row.name)),
+        scaling=run.config.scaling,
+        backbone=baseline.fingerprint,
+        before=baseline.before,
+        rival=baseline.scores,
+        decides=False,
+    )
+    say(f"{row.name}: {METHODS[row.method]}")  # type: ignore[index]
+    patience = row.config.fft.train.patience if again else row.config.train.patience
+    lines = Lines(row.name, row.config.evaluation.watched, job.train.steps)
+    try:
+        return group.train(job, Patience(patience), lines)
+    except RunFailed as error:
+        raise RunFailed(f"{row.name} failed: {error} What was finished is kept: --resume {run.folder.root}") from error
+
+
+def _out(folder: RunFolder, name: str) -> Path:
+    return folder.methods / name
+
+
+Scores = dict[tuple[str, str], dict[str, list[float]]]
+
+
+def _scored(subjects: Sequence[Subject], config: Config, folder: RunFolder) -> Scores:
+    """Return by split and metric, then by name, one score per example."""
+    evaluation = config.evaluation
+    metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
+    with fft_workers(config, folder) as group:
+        return {
+            ("test", metric): {
+                subject.name: score(
+                    group, subject, "test", config, folder, metric, evaluation.extra_n if metric != metrics[0] else None
+                )
+                for subject in subjects
+            }
+            for metric in metrics
+        }
+
+
+def _table(name: str, metric: str, values: dict[str, list[float]], config: Config) -> dict[str, Any]:
+    """Return every row's score with its interval, and its difference to FFT on the same examples."""
+    binary = metric in BINARY_METRICS or set().union(*values.values()) <= {0.0, 1.0}
+    table: dict[str, Any] = {"on": name, "metric": metric, "n": len(values[FFT]), "rows": {}}
+    for row, scores in values.items():
+        against = paired(scores, values[FFT], binary=binary, resamples=config.evaluation.resamples)
+        table["rows"][row] = {
+            "score": against.candidate,
+            "ci95": list(interval(scores, binary=binary)),
+            "delta_fft": against.delta,
+            "delta_ci95": list(against.ci95),
+            "p_value": None if row == FFT else against.p_value,
+        }
+    return table
+
+
+def _row(name: str, method: str, outcome: Outcome) -> dict[str, Any]:
+    best, last = outcome.best_evaluation, outcome.history[-1]
+    return {
+        "name": name,
+        "method": method,
+        "validation": best.score if best else None,
+        "best_step": best.step if best else None,
+        "steps": last.step,
+        "stopped_reason": outcome.stopped_reason,
+        "cost": asdict(outcome.cost) if outcome.cost else None,
+    }
+
+
+def _fft_row(folder: RunFolder) -> dict[str, Any]:
+    path = folder.fft / "outcome.json"
+    if path.exists():
+        return _row(FFT, FFT, Outcome.load(path))
+    record = json.loads(folder.baseline.read_text())
+    watched = record.get("watched", record)["validation"]["score"]
+    return {"name": FFT, "method": FFT, "validation": watched, "stopped_reason": "given", "cost": None}

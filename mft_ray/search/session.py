@@ -1,0 +1,76 @@
+"""From a configuration to a run folder that is ready to work in, on a Ray; the same for every long command."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mft_ray.config import Config, load_config
+from mft_ray.errors import UserError
+from mft_ray.search.capacity import concurrent_trials
+from mft_ray.search.cluster import connected
+from mft_ray.search.folder import RunFolder, lock, open_folder
+from mft_ray.search.preparation import check, make_ready, with_absolute_paths
+from mft_ray.search.progress import say
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a long command works with.
+
+    Attributes:
+        config: resolved, with ``run.seed`` added to every other seed.
+        folder: of the run, held for this process alone; the data is in it.
+        start: folder or hub id of the model that FFT starts from, or that is fine-tuned already.
+        concurrent: training runs that the cluster has room for at once.
+    """
+
+    config: Config
+    folder: RunFolder
+    start: str
+    concurrent: int
+
+
+@contextmanager
+def session(config: Config | None, resume: str | None = None) -> Iterator[Session]:
+    """Check everything, connect, and make data and start model ready; an interruption says how to go on.
+
+    Args:
+        config: of a new run.
+        resume: folder of an interrupted one, whose own configuration is used.
+
+    Raises:
+        UserError: something given cannot work; a new run has then written nothing.
+    """
+    if resume is not None:
+        config = load_config(Path(resume).expanduser() / "config.yaml")
+    assert config is not None
+    config = with_absolute_paths(config)
+    seeded = config.seeded()
+    check(seeded)
+    folder = open_folder(config, resume)
+    with connected():
+        concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
+        concurrent_trials(seeded.fft.scaling or seeded.scaling)
+        held = lock(folder)
+        try:
+            yield Session(seeded, folder, _prepare(config, seeded, folder, new=resume is None), concurrent)
+        except KeyboardInterrupt:
+            say(f"interrupted; what was finished is kept: --resume {folder.root}")
+            raise
+        finally:
+            held.release()
+
+
+def _prepare(config: Config, seeded: Config, folder: RunFolder, new: bool) -> str:
+    # First, so that whatever is interrupted from here on can be resumed.
+    config.save(folder.config)
+    try:
+        return make_ready(seeded, folder)
+    except UserError:
+        if new:
+            shutil.rmtree(folder.root, ignore_errors=True)
+        raise

@@ -1,0 +1,98 @@
+"""Benchmark tasks on several models at once, each in a process of its own somewhere on the cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mft_ray.config import Config, ScalingConfig
+from mft_ray.errors import RunFailed, UserError
+from mft_ray.search.benchmark import benchmark, load_tasks
+from mft_ray.search.judged import Backbone
+from mft_ray.search.progress import say
+from mft_ray.search.scoring import Subject
+from mft_ray.training.backbone import load_tokenizer
+from mft_ray.training.group import worker_environment, worker_resources
+
+
+def score_on_tasks(
+    subjects: Sequence[Subject], config: Config, scaling: ScalingConfig, at_once: int, out: Path
+) -> dict[str, dict[str, Any]]:
+    """Evaluate models on the configuration's tasks; what was generated before is not generated again.
+
+    Args:
+        subjects: what to evaluate; their names tell them apart.
+        config: names the tasks.
+        scaling: each process asks for what one worker does.
+        at_once: processes at the most.
+        out: folder for prompts, texts and scores, seen by every node; what is in it is continued.
+
+    Returns:
+        By subject, what `benchmark` writes of it: by task each metric with its standard error.
+
+    Raises:
+        RunFailed: a process failed on every allowed try.
+    """
+    resources = worker_resources(scaling)
+    remote = ray.remote(
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        max_retries=scaling.max_failures,
+        runtime_env={"env_vars": worker_environment()},
+    )(_evaluate)
+    shares = [list(subjects[first::at_once]) for first in range(min(at_once, len(subjects)))]
+    going = [remote.options(num_returns="streaming").remote(share, config, str(out)) for share in shares]
+    while going:
+        [ready], going = ray.wait(going, num_returns=1)
+        try:
+            say(ray.get(next(ready)))
+            going.append(ready)
+        except StopIteration:
+            continue
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise RunFailed(f"benchmark tasks failed: {str(error.cause).strip().splitlines()[-1]}") from error
+        except ray.exceptions.RayError as error:
+            raise RunFailed(f"benchmark tasks failed: {str(error).strip().splitlines()[0]}") from error
+    return {subject.name: _results(out, subject) for subject in subjects}
+
+
+def example_scores(out: Path, subject: str, task: str, metric: str) -> list[float]:
+    """Return a metric of every example of a task, in order; of one with several numbers, their mean.
+
+    Args:
+        out: folder that was given to `score_on_tasks`.
+        subject: name of the model.
+        task: name of the task.
+        metric: name of the metric.
+    """
+    [file] = [path for path in (out / subject).rglob("*.jsonl") if _first_line(path)["task"] == task]
+    rows = [json.loads(line)["scores"][metric] for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+    return [sum(row) / len(row) if isinstance(row, list) else row for row in rows]
+
+
+def _first_line(path: Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8") as file:
+        first: dict[str, Any] = json.loads(file.readline())
+    return first
+
+
+def _evaluate(subjects: list[Subject], config: Config, out: str) -> Iterator[str]:
+    """Evaluate some models after one another; the tasks, and a backbone that the next one shares, stay in memory."""
+    backbone: Backbone | None = None
+    tasks = load_tasks(config.tasks, config.evaluation, load_tokenizer(subjects[0].model))
+    for subject in subjects:
+        if backbone is None or backbone.path != subject.model:
+            backbone = Backbone(subject.model, config.model.dtype, subject.before)
+        judged = backbone.having(subject.artifact, subject.name) if subject.artifact else backbone.itself(subject.name)
+        yield from benchmark(backbone, [judged], tasks, Path(out) / subject.name, config.evaluation.task_batch_size)
+
+
+def _results(out: Path, subject: Subject) -> dict[str, Any]:
+    content = json.loads((out / subject.name / "results.json").read_text())
+    return {task: scores[subject.name] for task, scores in content.items()}
