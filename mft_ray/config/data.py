@@ -45,6 +45,9 @@ class EvaluationConfig(Section):
     )
     task_data: dict[str, str] = Field({}, description="local copies of tasks' data: {gsm8k: FOLDER}")
     task_limit: int | None = Field(None, ge=1, description="the first so many examples of each task; null takes all")
+    task_max_new_tokens: int | None = Field(
+        None, ge=1, description="tokens generated for each example of a task; null takes the task's own number"
+    )
     task_batch_size: int = Field(16, ge=1, description="prompts per forward")
     chat: bool = Field(False, description="tasks prompt by the model's chat template")
     allow_code_execution: bool = Field(False, description="tasks may run programs that a model writes, in a jail")

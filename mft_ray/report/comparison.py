@@ -42,14 +42,10 @@ def write_table(path: Path) -> Path:
     header = ["method"]
     for table in content["scores"]:
         header += [f"{_label(table)} (95%)", "− FFT (95%)", "p"]
-    rows = [
-        [
-            row["name"],
-            *(cell for table in content["scores"] for cell in _scores(row["name"], table)),
-            *_cost(row["cost"]),
-        ]
-        for row in content["rows"]
-    ]
+    rows = []
+    for row in content["rows"]:
+        scores = [cell for table in content["scores"] for cell in _scores(row["name"], table)]
+        rows.append([row["name"], *scores, *_cost(row["cost"])])
     lines = [[*header, *_COST], ["---"] * (len(header) + len(_COST)), *rows]
     out = path.with_suffix(".md")
     partial = out.with_name(out.name + ".partial")

@@ -46,7 +46,12 @@ def load_tasks(
         raise UserError("Prompts are to be made by the model's chat template, and its tokenizer has none.")
     chat = render if evaluation.chat else None
     limit, allowed = evaluation.task_limit, evaluation.allow_code_execution
-    return [load_task(name, TaskOptions(evaluation.task_data.get(name), limit, shots, chat, allowed)) for name in names]
+    tasks = [
+        load_task(name, TaskOptions(evaluation.task_data.get(name), limit, shots, chat, allowed)) for name in names
+    ]
+    for task in tasks:
+        task.max_new_tokens = evaluation.task_max_new_tokens or task.max_new_tokens
+    return tasks
 
 
 def benchmark(
@@ -72,7 +77,7 @@ def benchmark(
     results: dict[str, Any] = {}
     for task in tasks:
         for one in judged:
-            file = out / _plain(task.name) / f"{_plain(one.name)}.jsonl"
+            file = texts_file(out, task.name, one.name)
             file.parent.mkdir(parents=True, exist_ok=True)
             about = {"task": task.name, "model": one.fingerprint, "max_new_tokens": task.max_new_tokens}
             begun = file.with_suffix(".begun.jsonl")
@@ -93,6 +98,17 @@ def benchmark(
             }
             write_json(out / "results.json", results)
             yield f"{task.name}, {one.name}: {task.metric} {summary[task.metric]:.4f} ± {errors[task.metric]:.4f}"
+
+
+def texts_file(out: Path, task: str, name: str) -> Path:
+    """Return where `benchmark` keeps prompts, texts and scores: a line about them, then one for each example.
+
+    Args:
+        out: as of `benchmark`.
+        task: name of the task.
+        name: of what is evaluated.
+    """
+    return out / _plain(task) / f"{_plain(name)}.jsonl"
 
 
 def _texts(

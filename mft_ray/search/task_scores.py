@@ -11,7 +11,7 @@ import ray
 
 from mft_ray.config import Config, ScalingConfig
 from mft_ray.errors import RunFailed, UserError
-from mft_ray.search.benchmark import benchmark, load_tasks
+from mft_ray.search.benchmark import benchmark, load_tasks, texts_file
 from mft_ray.search.judged import Backbone
 from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
@@ -71,15 +71,9 @@ def example_scores(out: Path, subject: str, task: str, metric: str) -> list[floa
         task: name of the task.
         metric: name of the metric.
     """
-    [file] = [path for path in (out / subject).rglob("*.jsonl") if _first_line(path)["task"] == task]
+    file = texts_file(out / subject, task, subject)
     rows = [json.loads(line)["scores"][metric] for line in file.read_text(encoding="utf-8").splitlines()[1:]]
     return [sum(row) / len(row) if isinstance(row, list) else row for row in rows]
-
-
-def _first_line(path: Path) -> dict[str, Any]:
-    with path.open(encoding="utf-8") as file:
-        first: dict[str, Any] = json.loads(file.readline())
-    return first
 
 
 def _evaluate(subjects: list[Subject], config: Config, out: str) -> Iterator[str]:
