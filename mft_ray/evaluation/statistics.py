@@ -82,6 +82,11 @@ def paired(
     )
 
 
+def right_or_wrong(*scores: Sequence[float]) -> bool:
+    """Say whether all scores are 0 or 1."""
+    return all(score in (0.0, 1.0) for values in scores for score in values)
+
+
 def interval(values: Sequence[float], *, binary: bool, confidence: float = 0.95) -> tuple[float, float]:
     """The confidence interval of the mean of ``values``: Wilson's for right-or-wrong scores, else Student's.
 

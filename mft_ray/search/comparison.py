@@ -13,16 +13,15 @@ from typing import Any
 
 from mft_ray.config import METHODS, Config, parse_config
 from mft_ray.errors import RunFailed
-from mft_ray.evaluation.metrics import BINARY_METRICS
-from mft_ray.evaluation.statistics import interval, paired
+from mft_ray.evaluation.statistics import interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
 from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines, say
-from mft_ray.search.scoring import Subject, made, score
+from mft_ray.search.scoring import Subject, made, score_on_test
 from mft_ray.search.session import Session, session
 from mft_ray.search.stopping import Patience
-from mft_ray.search.task_scores import example_scores, score_on_tasks
+from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import Outcome, write_json
 from mft_ray.training.recipes import train_job
@@ -103,15 +102,11 @@ def _run(run: Session, rows: Sequence[Entry]) -> None:
         Subject(FFT, baseline.model),
         *(made(_out(folder, row.name), row.name, baseline.model, baseline.before) for row in rows),
     ]
-    scores = _scored(subjects, config, folder)
+    with fft_workers(config, folder) as group:
+        scores = {("test", metric): values for metric, values in score_on_test(group, subjects, config, folder).items()}
     if config.tasks:
         say(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
-        tasks = score_on_tasks(subjects, config, config.scaling, run.concurrent, folder.work / "tasks")
-        for task, result in tasks[FFT].items():
-            scores[task, result["metric"]] = {
-                subject.name: example_scores(folder.work / "tasks", subject.name, task, result["metric"])
-                for subject in subjects
-            }
+        scores |= score_on_tasks(subjects, config, config.scaling, run.concurrent, folder.work / "tasks")
     content = {
         "backbone": baseline.model,
         "validation_metric": config.evaluation.watched,
@@ -171,28 +166,9 @@ def _out(folder: RunFolder, name: str) -> Path:
     return folder.methods / name
 
 
-Scores = dict[tuple[str, str], dict[str, list[float]]]
-
-
-def _scored(subjects: Sequence[Subject], config: Config, folder: RunFolder) -> Scores:
-    """Return by split and metric, then by name, one score per example."""
-    evaluation = config.evaluation
-    metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
-    with fft_workers(config, folder) as group:
-        return {
-            ("test", metric): {
-                subject.name: score(
-                    group, subject, "test", config, folder, metric, evaluation.extra_n if metric != metrics[0] else None
-                )
-                for subject in subjects
-            }
-            for metric in metrics
-        }
-
-
 def _table(name: str, metric: str, values: dict[str, list[float]], config: Config) -> dict[str, Any]:
     """Return every row's score with its interval, and its difference to FFT on the same examples."""
-    binary = metric in BINARY_METRICS or set().union(*values.values()) <= {0.0, 1.0}
+    binary = right_or_wrong(*values.values())
     table: dict[str, Any] = {"on": name, "metric": metric, "n": len(values[FFT]), "rows": {}}
     for row, scores in values.items():
         against = paired(scores, values[FFT], binary=binary, resamples=config.evaluation.resamples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,18 @@ from mft_ray.errors import UserError
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
 from mft_ray.report.units import unit
-from mft_ray.search.baseline import Baseline, continued_fft, fft_baseline, fft_workers
+from mft_ray.search.baseline import fft_baseline, fft_workers
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.judging import judge_winner
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
-from mft_ray.search.scoring import Subject, made, score
 from mft_ray.search.session import session
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
-from mft_ray.search.verdict import compare, judge
 from mft_ray.search.winner import BEST_MODEL, keep_winner
 from mft_ray.training.artifacts import ADAPTER, MASK
-from mft_ray.training.job import write_json
 
 
 def search(config: Config | None, resume: str | None = None) -> RunFolder:
@@ -90,73 +87,13 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
             f"{_reasons(rows)}. See report.html there."
         )
     say("3/4 verdict: one look at the untouched test examples")
-    verdict = _judge(config, folder, baseline, rows[0])
+    verdict = judge_winner(config, folder, baseline, rows[0], concurrent)
 
     say("4/4 mask, model and report")
     keep_winner(folder, config, baseline, rows[0], verdict["sentence"])
     keep_results()
     report = render(folder.root)
     _tell(folder, verdict, report)
-
-
-def _judge(config: Config, folder: RunFolder, baseline: Baseline, row: dict[str, Any]) -> dict[str, Any]:
-    """Score FFT, continued FFT and the winner on test, once, and write what that shows."""
-    if folder.verdict.exists():
-        kept: dict[str, Any] = json.loads(folder.verdict.read_text())
-        return kept
-    fft = Subject("fft", baseline.model)
-    mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
-    evaluation = config.evaluation
-    metrics = [evaluation.metric, *(name for name in evaluation.extra if name != evaluation.metric)]
-    limits = {name: evaluation.extra_n if name != evaluation.metric else None for name in metrics}
-    with fft_workers(config, folder) as group:
-        continued = continued_fft(group, config, folder, baseline, row["tokens"])
-        values = {
-            (subject.name, name): score(group, subject, "test", config, folder, name, limits[name])
-            for subject in (continued, fft, mft)
-            for name in metrics
-        }
-        continued_validation = score(group, continued, "validation", config, folder)
-    named = {name: values[name, evaluation.metric] for name in ("mft", "fft", "continued")}
-    verdict = judge(
-        evaluation.metric, named["mft"], named["fft"], named["continued"], evaluation.resamples, config.search.method
-    )
-    verdict["trial_id"] = row["trial_id"]
-    verdict["extra"] = [
-        {
-            **compare(name, values["mft", name], values["fft", name], evaluation.resamples),
-            "continued": sum(values["continued", name]) / len(values["continued", name]),
-        }
-        for name in metrics[1:]
-    ]
-    _complete_baseline(config, folder, named, continued_validation)
-    write_json(folder.verdict, verdict)
-    return verdict
-
-
-def _complete_baseline(
-    config: Config, folder: RunFolder, named: dict[str, list[float]], continued_validation: list[float]
-) -> None:
-    record = json.loads(folder.baseline.read_text())
-    outcome = json.loads((folder.continued / "outcome.json").read_text())
-    best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
-    tests = {name: _mean(values) for name, values in named.items()}
-    record["test"] = tests["fft"]
-    record["continued"] = {
-        "method": "fft",
-        "metric": config.evaluation.metric,
-        "validation": _mean(continued_validation),
-        "test": tests["continued"],
-        "best_step": best["step"],
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "seconds": last["seconds"],
-    }
-    write_json(folder.baseline, record)
-
-
-def _mean(values: list[float]) -> dict[str, Any]:
-    return {"score": sum(values) / len(values), "n": len(values)}
 
 
 def _reasons(rows: list[dict[str, Any]]) -> str:

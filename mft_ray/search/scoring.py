@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,3 +107,26 @@ def score(
     folder.scores.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return values
+
+
+def score_on_test(
+    group: WorkerGroup, subjects: Sequence[Subject], config: Config, folder: RunFolder
+) -> dict[str, dict[str, list[float]]]:
+    """Score models on the test examples by the metric that decides and then by the extra ones.
+
+    Args:
+        group: does it.
+        subjects: models, told apart by name.
+        config: ``evaluation`` names the metrics.
+        folder: of the run.
+
+    Returns:
+        By metric, then by name, one score per example.
+    """
+    evaluation = config.evaluation
+    limits: dict[str, int | None] = {evaluation.metric: None}
+    limits |= {name: evaluation.extra_n for name in evaluation.extra if name != evaluation.metric}
+    return {
+        metric: {subject.name: score(group, subject, "test", config, folder, metric, limit) for subject in subjects}
+        for metric, limit in limits.items()
+    }

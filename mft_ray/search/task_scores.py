@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -21,7 +20,7 @@ from mft_ray.training.group import worker_environment, worker_resources
 
 def score_on_tasks(
     subjects: Sequence[Subject], config: Config, scaling: ScalingConfig, at_once: int, out: Path
-) -> dict[str, dict[str, Any]]:
+) -> dict[tuple[str, str], dict[str, list[float]]]:
     """Evaluate models on the configuration's tasks; what was generated before is not generated again.
 
     Args:
@@ -32,7 +31,7 @@ def score_on_tasks(
         out: folder for prompts, texts and scores, seen by every node; what is in it is continued.
 
     Returns:
-        By subject, what `benchmark` writes of it: by task each metric with its standard error.
+        By task and the metric that it is known by, then by subject, one score per example.
 
     Raises:
         RunFailed: a process failed on every allowed try.
@@ -59,20 +58,18 @@ def score_on_tasks(
             raise RunFailed(f"benchmark tasks failed: {str(error.cause).strip().splitlines()[-1]}") from error
         except ray.exceptions.RayError as error:
             raise RunFailed(f"benchmark tasks failed: {str(error).strip().splitlines()[0]}") from error
-    return {subject.name: _results(out, subject) for subject in subjects}
+    first = json.loads((out / subjects[0].name / "results.json").read_text())
+    metrics = {task: results[subjects[0].name]["metric"] for task, results in first.items()}
+    return {
+        (task, metric): {subject.name: _example_scores(out, subject.name, task, metric) for subject in subjects}
+        for task, metric in metrics.items()
+    }
 
 
-def example_scores(out: Path, subject: str, task: str, metric: str) -> list[float]:
-    """Return a metric of every example of a task, in order; of one with several numbers, their mean.
-
-    Args:
-        out: folder that was given to `score_on_tasks`.
-        subject: name of the model.
-        task: name of the task.
-        metric: name of the metric.
-    """
-    file = texts_file(out / subject, task, subject)
-    rows = [json.loads(line)["scores"][metric] for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+def _example_scores(out: Path, subject: str, task: str, metric: str) -> list[float]:
+    """Return a metric of every example, in order; of one with several numbers, their mean."""
+    lines = texts_file(out / subject, task, subject).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line)["scores"][metric] for line in lines[1:]]
     return [sum(row) / len(row) if isinstance(row, list) else row for row in rows]
 
 
@@ -85,8 +82,3 @@ def _evaluate(subjects: list[Subject], config: Config, out: str) -> Iterator[str
             backbone = Backbone(subject.model, config.model.dtype, subject.before)
         judged = backbone.having(subject.artifact, subject.name) if subject.artifact else backbone.itself(subject.name)
         yield from benchmark(backbone, [judged], tasks, Path(out) / subject.name, config.evaluation.task_batch_size)
-
-
-def _results(out: Path, subject: Subject) -> dict[str, Any]:
-    content = json.loads((out / subject.name / "results.json").read_text())
-    return {task: scores[subject.name] for task, scores in content.items()}

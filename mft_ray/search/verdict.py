@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mft_ray.evaluation.metrics import BINARY_METRICS
-from mft_ray.evaluation.statistics import Paired, paired
+from mft_ray.evaluation.statistics import Paired, paired, right_or_wrong
 from mft_ray.report.units import p_value, product, unit
 
 LEVEL = 0.05
@@ -65,7 +65,7 @@ def judge(
 
 def compare(metric: str, mft: Sequence[float], fft: Sequence[float], resamples: int) -> dict[str, Any]:
     """Return one row of the verdict's extra metrics."""
-    result = asdict(paired(mft, fft, binary=metric in BINARY_METRICS, resamples=resamples))
+    result = asdict(paired(mft, fft, binary=right_or_wrong(mft, fft), resamples=resamples))
     return {
         "metric": metric,
         "n": result["n"],

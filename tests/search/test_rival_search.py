@@ -1,0 +1,103 @@
+"""A search over the settings of a rival method, here LoRA, leaves what a search over masks does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mft_ray.config import METHODS, parse_config
+from mft_ray.errors import UserError
+from mft_ray.search.pipeline import search
+from mft_ray.search.preparation import check
+from mft_ray.search.space import apply, build_space, points_to_evaluate
+from mft_ray.training.artifacts import load_with
+from mft_ray.training.backbone import load_model
+from mft_ray.training.recipes import MASKED, recipe
+
+KNOBS = {
+    "mft": {"ratio", "layers", "target", "lr", "init", "schedule"},
+    "lora": {"rank", "layers", "target", "lr"},
+    "fft": {"lr", "weight_decay", "dropout"},
+    "continued_fft": {"lr", "weight_decay", "dropout"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_knobs_and_trials_follow_them(tiny: dict[str, Any], method: str) -> None:
+    config = parse_config({**tiny, "search": {"method": method, "trials": 16}})
+    space, points = build_space(config, 32), points_to_evaluate(config, 32)
+    assert space.keys() == points[0].keys() == KNOBS.get(method, {"ratio", "layers", "target"})
+    assert len(points) == (2 if method in MASKED else 1)  # the paper's second group of layers
+    changed = {"ratio": 0.5, "layers": "0-3", "lr": 0.123, "rank": 3, "weight_decay": 0.25, "dropout": 0.2}
+    point = {knob: changed.get(knob, value) for knob, value in points[0].items()}
+    how = recipe(method, apply(config, point))
+    if "lr" in point:
+        assert how.train.lr == 0.123
+    for part in (how.train, how.mask, how.lora):
+        for knob in ("ratio", "layers", "rank", "weight_decay", "dropout"):
+            own_dropout = part is how.lora and knob == "dropout"
+            if hasattr(part, knob) and knob in point and not own_dropout:
+                assert getattr(part, knob) == changed[knob]
+
+
+def test_fft_cannot_be_searched_where_it_is_given(tiny: dict[str, Any], tmp_path: Path) -> None:
+    given = {"model": {"path": str(tmp_path)}, "fft": {"given": True}, "search": {"method": "fft"}}
+    with pytest.raises(UserError, match=r"search\.method fft trains from the model before fine-tuning"):
+        check(parse_config({**tiny, **given}))
+
+
+def test_a_front_of_ratios_needs_a_ratio(tiny: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="method lora has no masking ratio"):
+        parse_config({**tiny, "search": {"method": "lora", "objectives": "score_and_ratio"}})
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster: None, make_tiny: Callable[[], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("rival")
+    (home / "mine.jsonl").write_text('{"prompt": "1+2=", "answer": "3"}\n{"prompt": "2+2=", "answer": "4"}\n')
+    tree = make_tiny()
+    tree["run"]["dir"] = str(home / "run")
+    tree["search"] = {"method": "lora", "trials": 2, "space": {"rank": [2, 4]}, "keep": 1}
+    tree["evaluation"] |= {"tasks": [str(home / "mine.jsonl")], "task_max_new_tokens": 4}
+    tree["lora"] = {"rank": 2, "lr": 1e-2}
+    search(parse_config(tree))
+    return home / "run"
+
+
+@pytest.mark.slow
+def test_trials_are_of_the_method_and_the_best_is_kept(run: Path) -> None:
+    rows = json.loads((run / "leaderboard.json").read_text())["trials"]
+    assert [set(row["config"]) for row in rows] == [KNOBS["lora"]] * 2
+    assert all(row["cost"]["flops"] > 0 for row in rows)
+    kept = {path.parent.name for path in (run / "work" / "trials").glob("*/adapter")}
+    assert kept == {rows[0]["trial_id"]}
+    tree = yaml.safe_load((run / "best" / "config.yaml").read_text())
+    assert tree["lora"] == rows[0]["config"]
+    assert tree["trial_id"] == rows[0]["trial_id"]
+
+
+@pytest.mark.slow
+def test_the_model_is_the_backbone_with_the_adapter(run: Path) -> None:
+    tokens = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        adapted = load_with(str(run / "work" / "fft" / "best"), str(run / "best" / "adapter"))(tokens).logits
+        torch.testing.assert_close(load_model(run / "best" / "model")(tokens).logits, adapted, rtol=1e-4, atol=1e-4)
+    assert "--adapter" in (run / "best" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_verdict_is_of_the_method_and_has_its_tasks(run: Path) -> None:
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict["method"] == "lora"
+    assert "the model with the adapter scores" in verdict["sentence"]
+    [extra] = verdict["extra"]
+    assert extra["metric"].endswith("mine.jsonl: score")
+    assert extra["n"] == 2
+    report = (run / "report.html").read_text()
+    assert "adapter search against the fully fine-tuned model" in report
