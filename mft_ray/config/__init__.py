@@ -4,7 +4,7 @@ A YAML file holds only differences from these defaults; unknown keys are refused
 saved beside every result, so that a run folder is enough to run again.
 """
 
-from mft_ray.config.data import DataConfig, EvaluationConfig, Metric
+from mft_ray.config.data import DataConfig, EvaluationConfig, Metric, PartConfig
 from mft_ray.config.search import (
     BudgetConfig,
     FloatRange,
@@ -29,6 +29,7 @@ __all__ = [
     "MaskingRatioRange",
     "Metric",
     "ModelConfig",
+    "PartConfig",
     "RunConfig",
     "ScalingConfig",
     "SearchConfig",

@@ -11,10 +11,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.config import Config
 from mft_ray.data import arithmetic
+from mft_ray.data.mixture import locate_test, locate_training
 from mft_ray.data.prepare import prepare
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import say
 from mft_ray.search.space import build_space, mask_settings, points_to_evaluate
 from mft_ray.training.backbone import check_path, load_tokenizer, new_model
 from mft_ray.training.batches import micro_batch_size
@@ -38,6 +40,8 @@ def check(config: Config) -> None:
             f"{config.data.task} needs model.path."
         )
     _check_before(config)
+    if config.data.task != "arithmetic":
+        locate_training(config.data), locate_test(config.data)
     skeleton = _skeleton(config)
     select(skeleton, config.mask.layers, config.mask.target)
     build_space(config, depth(skeleton))
@@ -72,7 +76,10 @@ def with_absolute_paths(config: Config) -> Config:
     model = config.model.model_copy(
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
     )
-    data = config.data.model_copy(update={"train": absolute(config.data.train), "test": absolute(config.data.test)})
+    mixture = [part.model_copy(update={"path": absolute(part.path)}) for part in config.data.mixture]
+    data = config.data.model_copy(
+        update={"train": absolute(config.data.train), "test": absolute(config.data.test), "mixture": mixture}
+    )
     return config.model_copy(update={"model": model, "data": data})
 
 
@@ -84,7 +91,7 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     """
     tokenizer = tokenizer_of(config)
     if not folder.data.exists():
-        prepare(config.data, tokenizer, folder.data)
+        prepare(config.data, tokenizer, folder.data, say)
     if config.model.path is not None:
         local = Path(config.model.path).expanduser()
         return str(local.resolve()) if local.is_dir() else config.model.path
