@@ -38,6 +38,9 @@ class DataConfig(Section):
     prompt_column: str | None = Field(None, description="of train and test: with answer_column, instead of messages")
     answer_column: str | None = None
     messages_column: str | None = Field(None, description="null: messages for chat; a domain finds columns by name")
+    chat_template: str | None = Field(
+        None, description="tulu, a Jinja file or its text, for a tokenizer without one; null: the tokenizer's own"
+    )
     digits: int = Field(2, ge=1, le=4, description="arithmetic: digits of each operand")
     seed: int = Field(0, description="what is generated and how it is split")
 

@@ -21,6 +21,7 @@ from mft_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+TOKENIZER = "tokenizer"  # what they were encoded with, its chat template included
 _TOKENS = datasets.List(datasets.Value("int32"))
 _FEATURES = datasets.Features(
     {
@@ -39,7 +40,7 @@ def prepare(
     folder: Path,
     say: Callable[[str], None] = logger.info,
 ) -> None:
-    """Load, split and encode the data, and save it at `folder`, whole or not at all.
+    """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
 
     Data that was there before is replaced.
 
@@ -61,6 +62,7 @@ def prepare(
     try:
         with quiet():
             encoded.save_to_disk(str(partial))
+            tokenizer.save_pretrained(str(partial / TOKENIZER))
         if folder.exists():  # a folder cannot be renamed over another
             old = partial.with_name(partial.name + "-old")
             os.replace(folder, old)

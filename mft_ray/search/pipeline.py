@@ -18,7 +18,7 @@ from mft_ray.search.budget import Budget
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import check, make_ready, with_absolute_paths
+from mft_ray.search.preparation import check, in_steps, make_ready, with_absolute_paths
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
 from mft_ray.search.scoring import Subject, score
@@ -53,7 +53,7 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
         held = lock(folder)
         try:
             start = _prepare(config, seeded, folder, new=resume is None)
-            _run(seeded, folder, start, concurrent)
+            _run(in_steps(seeded, folder), folder, start, concurrent)
         except KeyboardInterrupt:
             say(f"interrupted; what was finished is kept: --resume {folder.root}")
             raise

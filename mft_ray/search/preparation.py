@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from mft_ray.config import Config
 from mft_ray.data import arithmetic
 from mft_ray.data.mixture import locate_test, locate_training
-from mft_ray.data.prepare import prepare
+from mft_ray.data.prepare import open_split, prepare
+from mft_ray.data.template import chat_template
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.search.folder import RunFolder
@@ -42,6 +43,8 @@ def check(config: Config) -> None:
     _check_before(config)
     if config.data.task != "arithmetic":
         locate_training(config.data), locate_test(config.data)
+    if config.data.chat_template is not None:
+        chat_template(config.data.chat_template)
     skeleton = _skeleton(config)
     select(skeleton, config.mask.layers, config.mask.target)
     build_space(config, depth(skeleton))
@@ -78,7 +81,12 @@ def with_absolute_paths(config: Config) -> Config:
     )
     mixture = [part.model_copy(update={"path": absolute(part.path)}) for part in config.data.mixture]
     data = config.data.model_copy(
-        update={"train": absolute(config.data.train), "test": absolute(config.data.test), "mixture": mixture}
+        update={
+            "train": absolute(config.data.train),
+            "test": absolute(config.data.test),
+            "mixture": mixture,
+            "chat_template": absolute(config.data.chat_template),
+        }
     )
     return config.model_copy(update={"model": model, "data": data})
 
@@ -104,16 +112,26 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     return os.fspath(folder.start_model)
 
 
+def in_steps(config: Config, folder: RunFolder) -> Config:
+    """Return a copy in which epochs are steps, now that the data is ready: what runs are made of knows only steps."""
+    examples = len(open_split(folder.data, "train"))
+    fft = config.fft.model_copy(update={"train": config.fft.train.in_steps(examples)})
+    return config.model_copy(update={"fft": fft, "train": config.train.in_steps(examples)})
+
+
 def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     """Return the tokenizer of a model, or the arithmetic task's own for a model made from settings.
 
+    It has the chat template of ``data.chat_template``, if that is given.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or no such chat template.
     """
     path = path or config.model.path
-    if path is not None:
-        return load_tokenizer(path)
-    return arithmetic.tokenizer()
+    tokenizer = arithmetic.tokenizer() if path is None else load_tokenizer(path)
+    if config.data.chat_template is not None:
+        tokenizer.chat_template = chat_template(config.data.chat_template)
+    return tokenizer
 
 
 def _skeleton(config: Config) -> torch.nn.Module:

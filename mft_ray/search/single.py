@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from mft_ray.config import Config
-from mft_ray.data.prepare import prepare
+from mft_ray.data.prepare import open_split, prepare
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import fingerprint, load_mask
@@ -53,6 +53,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         folder = RunFolder(root)
         with lock(folder):
             start = make_ready(config, folder)
+            train = train.in_steps(len(open_split(folder.data, "train")))
             job = TrainJob(
                 method="fft" if fft else "mft",
                 model=start,

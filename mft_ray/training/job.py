@@ -44,9 +44,11 @@ class TrainJob:
     rival: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an ``mft`` job without a mask, and the reverse."""
+        """Refuse an ``mft`` job without a mask, and the reverse; and a job of unknown length."""
         if (self.method == "mft") != (self.mask is not None):
             raise ValueError("method mft needs a mask, method fft has none")
+        if self.train.epochs is not None:
+            raise ValueError("epochs must have been turned into steps: preparation.in_steps")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import nn
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
+from mft_ray.data.prepare import TOKENIZER
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
 from mft_ray.training.backbone import DTYPES, load_model
@@ -67,7 +68,8 @@ class Trainer:
         self.job, self.kept, self.device = job, kept, kept.device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
-        self.tokenizer = kept.tokenizer(job.model)
+        # Not the model's: what is fine-tuned here is prompted by the data's chat template ever after.
+        self.tokenizer = kept.tokenizer(str(Path(job.data) / TOKENIZER))
         self.training = kept.split(job.data, "train")
         self.validation = kept.split(job.data, "validation").rows
         self.micro = micro_batch_size(job.train, job.scaling)

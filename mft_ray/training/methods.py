@@ -22,4 +22,4 @@ def cut_once(method: str, mask: MaskSettings, train: TrainConfig) -> tuple[MaskS
         train: of the learned mask.
     """
     settings = replace(mask, init=ONE_SHOT[method], schedule="constant", hardness="hard")
-    return settings, train.model_copy(update={"steps": 0})
+    return settings, train.model_copy(update={"steps": 0, "epochs": None})
