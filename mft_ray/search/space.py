@@ -9,13 +9,14 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from mft_ray.config import Config, FloatRange
+from mft_ray.domains import DOMAINS, Domain
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings, parse_layers, parse_pattern
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
 PAPER = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
 # Its best layer group for math, coding and instruction following, at 32 layers.
-PAPER_LAYERS = ("4-7", "20-23", "0-3")
+PAPER_LAYERS = tuple(domain.layers for domain in DOMAINS.values())
 # Of the trials at most one in so many goes to the paper's further groups: they are prior knowledge, not the search.
 _PAPER_SHARE = 8
 
@@ -52,7 +53,7 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
     Raises:
         UserError: a point of the user's has an unknown knob or a value that no mask can have.
     """
-    groups = paper_layers(depth)
+    groups = paper_layers(depth, config.data.domain)
     preset: dict[str, Any] = {**PAPER, "layers": groups[0]}
     if (fixed := _fixed_ratio(config.mask)) is not None:
         preset["ratio"] = fixed
@@ -84,14 +85,19 @@ def layer_groups(depth: int) -> list[str]:
     return list(dict.fromkeys(groups))
 
 
-def paper_layers(depth: int) -> list[str]:
+def paper_layers(depth: int, domain: Domain | None = None) -> list[str]:
     """Return the paper's best groups (math, coding, instruction following) that a model has.
 
     Where it has not even the first, 4-7, that is its deeper half.
+
+    Args:
+        depth: decoder layers.
+        domain: whose group comes first.
     """
     if depth < 8:
         return [f"{depth // 2}-{depth - 1}"]
-    return [group for group in PAPER_LAYERS if parse_layers(group)[-1] < depth]
+    groups = [group for group in PAPER_LAYERS if parse_layers(group)[-1] < depth]
+    return sorted(groups, key=lambda group: domain is None or group != domain.layers)
 
 
 def check_group(group: str, depth: int) -> None:
