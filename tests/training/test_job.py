@@ -69,3 +69,10 @@ def test_a_method_and_its_mask_go_together() -> None:
 def test_a_job_travels_to_workers() -> None:
     sent = job("mft", MaskSettings(layers="0-1"))
     assert pickle.loads(pickle.dumps(sent)) == sent
+
+
+def test_a_job_of_unknown_length_is_refused() -> None:
+    train = TrainConfig(epochs=2)
+    with pytest.raises(ValueError, match="epochs must have been turned into steps"):
+        TrainJob("fft", "model", "data", "out", train, EvaluationConfig(), ScalingConfig())
+    TrainJob("fft", "model", "data", "out", train.in_steps(60), EvaluationConfig(), ScalingConfig())
