@@ -67,9 +67,12 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
 def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not options.models or options.out is None:
         arguments.error("--tasks needs a MODEL and --out FOLDER")
+    names, data = options.tasks.split(","), dict(_pair(given) for given in options.data)
+    if unknown := sorted(data.keys() - set(names)):
+        raise UserError(f"--data names {', '.join(unknown)}, which --tasks does not.")
     evaluation = EvaluationConfig(
-        tasks=options.tasks.split(","),
-        task_data=dict(_pair(given) for given in options.data),
+        tasks=names,
+        task_data=data,
         task_limit=options.limit,
         task_batch_size=options.batch_size,
         chat=options.chat,
@@ -81,7 +84,7 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
     from mft_ray.training.backbone import load_tokenizer
 
     path, *masks = options.models
-    tasks = load_tasks(evaluation.tasks or [], evaluation, load_tokenizer(path), options.shots)
+    tasks = load_tasks(names, evaluation, load_tokenizer(path), options.shots)
     backbone = Backbone(path, options.dtype, options.before)
     judged = [backbone.itself(), *(backbone.having(mask) for mask in masks)]
     for line in benchmark(backbone, judged, tasks, Path(options.out).expanduser(), evaluation.task_batch_size):

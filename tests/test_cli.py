@@ -18,14 +18,20 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mft_ray import cli, evaluate, export, train, tune
+from mft_ray import cli, compare, evaluate, export, train, tune
 from mft_ray.data import arithmetic
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
 from mft_ray.training.backbone import load_model, load_tokenizer, new_model
 from mft_ray.training.export import save_model
 
-ENTRIES = {"tune": tune.main, "train": train.main, "evaluate": evaluate.main, "export": export.main}
+ENTRIES = {
+    "tune": tune.main,
+    "compare": compare.main,
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "export": export.main,
+}
 SMALL = {"max_position_embeddings": 32}
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, **SMALL}
 ARCHITECTURES: dict[str, tuple[dict[str, Any], torch.dtype]] = {
@@ -149,7 +155,7 @@ def test_a_users_mistake_ends_a_process_with_2_and_one_paragraph(
     ("entry", "arguments"),
     [
         ("tune", ["--confg", "x"]),
-        ("train", ["--method", "lora", "--config", "x", "--out", "y"]),
+        ("train", ["--method", "sft", "--config", "x", "--out", "y"]),
         ("evaluate", ["--config", "x", "--split", "train"]),
         ("export", ["--mask", "x"]),
     ],
@@ -188,11 +194,14 @@ def test_a_search_that_cannot_work_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_tune_takes_a_config_or_a_run_to_resume(config: Path, refused: Callable[[str, list[str]], str]) -> None:
+@pytest.mark.parametrize("entry", ["tune", "compare"])
+def test_a_long_command_takes_a_config_or_a_run_to_resume(
+    entry: str, config: Path, refused: Callable[[str, list[str]], str]
+) -> None:
     either = "Give either --config FILE for a new run or --resume RUN"
-    assert either in refused("tune", [])
-    assert either in refused("tune", ["--config", str(config), "--resume", "RUN"])
-    assert "--set cannot change it now" in refused("tune", ["--resume", "RUN", "--set", "search.trials=4"])
+    assert either in refused(entry, [])
+    assert either in refused(entry, ["--config", str(config), "--resume", "RUN"])
+    assert "--set cannot change it now" in refused(entry, ["--resume", "RUN", "--set", "search.trials=4"])
 
 
 def test_a_mask_run_on_a_layer_group_that_the_model_lacks(

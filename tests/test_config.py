@@ -85,6 +85,8 @@ def test_an_unknown_key_is_named_with_those_that_there_are(path: str, known: str
         ("mask.init", "zeros", "mask.init: got 'zeros'"),
         ("train.steps", -1, "train.steps: got -1"),
         ("train.steps", 1.5, "train.steps: got 1.5"),
+        ("train.epochs", 0, "train.epochs: got 0"),
+        ("fft.train", {"steps": 10, "epochs": 2}, "steps 10 and epochs 2 are both given; leave one out (epochs: null"),
         ("scaling.zero_stage", 4, "scaling.zero_stage: got 4"),
         ("scaling.cluster_grows_to", {"CPU": "many"}, "scaling.cluster_grows_to.CPU: got 'many'"),
         ("evaluation.metric", "f1", "evaluation.metric: got 'f1'"),
@@ -117,6 +119,18 @@ def test_differences_leave_the_other_defaults_alone() -> None:
     assert config.search.space.lr == LearningRateRange(low=2e-5, high=1e-3, log=True)
     config = parse_config(nested("search.space.ratio", {"high": 0.9}))
     assert config.search.space.ratio == MaskingRatioRange(low=0.02, high=0.9)
+
+
+def test_epochs_become_steps_once_the_data_is_known(file: Path) -> None:
+    sets = ["train.epochs=2", "train.batch_size=128", "fft.train.epochs=0.5"]
+    config = load_config(file, sets)
+    config.save(file)
+    assert load_config(file) == config  # saved with the default of steps, which nobody asked for
+    assert config.seeded() == config
+    known = config.train.in_steps(60_000)
+    assert (known.steps, known.epochs) == (938, None)
+    assert config.fft.train.in_steps(64).steps == 1
+    assert load_config(file, ["train.epochs=null", "train.steps=7"]).train.in_steps(60_000).steps == 7
 
 
 def test_a_single_layer_may_be_written_as_a_number() -> None:

@@ -5,7 +5,7 @@ saved beside every result, so that a run folder is enough to run again.
 """
 
 from mft_ray.config.comparison import CompareConfig
-from mft_ray.config.data import DataConfig, EvaluationConfig, Metric
+from mft_ray.config.data import DataConfig, EvaluationConfig, Metric, PartConfig
 from mft_ray.config.methods import METHODS, Method
 from mft_ray.config.search import (
     BudgetConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "Method",
     "Metric",
     "ModelConfig",
+    "PartConfig",
     "RunConfig",
     "ScalingConfig",
     "SearchConfig",

@@ -4,28 +4,58 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mft_ray.config.section import Section
+from mft_ray.domains import DOMAINS, Domain
 
 Metric = Literal["exact_match", "answer_logprob", "generated_match"]
+
+
+class PartConfig(Section):
+    """One source of a mixture. Its columns are found where they have known names."""
+
+    path: str = Field(description="JSONL/JSON/Parquet file, folder, or hub dataset id")
+    rows: int | None = Field(None, ge=1, description="the first so many, conversations where rows are trees; null: all")
+    messages_column: str | None = None
+    prompt_column: str | None = Field(None, description="with answer_column, instead of messages_column")
+    answer_column: str | None = None
 
 
 class DataConfig(Section):
     """Where examples come from and how they are split. The splits never share a prompt."""
 
-    task: Literal["arithmetic", "gsm8k", "chat"] = "chat"
-    train: str | None = Field(None, description="JSONL/JSON/Parquet file, or hub dataset id (gsm8k, chat)")
+    task: Literal["arithmetic", "gsm8k", "chat", "math", "coding", "instruction"] = Field(
+        "chat", description="math, coding, instruction: the paper's domains, see mft_ray.domains"
+    )
+    train: str | None = Field(None, description="JSONL/JSON/Parquet file, or hub dataset id; instead of a recipe")
+    mixture: list[PartConfig] = Field([], description="several sources instead of train, or of a domain's recipe")
     test: str | None = Field(None, description="file or hub id of the test split; else held out of train")
     n_train: int | None = Field(None, ge=1, description="training examples; null takes all that are left")
     n_validation: int = Field(200, ge=2)
     n_test: int = Field(1000, ge=2)
     max_length: int = Field(1024, ge=8, description="tokens; longer examples are cut at the end")
-    prompt_column: str | None = Field(None, description="chat: with answer_column, instead of messages")
+    prompt_column: str | None = Field(None, description="of train and test: with answer_column, instead of messages")
     answer_column: str | None = None
-    messages_column: str = "messages"
+    messages_column: str | None = Field(None, description="null: messages for chat; a domain finds columns by name")
+    chat_template: str | None = Field(
+        None, description="tulu, a Jinja file or its text, for a tokenizer without one; null: the tokenizer's own"
+    )
     digits: int = Field(2, ge=1, le=4, description="arithmetic: digits of each operand")
     seed: int = Field(0, description="what is generated and how it is split")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if self.mixture and self.train is not None:
+            raise ValueError("give one of train and mixture; a mixture of one part is train with a number of rows")
+        if self.mixture and self.task in ("arithmetic", "gsm8k"):
+            raise ValueError(f"task {self.task} has no mixture; for a mixture use chat, math, coding or instruction")
+        return self
+
+    @property
+    def domain(self) -> Domain | None:
+        """The paper's domain that the task is, if it is one."""
+        return DOMAINS.get(self.task)
 
 
 class EvaluationConfig(Section):

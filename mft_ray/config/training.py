@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -34,6 +35,7 @@ class TrainConfig(Section):
     """One training run; the same fields for FFT and for masks."""
 
     steps: int = Field(300, ge=0, description="optimizer steps at most; 0 only evaluates the start")
+    epochs: float | None = Field(None, gt=0, description="instead of steps: passes over the training split")
     max_tokens: int | None = Field(None, ge=1, description="stop after so many input tokens")
     batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
     micro_batch_size: int | None = Field(None, ge=1, description="examples per forward per worker")
@@ -54,6 +56,26 @@ class TrainConfig(Section):
     eval_batch_size: int = Field(64, ge=1)
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a new best")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        # A tree that was saved has every default in it: steps by default are steps that nobody asked for.
+        if self.epochs is not None and self.steps != type(self).model_fields["steps"].default:
+            raise ValueError(
+                f"steps {self.steps} and epochs {self.epochs:g} are both given; leave one out (epochs: null where a "
+                "file has them and steps are wanted)"
+            )
+        return self
+
+    def in_steps(self, examples: int) -> TrainConfig:
+        """Return the same with epochs turned into steps, once the training split is known.
+
+        Args:
+            examples: in the training split. The last step's batch may reach into one epoch more.
+        """
+        if self.epochs is None:
+            return self
+        return self.model_copy(update={"steps": math.ceil(self.epochs * examples / self.batch_size), "epochs": None})
 
 
 class ScalingConfig(Section):

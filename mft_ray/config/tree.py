@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
@@ -45,10 +45,18 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
 
+    @model_validator(mode="after")
+    def _data_of_tasks(self) -> Config:
+        if unknown := sorted(self.evaluation.task_data.keys() - set(self.tasks)):
+            raise ValueError(f"evaluation.task_data names {', '.join(unknown)}, which evaluation.tasks does not")
+        return self
+
     @property
     def tasks(self) -> list[str]:
         """The benchmark tasks that judged models are scored on."""
-        return list(self.evaluation.tasks or [])
+        if self.evaluation.tasks is not None:
+            return self.evaluation.tasks
+        return list(self.data.domain.tasks) if self.data.domain else []
 
     def seeded(self) -> Config:
         """Return a copy in which ``run.seed`` has been added to every other seed."""

@@ -108,19 +108,12 @@ def _with_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_len
     tokens: list[int] = []
     labels: list[int] = []
     prompt_ids: list[int] = []
-    answer = example.answer
+    answer, text = example.answer, ""
     for turn in turns:
-        before = _apply(example, tokenizer, turn, prompted=True)
+        before, text = _continued(tokens, text, example, tokenizer, turn, prompted=True)
         if labels and len(before) >= max_length:
             break
-        through = _apply(example, tokenizer, turn + 1, prompted=False)
-        if before[: len(tokens)] != tokens or through[: len(before)] != before:
-            raise UserError(
-                f"The tokenizer's chat template cannot be used: in example {example.id} the tokens before "
-                f"message {turn + 1}, an answer, change once the conversation goes on, so it cannot be said "
-                "which tokens are the answer. Use data whose conversations have one answer, or a chat "
-                "template that only ever appends (set chat_template in the tokenizer's folder)."
-            )
+        through, text = _continued(before, text, example, tokenizer, turn + 1, prompted=False)
         # Templates write a newline after the end-of-sequence token, which a model that stops never gets to.
         end = max((at + 1 for at, token in enumerate(through) if token == eos_id), default=0)
         end = end if end > len(before) else len(through)
@@ -138,11 +131,31 @@ def _with_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_len
     }
 
 
-def _apply(example: Example, tokenizer: PreTrainedTokenizerBase, upto: int, prompted: bool) -> list[int]:
+def _continued(
+    tokens: list[int], text: str, example: Example, tokenizer: PreTrainedTokenizerBase, upto: int, prompted: bool
+) -> tuple[list[int], str]:
+    """Return the conversation up to a message, as tokens that begin with the given ones and as text."""
+    whole: str = _apply(example, tokenizer, upto, prompted, tokenize=False)
+    found: list[int] = _apply(example, tokenizer, upto, prompted, tokenize=True)
+    if found[: len(tokens)] == tokens:
+        return found, whole
+    if whole.startswith(text):
+        # Tokens that span the border, such as a newline before the answer and one at its start: the model is
+        # prompted by what stands before, and what it says is tokens of their own.
+        return [*tokens, *tokenizer(whole[len(text) :], add_special_tokens=False).input_ids], whole
+    raise UserError(
+        f"The tokenizer's chat template cannot be used: in example {example.id} the tokens before "
+        f"message {upto}, an answer, change once the conversation goes on, so it cannot be said "
+        "which tokens are the answer. Use data whose conversations have one answer, or a chat "
+        "template that only ever appends (data.chat_template)."
+    )
+
+
+def _apply(example: Example, tokenizer: PreTrainedTokenizerBase, upto: int, prompted: bool, tokenize: bool) -> Any:
     messages: list[Message] = list(example.messages[:upto])
     try:
-        tokens: Any = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=False, add_generation_prompt=prompted
+        return tokenizer.apply_chat_template(
+            messages, tokenize=tokenize, return_dict=False, add_generation_prompt=prompted
         )
     except TemplateError as error:
         raise UserError(
@@ -150,4 +163,3 @@ def _apply(example: Example, tokenizer: PreTrainedTokenizerBase, upto: int, prom
             f"{', '.join(message['role'] for message in messages)}): {error}. Give conversations that it "
             "takes."
         ) from error
-    return list(tokens)

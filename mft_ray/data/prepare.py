@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -16,7 +18,10 @@ from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
 from mft_ray.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "validation", "test")
+TOKENIZER = "tokenizer"  # what they were encoded with, its chat template included
 _TOKENS = datasets.List(datasets.Value("int32"))
 _FEATURES = datasets.Features(
     {
@@ -29,8 +34,13 @@ _FEATURES = datasets.Features(
 )
 
 
-def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Load, split and encode the data, and save it at `folder`, whole or not at all.
+def prepare(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    say: Callable[[str], None] = logger.info,
+) -> None:
+    """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
 
     Data that was there before is replaced.
 
@@ -38,12 +48,13 @@ def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, folder: Path
         config: where examples come from and how they split.
         tokenizer: of the model.
         folder: where the splits go, on a disk that every node sees.
+        say: told how many rows each part of a mixture gave.
 
     Raises:
         UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
     """
     encoded = datasets.DatasetDict()
-    for split, examples in load(config).items():
+    for split, examples in load(config, say).items():
         rows = encode(examples, tokenizer, config.max_length, split=f"The {split} split")
         encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +62,7 @@ def prepare(config: DataConfig, tokenizer: PreTrainedTokenizerBase, folder: Path
     try:
         with quiet():
             encoded.save_to_disk(str(partial))
+            tokenizer.save_pretrained(str(partial / TOKENIZER))
         if folder.exists():  # a folder cannot be renamed over another
             old = partial.with_name(partial.name + "-old")
             os.replace(folder, old)

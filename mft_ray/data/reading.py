@@ -78,15 +78,20 @@ def locate(given: str, setting: str, split: str) -> Source:
     return Source(owner_name, local=False, name=name or None, split=named_split or split)
 
 
-def read(source: Source, setting: str) -> list[dict[str, Any]]:
-    """All rows of a source, in its order.
+def read(source: Source, setting: str, first: int | None = None) -> list[dict[str, Any]]:
+    """Rows of a source, in its order.
+
+    Args:
+        source: where they are.
+        setting: the setting that it was given for, named in errors.
+        first: at most so many; None reads all.
 
     Raises:
         UserError: the file is broken, or the hub dataset cannot be had.
     """
     try:
         with quiet():
-            return _read_local(source) if source.local else _read_hub(source)
+            return _read_local(source, first) if source.local else _read_hub(source, first)
     except Exception as error:  # whatever `datasets` raises here is about what the user gave
         cause = error.__cause__ or error
         reason = " ".join(f"{type(cause).__name__}: {cause}".split()).removesuffix(".")
@@ -117,21 +122,23 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _read_local(source: Source) -> list[dict[str, Any]]:
+def _read_local(source: Source, first: int | None) -> list[dict[str, Any]]:
     path = Path(source.path)
     if path.is_file() and not path.stat().st_size:
         return []
     # A local file is its own cache: leave no second copy of it in the user's home.
     with tempfile.TemporaryDirectory(prefix="mft_ray-") as cache:
         if path.is_dir():
-            loaded = datasets.load_dataset(str(path), split=source.split, cache_dir=cache, keep_in_memory=True)
+            given: dict[str, Any] = {"path": str(path)}
         else:
-            builder = BUILDERS[path.suffix.lower()]
-            loaded = datasets.load_dataset(
-                builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True
-            )
-        return list(loaded)
+            given = {"path": BUILDERS[path.suffix.lower()], "data_files": str(path)}
+        split = _slice(source.split or "train", first)
+        return list(datasets.load_dataset(**given, split=split, cache_dir=cache, keep_in_memory=True))
 
 
-def _read_hub(source: Source) -> list[dict[str, Any]]:
-    return list(datasets.load_dataset(source.path, source.name, split=source.split))
+def _read_hub(source: Source, first: int | None) -> list[dict[str, Any]]:
+    return list(datasets.load_dataset(source.path, source.name, split=_slice(source.split or "train", first)))
+
+
+def _slice(split: str, first: int | None) -> str:
+    return split if first is None else f"{split}[:{first}]"

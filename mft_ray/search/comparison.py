@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -17,6 +17,7 @@ from mft_ray.evaluation.statistics import interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
 from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.preparation import in_steps
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, made, score_on_test
 from mft_ray.search.session import Session, session
@@ -84,7 +85,8 @@ def compare(config: Config | None, resume: str | None = None) -> RunFolder:
     if config is not None:
         entries(config)
     with session(config, resume) as run:
-        _run(run, entries(run.config))
+        rows = [replace(row, config=in_steps(row.config, run.folder)) for row in entries(run.config)]
+        _run(replace(run, config=in_steps(run.config, run.folder)), rows)
     return run.folder
 
 
@@ -106,7 +108,7 @@ def _run(run: Session, rows: Sequence[Entry]) -> None:
         scores = {("test", metric): values for metric, values in score_on_test(group, subjects, config, folder).items()}
     if config.tasks:
         say(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
-        scores |= score_on_tasks(subjects, config, config.scaling, run.concurrent, folder.work / "tasks")
+        scores |= score_on_tasks(subjects, config, folder, config.scaling, run.concurrent)
     content = {
         "backbone": baseline.model,
         "validation_metric": config.evaluation.watched,

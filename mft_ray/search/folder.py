@@ -38,6 +38,7 @@ class RunFolder:
         self.methods = root / "methods"
         self.trials = self.work / "trials"
         self.scores = self.work / "scores"
+        self.tasks = self.work / "tasks"
         self.tune = self.work / "tune"
 
     def trial(self, trial_id: str) -> Path:

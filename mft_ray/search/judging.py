@@ -45,7 +45,7 @@ def judge_winner(
     verdict = judge(metric, *compared, resamples, config.search.method)
     verdict["trial_id"] = row["trial_id"]
     if config.tasks:
-        tasks = score_on_tasks(subjects, config, config.scaling, concurrent, folder.work / "tasks")
+        tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent)
         values |= {f"{task}: {name}": by_name for (task, name), by_name in tasks.items()}
     verdict["extra"] = [
         {

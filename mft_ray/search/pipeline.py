@@ -15,6 +15,7 @@ from mft_ray.search.baseline import fft_baseline, fft_workers
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.judging import judge_winner
+from mft_ray.search.preparation import in_steps
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
 from mft_ray.search.session import session
@@ -36,7 +37,7 @@ def search(config: Config | None, resume: str | None = None) -> RunFolder:
         UserError: something given cannot work; a new run has then written nothing.
     """
     with session(config, resume) as run:
-        _run(run.config, run.folder, run.start, run.concurrent)
+        _run(in_steps(run.config, run.folder), run.folder, run.start, run.concurrent)
     return run.folder
 
 

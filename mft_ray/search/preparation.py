@@ -11,11 +11,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.config import Config
 from mft_ray.data import arithmetic
-from mft_ray.data.prepare import prepare
+from mft_ray.data.mixture import locate_test, locate_training
+from mft_ray.data.prepare import open_split, prepare
+from mft_ray.data.template import chat_template
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.search.benchmark import load_tasks
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import say
 from mft_ray.search.space import apply, build_space, points_to_evaluate
 from mft_ray.training.backbone import check_path, load_tokenizer, new_model
 from mft_ray.training.batches import micro_batch_size
@@ -44,16 +47,19 @@ def check(config: Config) -> None:
             "fine-tuned already. Use continued_fft, or leave fft.given out."
         )
     _check_before(config)
+    if config.data.task != "arithmetic":
+        locate_training(config.data), locate_test(config.data)
+    if config.data.chat_template is not None:
+        chat_template(config.data.chat_template)
     skeleton = _skeleton(config)
     select(skeleton, config.mask.layers, config.mask.target)
     build_space(config, depth(skeleton))
     for point in points_to_evaluate(config, depth(skeleton)):
         chosen = apply(config, point).mask
         select(skeleton, chosen.layers, chosen.target)
-    _check_tasks(config)
 
 
-def _check_tasks(config: Config) -> None:
+def check_tasks(config: Config) -> None:
     """Refuse benchmark tasks that cannot be run, before hours are spent on what they are to judge.
 
     Raises:
@@ -89,7 +95,15 @@ def with_absolute_paths(config: Config) -> Config:
     model = config.model.model_copy(
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
     )
-    data = config.data.model_copy(update={"train": absolute(config.data.train), "test": absolute(config.data.test)})
+    mixture = [part.model_copy(update={"path": absolute(part.path)}) for part in config.data.mixture]
+    data = config.data.model_copy(
+        update={
+            "train": absolute(config.data.train),
+            "test": absolute(config.data.test),
+            "mixture": mixture,
+            "chat_template": absolute(config.data.chat_template),
+        }
+    )
     tasks = {name: absolute(path) or path for name, path in config.evaluation.task_data.items()}
     evaluation = config.evaluation.model_copy(update={"task_data": tasks})
     return config.model_copy(update={"model": model, "data": data, "evaluation": evaluation})
@@ -103,7 +117,7 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     """
     tokenizer = tokenizer_of(config)
     if not folder.data.exists():
-        prepare(config.data, tokenizer, folder.data)
+        prepare(config.data, tokenizer, folder.data, say)
     if config.model.path is not None:
         local = Path(config.model.path).expanduser()
         return str(local.resolve()) if local.is_dir() else config.model.path
@@ -116,16 +130,26 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     return os.fspath(folder.start_model)
 
 
+def in_steps(config: Config, folder: RunFolder) -> Config:
+    """Return a copy in which epochs are steps, now that the data is ready: what runs are made of knows only steps."""
+    examples = len(open_split(folder.data, "train"))
+    fft = config.fft.model_copy(update={"train": config.fft.train.in_steps(examples)})
+    return config.model_copy(update={"fft": fft, "train": config.train.in_steps(examples)})
+
+
 def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     """Return the tokenizer of a model, or the arithmetic task's own for a model made from settings.
 
+    It has the chat template of ``data.chat_template``, if that is given.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or no such chat template.
     """
     path = path or config.model.path
-    if path is not None:
-        return load_tokenizer(path)
-    return arithmetic.tokenizer()
+    tokenizer = arithmetic.tokenizer() if path is None else load_tokenizer(path)
+    if config.data.chat_template is not None:
+        tokenizer.chat_template = chat_template(config.data.chat_template)
+    return tokenizer
 
 
 def _skeleton(config: Config) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from mft_ray.errors import UserError
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import check, make_ready, with_absolute_paths
+from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths
 from mft_ray.search.progress import say
 
 
@@ -51,6 +51,7 @@ def session(config: Config | None, resume: str | None = None) -> Iterator[Sessio
     config = with_absolute_paths(config)
     seeded = config.seeded()
     check(seeded)
+    check_tasks(seeded)
     folder = open_folder(config, resume)
     with connected():
         concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)

@@ -15,7 +15,7 @@ from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, runs_home
-from mft_ray.search.preparation import check, make_ready, tokenizer_of, with_absolute_paths
+from mft_ray.search.preparation import check, in_steps, make_ready, tokenizer_of, with_absolute_paths
 from mft_ray.search.progress import Lines
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.stopping import Patience
@@ -50,6 +50,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         folder = RunFolder(root)
         with lock(folder):
             start = make_ready(config, folder)
+            config = in_steps(config, folder)
             job = train_job(
                 method,
                 config,

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from mft_ray.config import Config, FloatRange
+from mft_ray.domains import DOMAINS, Domain
 from mft_ray.errors import UserError
 from mft_ray.masking import parse_layers, parse_pattern
 from mft_ray.training.recipes import MASKED
@@ -16,7 +17,7 @@ from mft_ray.training.recipes import MASKED
 # The reference protocol: arXiv 2503.22764, section on implementation.
 PAPER: dict[str, Any] = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
 # Its best layer group for math, coding and instruction following, at 32 layers.
-PAPER_LAYERS = ("4-7", "20-23", "0-3")
+PAPER_LAYERS = tuple(domain.layers for domain in DOMAINS.values())
 # Of the trials at most one in so many goes to the paper's further groups: they are prior knowledge, not the search.
 _PAPER_SHARE = 8
 
@@ -66,7 +67,9 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
             check_group(points[-1]["layers"], depth)
         apply(config, points[-1])
     further = config.search.trials // _PAPER_SHARE - 1 if config.search.method in MASKED else 0
-    return points + [{**preset, "layers": group} for group in paper_layers(depth)[1:][: max(further, 0)]]
+    return points + [
+        {**preset, "layers": group} for group in paper_layers(depth, config.data.domain)[1:][: max(further, 0)]
+    ]
 
 
 def _preset(config: Config, depth: int) -> dict[str, Any]:
@@ -79,7 +82,11 @@ def _preset(config: Config, depth: int) -> dict[str, Any]:
         lr = fft.continued_lr or fft.train.lr if method == "continued_fft" else fft.train.lr
         return {"lr": lr, "weight_decay": fft.train.weight_decay, "dropout": fft.train.dropout}
     fixed = _fixed_ratio(config)
-    preset = {**PAPER, "ratio": PAPER["ratio"] if fixed is None else fixed, "layers": paper_layers(depth)[0]}
+    preset = {
+        **PAPER,
+        "ratio": PAPER["ratio"] if fixed is None else fixed,
+        "layers": paper_layers(depth, config.data.domain)[0],
+    }
     # What else a learned mask could choose is what makes another method of it.
     return preset if method == "mft" else {knob: preset[knob] for knob in ("ratio", "layers", "target")}
 
@@ -95,14 +102,19 @@ def layer_groups(depth: int) -> list[str]:
     return list(dict.fromkeys(groups))
 
 
-def paper_layers(depth: int) -> list[str]:
+def paper_layers(depth: int, domain: Domain | None = None) -> list[str]:
     """Return the paper's best groups (math, coding, instruction following) that a model has.
 
     Where it has not even the first, 4-7, that is its deeper half.
+
+    Args:
+        depth: decoder layers.
+        domain: whose group comes first.
     """
     if depth < 8:
         return [f"{depth // 2}-{depth - 1}"]
-    return [group for group in PAPER_LAYERS if parse_layers(group)[-1] < depth]
+    groups = [group for group in PAPER_LAYERS if parse_layers(group)[-1] < depth]
+    return sorted(groups, key=lambda group: domain is None or group != domain.layers)
 
 
 def check_group(group: str, depth: int) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import ray
 
 from mft_ray.config import Config, ScalingConfig
+from mft_ray.data.prepare import TOKENIZER
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.search.benchmark import benchmark, load_tasks, texts_file
+from mft_ray.search.folder import RunFolder
 from mft_ray.search.judged import Backbone
 from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
@@ -19,16 +21,16 @@ from mft_ray.training.group import worker_environment, worker_resources
 
 
 def score_on_tasks(
-    subjects: Sequence[Subject], config: Config, scaling: ScalingConfig, at_once: int, out: Path
+    subjects: Sequence[Subject], config: Config, folder: RunFolder, scaling: ScalingConfig, at_once: int
 ) -> dict[tuple[str, str], dict[str, list[float]]]:
     """Evaluate models on the configuration's tasks; what was generated before is not generated again.
 
     Args:
         subjects: what to evaluate; their names tell them apart.
         config: names the tasks.
+        folder: of the run: prompts, texts and scores go there, and what is there is continued.
         scaling: each process asks for what one worker does.
         at_once: processes at the most.
-        out: folder for prompts, texts and scores, seen by every node; what is in it is continued.
 
     Returns:
         By task and the metric that it is known by, then by subject, one score per example.
@@ -36,6 +38,7 @@ def score_on_tasks(
     Raises:
         RunFailed: a process failed on every allowed try.
     """
+    out = folder.tasks
     resources = worker_resources(scaling)
     remote = ray.remote(
         num_cpus=resources["CPU"],
@@ -44,7 +47,10 @@ def score_on_tasks(
         runtime_env={"env_vars": worker_environment()},
     )(_evaluate)
     shares = [list(subjects[first::at_once]) for first in range(min(at_once, len(subjects)))]
-    going = [remote.options(num_returns="streaming").remote(share, config, str(out)) for share in shares]
+    going = [
+        remote.options(num_returns="streaming").remote(share, config, str(out), str(folder.data / TOKENIZER))
+        for share in shares
+    ]
     while going:
         [ready], going = ray.wait(going, num_returns=1)
         try:
@@ -73,10 +79,10 @@ def _example_scores(out: Path, subject: str, task: str, metric: str) -> list[flo
     return [sum(row) / len(row) if isinstance(row, list) else row for row in rows]
 
 
-def _evaluate(subjects: list[Subject], config: Config, out: str) -> Iterator[str]:
+def _evaluate(subjects: list[Subject], config: Config, out: str, tokenizer: str) -> Iterator[str]:
     """Evaluate some models after one another; the tasks, and a backbone that the next one shares, stay in memory."""
     backbone: Backbone | None = None
-    tasks = load_tasks(config.tasks, config.evaluation, load_tokenizer(subjects[0].model))
+    tasks = load_tasks(config.tasks, config.evaluation, load_tokenizer(tokenizer))
     for subject in subjects:
         if backbone is None or backbone.path != subject.model:
             backbone = Backbone(subject.model, config.model.dtype, subject.before)

@@ -48,9 +48,11 @@ class TrainJob:
     decides: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a job that would train two things."""
+        """Refuse a job that would train two things, or that is of unknown length."""
         if self.mask is not None and self.lora is not None:
             raise ValueError("a job trains a mask or an adapter, not both")
+        if self.train.epochs is not None:
+            raise ValueError("epochs must have been turned into steps: preparation.in_steps")
 
     @property
     def frozen(self) -> bool:

@@ -67,9 +67,9 @@ class Kept:
         self._things.pop("model", None)
         return load_with(job.model, job.artifact, job.dtype, job.attention, job.before).to(self.device)
 
-    def tokenizer(self, model: str) -> Tokenizer:
-        """Return the tokenizer of a model."""
-        return self._keep("tokenizer", model, lambda: load_tokenizer(model))
+    def tokenizer(self, path: str) -> Tokenizer:
+        """Return the tokenizer of a model, or of prepared data."""
+        return self._keep("tokenizer", path, lambda: load_tokenizer(path))
 
     def split(self, data: str, name: str) -> Split:
         """Return a split of prepared data."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
+from mft_ray.data.prepare import TOKENIZER
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.training import memory
 from mft_ray.training.artifacts import size_of
@@ -69,7 +70,8 @@ class Trainer:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
         memory.begin(self.device)
-        self.tokenizer = kept.tokenizer(job.model)
+        # Not the model's: what is fine-tuned here is prompted by the data's chat template ever after.
+        self.tokenizer = kept.tokenizer(str(Path(job.data) / TOKENIZER))
         self.training = kept.split(job.data, "train")
         self.validation = kept.split(job.data, "validation").rows
         self.micro = micro_batch_size(job.train, job.scaling)

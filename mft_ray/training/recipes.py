@@ -49,7 +49,7 @@ def recipe(method: str, config: Config) -> Recipe:
     mask, train = config.mask, config.train
     if method in ONE_SHOT:
         settings = replace(mask, init=ONE_SHOT[method], schedule="constant", hardness="hard", rule="ratio")
-        return Recipe(train.model_copy(update={"steps": 0}), settings)
+        return Recipe(train.model_copy(update={"steps": 0, "epochs": None}), settings)
     if method == "movement":
         # From zero Adam's steps scale with the learning rate and so do the scores: their order, and so the mask, do not
         # depend on it. What is removed before scores have moved would be chance: the ratio is annealed.

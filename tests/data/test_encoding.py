@@ -159,6 +159,34 @@ def test_a_template_that_rewrites_is_refused(template: str) -> None:
         encode([conversation("hi", "hello", "2+2?", "4")], characters(template), 99)
 
 
+def test_tokens_that_span_the_border_of_an_answer_are_parted_there() -> None:
+    """As Llama 3's tokenizer, which has a token for any number of newlines."""
+    tokenizer = Tokenizer(
+        models.WordLevel({token: index for index, token in enumerate(["<eos>", "?", ":", "\n", "\n\n", "a", "b"])}, "?")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+|<eos>|."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    lines = "{% for m in messages %}{{ m.content + ('<eos>' if m.role == 'assistant' else ':\n') }}{% endfor %}"
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", chat_template=lines)
+    assert fast.tokenize("a:\n\nb") == ["a", ":", "\n\n", "b"]
+    (row,) = encode([conversation("a", "\nb", "b", "a")], fast, 99)
+    assert fast.convert_ids_to_tokens(row["input_ids"]) == [
+        "a",
+        ":",
+        "\n",
+        "\n",
+        "b",
+        "<eos>",
+        "b",
+        ":",
+        "\n",
+        "a",
+        "<eos>",
+    ]
+    assert labelled(row, fast) == ["\nb<eos>", "a<eos>"]
+    assert fast.decode(row["prompt_ids"]) == "a:\n\nb<eos>b:\n"
+
+
 def test_a_template_that_refuses_the_conversation_is_quoted() -> None:
     with pytest.raises(UserError, match=r"example x.*roles must alternate"):
         encode([conversation("hi", "hello")], characters(REFUSES), 99)

@@ -219,7 +219,7 @@ def test_missing_columns_are_named_beside_those_there_are(tmp_path: Path) -> Non
     [
         ({"messages": "hello"}, "a list of messages belongs"),
         ({"messages": ["hello"]}, "a list of messages belongs"),
-        ({"messages": [{"from": "human", "value": "hi"}]}, "needs a role"),
+        ({"messages": [{"speaker": "human", "text": "hi"}]}, "needs a role"),
         ({"messages": [{"role": "user", "content": 3}]}, "content that is text"),
     ],
 )

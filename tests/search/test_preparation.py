@@ -15,7 +15,7 @@ from mft_ray.data.prepare import SPLITS, open_split
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
-from mft_ray.search.preparation import check, make_ready
+from mft_ray.search.preparation import check, make_ready, with_absolute_paths
 from mft_ray.training.backbone import load_model, load_tokenizer, new_model
 from mft_ray.training.export import save_model
 
@@ -110,6 +110,27 @@ def test_a_model_without_its_tokenizer_is_refused(tiny, tmp_path, rows, model_fo
     data = {**CHAT, **SIZES, "train": str(rows)}
     message = _refused({**tiny, "model": {"path": str(folder)}, "data": data}, tmp_path)
     assert f"Cannot load a tokenizer from {folder}" in message
+
+
+@pytest.mark.parametrize("source", ["mixture", "train", "test"])
+def test_missing_data_is_refused_before_a_ray_starts(tiny, tmp_path, model_folder, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jsonl").touch()
+    monkeypatch.setattr("mft_ray.search.session.connected", None)
+    parts = [{"path": "here.jsonl"}, {"path": "missing.jsonl", "rows": 5}]
+    data = {"task": "math", **({"mixture": parts} if source == "mixture" else {source: "missing.jsonl"})}
+    message = _refused({**tiny, "model": {"path": str(model_folder)}, "data": data}, tmp_path)
+    setting = {"mixture": "data.mixture[1].path"}.get(source, f"data.{source}")
+    assert f"{setting} is 'missing.jsonl', but there is no such file" in message
+
+
+def test_local_data_can_be_found_from_any_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jsonl").touch()
+    parts = [{"path": "here.jsonl", "rows": 5}, {"path": "owner/name:configuration"}]
+    config = with_absolute_paths(parse_config({**tiny, "data": {"task": "chat", "mixture": parts}}))
+    assert [part.path for part in config.data.mixture] == [str(tmp_path / "here.jsonl"), "owner/name:configuration"]
+    assert config.data.mixture[0].rows == 5
 
 
 def test_a_run_folder_in_use_is_refused(tiny, tmp_path):

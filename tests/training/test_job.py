@@ -3,14 +3,15 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
+from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
-from mft_ray.training.job import Evaluation, Outcome, TrainJob, write_json
+from mft_ray.training.job import Cost, Evaluation, Outcome, TrainJob, write_json
 from mft_ray.training.loop import best_index
 
 START = Evaluation(0, -1.5, 0.1, 0, 0.5, math.nan, 0.0, False)
@@ -23,8 +24,10 @@ def job(method: Any, mask: MaskSettings | None) -> TrainJob:
 
 def test_an_outcome_comes_back_as_it_went(tmp_path: Path) -> None:
     path = tmp_path / "outcome.json"
-    Outcome("plateau", [START, LATER], 1).save(path)
+    cost = Cost(640, 1e9, 2.5, 2e8, 1000, 4000)
+    Outcome("plateau", [START, LATER], 1, cost=cost).save(path)
     loaded = Outcome.load(path)
+    assert loaded.cost == cost
     assert loaded.stopped_reason == "plateau"
     assert loaded.best_evaluation == loaded.history[1] == LATER
     assert math.isnan(loaded.history[0].loss)
@@ -60,12 +63,20 @@ def test_the_best_is_eligible_and_the_earliest_of_equals() -> None:
     assert best_index([]) is None
 
 
-def test_a_method_and_its_mask_go_together() -> None:
-    for method, mask in (("mft", None), ("fft", MaskSettings())):
-        with pytest.raises(ValueError, match="method mft needs a mask, method fft has none"):
-            job(method, mask)
+def test_a_job_trains_one_thing() -> None:
+    assert job("mft", MaskSettings()).frozen
+    assert not job("fft", None).frozen
+    with pytest.raises(ValueError, match="a mask or an adapter, not both"):
+        replace(job("mft", MaskSettings()), lora=LoraConfig())
 
 
 def test_a_job_travels_to_workers() -> None:
     sent = job("mft", MaskSettings(layers="0-1"))
     assert pickle.loads(pickle.dumps(sent)) == sent
+
+
+def test_a_job_of_unknown_length_is_refused() -> None:
+    train = TrainConfig(epochs=2)
+    with pytest.raises(ValueError, match="epochs must have been turned into steps"):
+        TrainJob("fft", "model", "data", "out", train, EvaluationConfig(), ScalingConfig())
+    TrainJob("fft", "model", "data", "out", train.in_steps(60), EvaluationConfig(), ScalingConfig())

@@ -73,10 +73,12 @@ def test_movement_starts_at_zero_and_is_annealed(config: Config) -> None:
     assert annealed.schedule == "anneal"
 
 
-def test_a_job_trains_one_thing(config: Config) -> None:
+def test_a_job_is_of_its_method(config: Config) -> None:
     job = train_job("lora", config, model="m", data="d", out="o", scaling=ScalingConfig())
-    assert (job.method, job.frozen, job.mask) == ("lora", True, None)
-    with pytest.raises(ValueError, match="a mask or an adapter"):
-        train_job("lora", config, model="m", data="d", out="o", scaling=ScalingConfig()).__class__(
-            **{**job.__dict__, "mask": LEARNED}
-        )
+    assert (job.method, job.frozen, job.mask, job.lora) == ("lora", True, None, config.lora)
+
+
+@pytest.mark.parametrize("method", ONE_SHOT)
+def test_what_is_cut_once_has_no_epochs(method: str, config: Config) -> None:
+    epochs = config.model_copy(update={"train": TrainConfig(epochs=2)})
+    assert recipe(method, epochs).train.in_steps(100).steps == 0

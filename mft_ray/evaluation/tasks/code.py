@@ -33,7 +33,8 @@ class CodeTask(Task):
         if not options.allow_code_execution:
             raise UserError(
                 f"The task {name} runs programs that the model writes. They run without files, network and other "
-                "processes, with limits on time and memory; allow that with --allow-code-execution, or leave it out."
+                "processes, with limits on time and memory; allow that with --allow-code-execution (in a configuration "
+                "evaluation.allow_code_execution), or leave it out."
             )
         if options.chat is not None:
             raise UserError(f"The task {name} completes programs; it has no form for chats. Leave --chat or it out.")
