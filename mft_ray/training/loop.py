@@ -81,7 +81,7 @@ class Trainer:
 
         def calibrate() -> None:
             for row in self.training.rows[:_CALIBRATION]:  # one by one: padding would count as input
-                with self.flops.counted(("calibration", len(row["input_ids"]))):
+                with self.flops.counted("calibration", 1, len(row["input_ids"])):
                     model(input_ids=self._batch([row])["input_ids"])
 
         self.flops = Flops()
@@ -209,7 +209,7 @@ class Trainer:
         for start in range(0, len(mine), self.micro):
             batch = self._batch([self.training.rows[index] for index in mine[start : start + self.micro]])
             labels = batch.pop("labels")
-            with self.flops.counted(labels.shape):
+            with self.flops.counted("training", *labels.shape):
                 logits = self.engine(**batch, use_cache=False).logits
                 nll = torch.nn.functional.cross_entropy(
                     logits[:, :-1].float().flatten(0, 1),
