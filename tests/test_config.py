@@ -270,7 +270,7 @@ def test_a_saved_config_is_complete(file: Path) -> None:
 
 
 def test_shipped_search_spaces_are_valid() -> None:
-    files = sorted((Path(__file__).parents[1] / "tune_spaces").glob("*.yaml"))
+    files = sorted((Path(__file__).parents[1] / "tune_spaces").rglob("*.yaml"))
     assert files
     for path in files:
         load_config(path)

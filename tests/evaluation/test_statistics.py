@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mft_ray.evaluation.statistics import paired, standard_error
+from mft_ray.evaluation.statistics import interval, paired, right_or_wrong, standard_error
 
 pairs_of_bits = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=60)
 
@@ -133,3 +133,31 @@ def test_standard_error() -> None:
     assert standard_error(bits) == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
     with pytest.raises(ValueError, match="at least two"):
         standard_error([1.0])
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    # Newcombe (1998), table I: 15 of 148 and 0 of 20.
+    assert interval([1.0] * 15 + [0.0] * 133, binary=True) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert interval([0.0] * 20, binary=True) == pytest.approx((0, 0.1611), abs=1e-4)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = [1.0, 2.0, 4.0]
+    reach = 4.302653 * np.std(values, ddof=1) / math.sqrt(3)
+    assert interval(values, binary=False) == pytest.approx((7 / 3 - reach, 7 / 3 + reach))
+    assert interval([0.5, 0.5], binary=False) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="at least two"):
+        interval([1.0], binary=False)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.05, 0.95), st.integers(0, 2**32 - 1))
+def test_intervals_hold_the_truth_as_often_as_they_say(share: float, seed: int) -> None:
+    drawn = np.random.default_rng(seed).random((200, 60)) < share
+    found = [interval(row.astype(float).tolist(), binary=True) for row in drawn]
+    assert sum(low <= share <= high for low, high in found) >= 0.88 * len(found)
+
+
+def test_right_or_wrong() -> None:
+    assert right_or_wrong([0.0, 1.0], [1.0])
+    assert not right_or_wrong([0.0, 1.0], [0.5])

@@ -1,5 +1,6 @@
 import pytest
 
+from mft_ray.config import METHODS
 from mft_ray.report import units
 
 
@@ -37,3 +38,20 @@ def test_settings_are_short():
     assert units.setting(0.000126) == "1.3e-04"
     assert units.setting("0-7") == "0-7"
     assert units.setting(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "–"), (0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (5220, "5.22 kB")],
+)
+def test_sizes(count, text):
+    assert units.size(count) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(None, "–"), (0, "0 FLOP"), (1.3e12, "1.3 TFLOP"), (4.44e8, "444 MFLOP")])
+def test_operations(count, text):
+    assert units.operations(count) == text
+
+
+def test_methods_make_something_each():
+    assert {units.product(method) for method in METHODS} == {"mask", "adapter", "tuned model"}

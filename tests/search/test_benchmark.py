@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -100,6 +101,33 @@ def test_masks_share_the_backbone_and_leave_it_as_it_was(
     save_model(merged, dict(merged.named_parameters()), arithmetic.tokenizer(), tmp_path / "merged")
     command(tmp_path / "merged", out="other")
     assert [row["text"] for row in lines(tmp_path / "other", "merged")[1:]] == [row["text"] for row in masked]
+
+
+def test_an_adapter_shares_the_backbone_too(command: Command, model: Path, mask: Path, tmp_path: Path) -> None:
+    wrapped = peft.get_peft_model(
+        load_model(model), peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    )
+    wrapped.save_pretrained(str(tmp_path / "mine"))
+    results = command(model, tmp_path / "mine", mask)
+    assert list(results) == ["tiny", "mine", f"{mask.parent.name}-mask"]
+    texts = {name: [row["text"] for row in lines(tmp_path / "out", name)[1:]] for name in results}
+    assert texts["mine"] != texts["tiny"]
+    # The same as of the model that an adapter makes, and the mask is on the plain backbone again.
+    merged = wrapped.merge_and_unload()
+    save_model(merged, dict(merged.named_parameters()), arithmetic.tokenizer(), tmp_path / "merged")
+    command(tmp_path / "merged", out="other")
+    assert [row["text"] for row in lines(tmp_path / "other", "merged")[1:]] == texts["mine"]
+    name = f"{mask.parent.name}-mask"
+    command(model, mask, out="third")
+    assert [row["text"] for row in lines(tmp_path / "third", name)[1:]] == texts[name]
+
+
+def test_a_folder_that_is_no_adapter_of_this_model_is_refused(command: Command, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "adapter_config.json").write_text("{}")
+    (tmp_path / "mine" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be put on this model"):
+        command(model, tmp_path / "mine")
 
 
 def test_what_was_interrupted_goes_on(
