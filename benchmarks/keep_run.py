@@ -1,8 +1,8 @@
-"""Keep what a run says: its configuration, leaderboard and verdict, without the paths of this machine.
+"""Keep what a search or a comparison says: its configuration and results, without the paths of this machine.
 
-    .venv/bin/python benchmarks/keep_run.py RUN NAME
+    .venv/bin/python benchmarks/keep_run.py RUN NAME [COMMAND]
 
-Writes benchmarks/results/NAME.{json,md}.
+Writes benchmarks/results/NAME.{json,md}; COMMAND is what made the run, to stand in there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("run", type=Path)
     arguments.add_argument("name")
+    arguments.add_argument("command", nargs="?")
     options = arguments.parse_args()
+    if (options.run / "comparison.json").exists():
+        keep_comparison(options.run, options.name, options.command)
+        return
     read = {name: json.loads((options.run / f"{name}.json").read_text()) for name in ("leaderboard", "verdict")}
     config = _without_folders(yaml.safe_load((options.run / "config.yaml").read_text()))
     leaderboard = _without_folders(read["leaderboard"])
@@ -35,8 +39,27 @@ def main() -> None:
     (RESULTS / f"{options.name}.md").write_text(page(options.name, content))
 
 
+def keep_comparison(run: Path, name: str, command: str | None) -> None:
+    config = _without_folders(yaml.safe_load((run / "config.yaml").read_text()))
+    comparison = _without_folders(json.loads((run / "comparison.json").read_text()))
+    content = {"machine": machine(), "config": config, "comparison": comparison}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    versions = ", ".join(f"{package} {release}" for package, release in content["machine"].items())
+    lines = [
+        f"# {name}",
+        "",
+        *([f"    {command}", ""] if command else []),
+        f"CPU, two shared cores, {versions}. The configuration is in",
+        f"[{name}.json]({name}.json). Intervals are 95%: of a score Wilson's or Student's, of a difference to FFT the",
+        "paired bootstrap's; p is exact McNemar or paired t, not corrected for the number of rows.",
+        "Costs are of training and its evaluations; memory is the whole process's.",
+        "",
+    ]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n" + (run / "comparison.md").read_text())
+
+
 def machine() -> dict[str, str]:
-    packages = ("torch", "ray", "deepspeed", "transformers", "optuna")
+    packages = ("torch", "ray", "deepspeed", "transformers", "peft", "optuna")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
