@@ -24,6 +24,7 @@ from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
 from mft_ray.search.winner import BEST_MODEL, keep_winner
 from mft_ray.training.artifacts import ADAPTER, MASK
+from mft_ray.training.recipes import recipe
 
 
 def search(config: Config | None, resume: str | None = None) -> RunFolder:
@@ -49,7 +50,8 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
         baseline = fft_baseline(group, config, folder, start)
     say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
-    say(f"2/4 search: {config.search.trials} trials of at most {config.train.steps} steps, {concurrent} at a time")
+    steps = recipe(config.search.method, config).train.steps
+    say(f"2/4 search: {config.search.trials} trials of at most {steps} steps, {concurrent} at a time")
     plan = TrialPlan(
         config,
         str(folder.root),
@@ -63,7 +65,7 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
     keep_results()
     progress = TrialProgress(
         config.search.trials,
-        config.train.steps,
+        steps,
         concurrent,
         config.evaluation,
         baseline.score,

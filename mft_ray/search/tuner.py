@@ -25,6 +25,7 @@ from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.search.study import build_search
 from mft_ray.search.study_file import explained, keep_copy, mend
 from mft_ray.search.trial import MaskTrial, TrialPlan
+from mft_ray.training.recipes import recipe
 
 _NAME = "search"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -100,7 +101,7 @@ def _new(trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, progres
             name=_NAME,
             storage_path=str(folder.tune),
             callbacks=[progress],
-            stop=Backstop(plan.stop, plan.config.train.steps),
+            stop=Backstop(plan.stop, recipe(search.method, plan.config).train.steps),
             verbose=0,
             # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
             failure_config=ray.tune.FailureConfig(max_failures=1),
