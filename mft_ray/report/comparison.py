@@ -25,6 +25,9 @@ def show(path: Path, console: Console | None = None) -> None:
         console.print(_table(title, header, rows))
     rows = [[row["name"], *_cost(row["cost"])] for row in content["rows"]]
     console.print(_table("what each cost", ("method", *_COST), rows))
+    for row in content["rows"]:
+        if "error" in row:
+            console.print(f"{row['name']} has failed: {row['error']}")
 
 
 def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> Table:
@@ -61,7 +64,9 @@ def _label(table: dict[str, Any]) -> str:
 
 
 def _scores(name: str, table: dict[str, Any]) -> list[str]:
-    unit, found = _unit(table), table["rows"][name]
+    unit, found = _unit(table), table["rows"].get(name)
+    if found is None:  # it failed
+        return [units.NONE] * 3
     low, high = found["ci95"]
     score = f"{unit.number(found['score'])} [{unit.number(low)}, {unit.number(high)}]"
     if found["p_value"] is None:

@@ -102,7 +102,11 @@ def _run(run: Session, rows: Sequence[Entry]) -> None:
     say("3/4 scores on the test examples")
     subjects = [
         Subject(FFT, baseline.model),
-        *(made(_out(folder, row.name), row.name, baseline.model, baseline.before) for row in rows),
+        *(
+            made(_out(folder, row.name), row.name, baseline.model, baseline.before)
+            for row in rows
+            if isinstance(outcomes[row.name], Outcome)
+        ),
     ]
     with fft_workers(config, folder) as group:
         scores = {("test", metric): values for metric, values in score_on_test(group, subjects, config, folder).items()}
@@ -121,27 +125,31 @@ def _run(run: Session, rows: Sequence[Entry]) -> None:
     print(f"\ntable   {table}\nmodels  {folder.methods}", flush=True)
 
 
-def _trained(rows: Sequence[Entry], run: Session, baseline: Baseline, at_once: int) -> dict[str, Outcome]:
-    """Train every row, on so many warm worker groups at once."""
-    with ExitStack() as stack:
+def _trained(rows: Sequence[Entry], run: Session, baseline: Baseline, at_once: int) -> dict[str, Outcome | str]:
+    """Train every row, on so many warm worker groups at once; of one that fails return the reason."""
+    # Groups end before the pool does: what is at work then breaks off.
+    with ThreadPoolExecutor(at_once) as pool, ExitStack() as stack:
         groups: Queue[WorkerGroup] = Queue()
         for number in range(min(at_once, len(rows))):
             storage = run.folder.work / "groups" / f"compare-{number}"
             groups.put(stack.enter_context(workers(run.config.scaling, storage)))
 
-        def train(row: Entry) -> Outcome:
+        def train(row: Entry) -> Outcome | str:
             group = groups.get()
             try:
                 return _train(row, group, run, baseline)
             finally:
                 groups.put(group)
 
-        with ThreadPoolExecutor(max(1, at_once)) as pool:
-            waiting = [pool.submit(train, row) for row in rows]
+        waiting = [pool.submit(train, row) for row in rows]
+        try:
             return {row.name: future.result() for row, future in zip(rows, waiting, strict=True)}
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
-def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> Outcome:
+def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> Outcome | str:
     again = row.method == "fft"  # with other settings, from where FFT started
     job = train_job(
         row.method,
@@ -159,9 +167,11 @@ def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> 
     patience = row.config.fft.train.patience if again else row.config.train.patience
     lines = Lines(row.name, row.config.evaluation.watched, job.train.steps)
     try:
-        return group.train(job, Patience(patience), lines)
+        outcome = group.train(job, Patience(patience), lines)
     except RunFailed as error:
-        raise RunFailed(f"{row.name} failed: {error} What was finished is kept: --resume {run.folder.root}") from error
+        say(f"{row.name} has failed: {error}. The others go on.")
+        return str(error)
+    return outcome if outcome.best is not None else "it ended before the mask reached its ratio; raise train.steps"
 
 
 def _out(folder: RunFolder, name: str) -> Path:
@@ -184,7 +194,9 @@ def _table(name: str, metric: str, values: dict[str, list[float]], config: Confi
     return table
 
 
-def _row(name: str, method: str, outcome: Outcome) -> dict[str, Any]:
+def _row(name: str, method: str, outcome: Outcome | str) -> dict[str, Any]:
+    if isinstance(outcome, str):
+        return {"name": name, "method": method, "stopped_reason": "failed", "error": outcome, "cost": None}
     best, last = outcome.best_evaluation, outcome.history[-1]
     return {
         "name": name,

@@ -25,6 +25,7 @@ CHANGED = {
     "movement": {},
     "mft": {},
     "mft at half": {"method": "mft", "mask": {"ratio": 0.5}, "train": {"lr": 1e-2}},
+    "too fast": {"method": "continued_fft", "fft": {"continued_lr": 1e30}},
     "fft with decay": {"method": "fft", "fft": {"train": {"weight_decay": 0.5, "steps": 20}}},
 }
 
@@ -112,17 +113,28 @@ def run(
 def test_every_row_has_scores_with_intervals_and_a_cost(run: tuple[Run, set[str]]) -> None:
     content = run[0].content
     assert [row["name"] for row in content["rows"]] == ["fft", *CHANGED]
-    for row in content["rows"]:
+    done = [row for row in content["rows"] if row["name"] != "too fast"]
+    for row in done:
         assert row["cost"].keys() == {"tokens", "flops", "seconds", "memory", "trainable", "artifact_bytes"}
         assert row["cost"]["artifact_bytes"] > 0
-    budget = {row["cost"]["tokens"] for row in content["rows"] if row["method"] not in ("fft", "l1_mask")}
+    budget = {row["cost"]["tokens"] for row in done if row["method"] not in ("fft", "l1_mask")}
     assert len(budget) == 1
     for table in content["scores"]:
-        assert table["rows"].keys() == {"fft", *CHANGED}
+        assert table["rows"].keys() == {row["name"] for row in done}
         for name, row in table["rows"].items():
             assert row["ci95"][0] <= row["score"] <= row["ci95"][1]
             assert row["delta_ci95"][0] <= row["delta_fft"] <= row["delta_ci95"][1]
             assert (row["p_value"] is None) == (name == "fft")
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_leaves_the_others_alone(run: tuple[Run, set[str]]) -> None:
+    [row] = [row for row in run[0].content["rows"] if row["name"] == "too fast"]
+    assert "the loss or score is not finite" in row["error"]
+    assert row["stopped_reason"] == "failed"
+    console = Console(width=100, record=True)
+    show(run[0].root / "comparison.json", console)
+    assert "too fast has failed: the loss or score is not finite" in console.export_text()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from mft_ray.data.prepare import SPLITS, open_split
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
-from mft_ray.search.preparation import check, make_ready, with_absolute_paths
+from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths
 from mft_ray.training.backbone import load_model, load_tokenizer, new_model
 from mft_ray.training.export import save_model
 
@@ -210,3 +210,20 @@ def test_a_given_model_is_used_where_it_lies(tiny, tmp_path, rows, model_folder,
         check(config)
         # Absolute: workers on other nodes do not share this process's directory.
         assert make_ready(config, RunFolder(tmp_path / f"run{number}")) == str(model_folder)
+
+
+def test_a_domain_names_its_benchmarks_and_programs_are_not_run_unasked(tiny):
+    asked = {**tiny, "model": {"path": "some/model"}, "data": {"task": "coding"}}
+    config = parse_config(asked)
+    assert config.tasks == ["humaneval", "humaneval_plus"]
+    assert parse_config({**asked, "evaluation": {"tasks": []}}).tasks == []
+    with pytest.raises(UserError, match=r"evaluation\.allow_code_execution"):
+        check_tasks(parse_config({**tiny, "evaluation": {"tasks": ["humaneval"]}}))
+    with pytest.raises(UserError, match=r"names gsm8k, which evaluation\.tasks does not"):
+        parse_config({**tiny, "evaluation": {"task_data": {"gsm8k": "x"}}})
+
+
+def test_tasks_that_chat_need_a_chat_template(tiny, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    with pytest.raises(UserError, match="its tokenizer has none"):
+        check_tasks(parse_config({**tiny, "evaluation": {"tasks": [str(tmp_path / "mine.jsonl")], "chat": True}}))
