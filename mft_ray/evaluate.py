@@ -59,6 +59,9 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
         "--allow-code-execution", action="store_true", help="run programs that the model writes, in a jail (humaneval)"
     )
     group.add_argument("--batch-size", metavar="N", type=int, default=16, help="prompts per forward (16)")
+    group.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="what generates; vLLM needs a GPU"
+    )
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; without it, the checkpoint's")
     group.add_argument("--before", metavar="MODEL", help="model before fine-tuning, for masks that remove the delta")
 
@@ -71,9 +74,12 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
     if unknown := sorted(data.keys() - set(names)):
         raise UserError(f"--data names {', '.join(unknown)}, which --tasks does not.")
     from mft_ray.evaluation.tasks import TaskOptions, load_task
+    from mft_ray.evaluation.vllm_engine import VllmEngine
     from mft_ray.search.benchmark import Backbone, benchmark
     from mft_ray.training.backbone import load_tokenizer
 
+    out = Path(options.out).expanduser()
+    engine = VllmEngine(out) if options.engine == "vllm" else None
     path, *masks = options.models
     chat = load_tokenizer(path).apply_chat_template if options.chat else None
 
@@ -90,9 +96,9 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
         )
         for name in names
     ]
-    backbone = Backbone(path, options.dtype, options.before)
+    backbone = Backbone(path, options.dtype, options.before, engine)
     judged = [backbone.itself(), *(backbone.with_mask(mask) for mask in masks)]
-    benchmark(backbone, judged, tasks, Path(options.out).expanduser(), options.batch_size)
+    benchmark(backbone, judged, tasks, out, options.batch_size)
     print(f"prompts, texts and scores: {options.out}")
 
 

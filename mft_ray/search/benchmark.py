@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.errors import UserError
-from mft_ray.evaluation.generation import generate
+from mft_ray.evaluation.generation import Generated, generate
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.evaluation.tasks import ExampleScores, Task
+from mft_ray.evaluation.vllm_engine import VllmEngine
 from mft_ray.masking import MaskFile, fingerprint, load_mask
 from mft_ray.report.units import duration
 from mft_ray.search.progress import say
@@ -51,16 +52,28 @@ class Backbone:
         path: folder or hub id.
         dtype: of the weights; None keeps the checkpoint's.
         before: folder or hub id of the model before fine-tuning, for masks that remove the delta.
+        engine: generates in the place of our own `generate`; the GPU is then left to it.
     """
 
-    def __init__(self, path: str, dtype: str | None = None, before: str | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: str, dtype: str | None = None, before: str | None = None, engine: VllmEngine | None = None
+    ) -> None:
+        self.path, self._engine = path, engine
         model = load_model(path)
         self.fingerprint = fingerprint(model)
         self._before = None if before is None else load_model(before)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
         self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
         self.tokenizer: Tokenizer = load_tokenizer(path)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What tells its texts from others', beside the model."""
+        return {"engine": "vllm"} if self._engine else {}
+
+    def generate(self, prompts: Sequence[str], **options: Any) -> Iterator[tuple[int, Generated]]:
+        """Continue prompts; options as of `mft_ray.evaluation.generation.generate`."""
+        return (self._engine or generate)(self.model, self.tokenizer, prompts, **options)
 
     def itself(self) -> Judged:
         """Return the model without a mask."""
@@ -113,6 +126,7 @@ def benchmark(
             file = out / _plain(task.name) / f"{_plain(one.name)}.jsonl"
             file.parent.mkdir(parents=True, exist_ok=True)
             about = {"task": task.name, "model": one.fingerprint, "max_new_tokens": task.max_new_tokens}
+            about |= backbone.about
             begun = file.with_suffix(".begun.jsonl")
             with backbone.prepared(one):
                 texts = _texts(backbone, one, task, about, file if file.exists() else begun, batch_size)
@@ -156,14 +170,7 @@ def _generated(
     began = told = time.monotonic()
     tokens = 0
     prompts = [task.prompts[index] for index in missing]
-    made = generate(
-        backbone.model,
-        backbone.tokenizer,
-        prompts,
-        until=task.until,
-        max_new_tokens=task.max_new_tokens,
-        batch_size=batch_size,
-    )
+    made = backbone.generate(prompts, until=task.until, max_new_tokens=task.max_new_tokens, batch_size=batch_size)
     for count, (place, text) in enumerate(made, start=1):
         tokens += text.tokens
         now = time.monotonic()
