@@ -1,16 +1,22 @@
 """Our generation and scores against lm-evaluation-harness's own, on the same prompts and model.
 
     python benchmarks/generation.py --model FOLDER --tasks gsm8k_zero_shot,ifeval --data gsm8k_zero_shot=FOLDER \\
-        --data ifeval=FILE [--examples 50] [--max-new-tokens 128] [--batch-size 16] [--out FILE]
+        --data ifeval=FILE [--examples 50] [--max-new-tokens 128] [--batch-size 16] \\
+        [--dtype float32] [--out FILE]
 
 Speed: each task's prompts go through both loops, ours first and last, and what counts is our faster time. Scores: the
 harness's evaluator, and our tasks, score the same texts.
+
+    python benchmarks/generation.py --vllm PYTHON --model FOLDER --tasks ... (as above)
+
+Instead: how often greedy texts by vLLM, of that interpreter's environment, are ours, and their scores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +30,7 @@ from lm_eval.models.huggingface import HFLM
 from mft_ray.evaluation.generation import Generated, generate
 from mft_ray.evaluation.tasks import Task, TaskOptions, load_task
 from mft_ray.evaluation.tasks.harness import HarnessTask
+from mft_ray.evaluation.vllm_engine import VllmEngine
 from mft_ray.training.backbone import load_model, load_tokenizer
 
 
@@ -35,6 +42,7 @@ class Texts(LM):  # type: ignore[misc]
         self.texts = texts
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        random.seed(0)  # scores follow, and IFEval's draw what a prompt leaves open: let ours and theirs draw the same
         return [self.texts[request.doc_id] for request in requests]
 
     def loglikelihood(self, requests: list[Any]) -> Any:
@@ -83,6 +91,36 @@ def compare(name: str, task: HarnessTask, model: Any, tokenizer: Any, options: a
     }
 
 
+def common(one: str, other: str) -> int:
+    """How many letters two texts begin with alike."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def agreement(name: str, task: Task, model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str, Any]:
+    limit = options.max_new_tokens
+    seconds, mine = ours(model, tokenizer, task, limit, options.batch_size)
+    engine = VllmEngine(Path.cwd(), options.vllm)
+    began = time.monotonic()
+    made = dict(engine(model, tokenizer, task.prompts, until=list(task.until), max_new_tokens=limit))
+    their_seconds = time.monotonic() - began
+    theirs = [made[index] for index in range(len(task.prompts))]
+    scores = [task.score([text.text for text in texts]) for texts in (mine, theirs)]
+    same = [common(one.text, other.text) for one, other in zip(mine, theirs, strict=True)]
+    return {
+        "task": name,
+        "examples": len(mine),
+        "same_texts": sum(one.text == other.text for one, other in zip(mine, theirs, strict=True)),
+        "same_ends": sum(one.finished == other.finished for one, other in zip(mine, theirs, strict=True)),
+        "same_scores": sum(one == other for one, other in zip(*scores, strict=True)),
+        "share_of_text_before_they_part": sum(same) / max(1, sum(len(one.text) for one in mine)),
+        "scores": {
+            metric: [value, task.summarise(scores[1])[metric]] for metric, value in task.summarise(scores[0]).items()
+        },
+        "seconds": seconds,
+        "vllm_seconds_with_start": their_seconds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -91,16 +129,23 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=50)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--vllm", metavar="PYTHON", help="interpreter that has vLLM")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     data = dict(pair.split("=", 1) for pair in options.data)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = load_model(options.model).to(device).eval(), load_tokenizer(options.model)
+    model, tokenizer = load_model(options.model, options.dtype).to(device).eval(), load_tokenizer(options.model)
     rows = []
-    print("| task | examples | tokens/s | harness | ratio | same texts | scores (ours, harness's) |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    if not options.vllm:
+        print("| task | examples | tokens/s | harness | ratio | same texts | scores (ours, harness's) |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in options.tasks.split(","):
         task = load_task(name, TaskOptions(data.get(name), limit=options.examples))
+        if options.vllm:
+            rows.append(agreement(name, task, model, tokenizer, options))
+            print(json.dumps(rows[-1]), flush=True)
+            continue
         assert isinstance(task, HarnessTask)
         row = compare(name, task, model, tokenizer, options)
         rows.append(row)

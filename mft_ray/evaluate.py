@@ -60,6 +60,9 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
         "--allow-code-execution", action="store_true", help="run programs that the model writes, in a jail (humaneval)"
     )
     group.add_argument("--batch-size", metavar="N", type=int, default=16, help="prompts per forward (16)")
+    group.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="what generates; vLLM needs a GPU"
+    )
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; without it, the checkpoint's")
     group.add_argument("--before", metavar="MODEL", help="model before fine-tuning, for masks that remove the delta")
 
@@ -78,16 +81,19 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
         chat=options.chat,
         allow_code_execution=options.allow_code_execution,
     )
+    from mft_ray.evaluation.vllm_engine import VllmEngine
     from mft_ray.search.benchmark import benchmark, load_tasks
     from mft_ray.search.judged import Backbone
     from mft_ray.search.progress import say
     from mft_ray.training.backbone import load_tokenizer
 
+    out = Path(options.out).expanduser()
+    engine = VllmEngine(out) if options.engine == "vllm" else None
     path, *masks = options.models
     tasks = load_tasks(names, evaluation, load_tokenizer(path), options.shots)
-    backbone = Backbone(path, options.dtype, options.before)
+    backbone = Backbone(path, options.dtype, options.before, engine)
     judged = [backbone.itself(), *(backbone.having(mask) for mask in masks)]
-    for line in benchmark(backbone, judged, tasks, Path(options.out).expanduser(), evaluation.task_batch_size):
+    for line in benchmark(backbone, judged, tasks, out, evaluation.task_batch_size):
         say(line)
     print(f"prompts, texts and scores: {options.out}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,21 @@ class Generated:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What a generator, ours or another, needs to know.
+
+    Attributes:
+        prompts: tokens of each.
+        until: strings that end a text.
+        ends: tokens that do.
+    """
+
+    prompts: list[list[int]]
+    until: list[str]
+    ends: set[int]
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -60,27 +75,41 @@ def generate(
     Raises:
         UserError: the model's positions leave no room for ``max_new_tokens``.
     """
-    room = _positions(model, max_new_tokens)
-    encoded = [tokenizer(prompt)["input_ids"][-room:] for prompt in prompts]
+    encoded = encode(model, tokenizer, prompts, until, max_new_tokens)
     # The longest first: a batch too large for the memory fails at once.
-    order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
-    ends = _end_tokens(model, tokenizer) | {
-        tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in tokenizer.all_special_tokens
-    }
-    until = [stop for stop in until if stop not in tokenizer.all_special_tokens]
+    order = sorted(range(len(prompts)), key=lambda index: -len(encoded.prompts[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         context = torch.autocast(model.device.type, dtype=autocast) if autocast else nullcontext()
         with context:
-            rows = _batch(model, tokenizer, [encoded[index] for index in indices], until, max_new_tokens, ends)
+            batch = replace(encoded, prompts=[encoded.prompts[index] for index in indices])
+            rows = _batch(model, tokenizer, batch, max_new_tokens)
         for index, tokens in zip(indices, rows, strict=True):
-            yield index, _read(tokenizer, tokens, until, ends)
+            yield index, read(tokenizer, tokens, encoded)
 
 
-def _batch(
-    model: Any, tokenizer: Any, prompts: list[list[int]], until: Sequence[str], limit: int, ends: set[int]
-) -> list[list[int]]:
+def encode(model: Any, tokenizer: Any, prompts: Sequence[str], until: Sequence[str], max_new_tokens: int) -> Encoded:
+    """Turn prompts into tokens, and tell stop strings that are tokens from others. Arguments as of `generate`."""
+    room = _positions(model, max_new_tokens)
+    special = tokenizer.all_special_tokens
+    return Encoded(
+        [tokenizer(prompt)["input_ids"][-room:] for prompt in prompts],
+        [stop for stop in until if stop not in special],
+        _end_tokens(model, tokenizer) | {tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in special},
+    )
+
+
+def read(tokenizer: Any, tokens: Sequence[int], encoded: Encoded) -> Generated:
+    """Turn the tokens that followed a prompt, what stopped them included, into what came out of it."""
+    ended = bool(tokens) and tokens[-1] in encoded.ends
+    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+    found = [place for stop in encoded.until if (place := text.find(stop)) >= 0]
+    return Generated(text[: min(found)] if found else text, len(tokens), ended or bool(found))
+
+
+def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[list[int]]:
     """Return the tokens that follow each prompt, up to what stopped it."""
+    prompts, until, ends = encoded.prompts, encoded.until, encoded.ends
     made: list[list[int]] = [[] for _ in prompts]
     tokens, mask = _left_padded(prompts, tokenizer.pad_token_id or 0, model.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -113,13 +142,6 @@ def _batch(
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return made
-
-
-def _read(tokenizer: Any, tokens: list[int], until: Sequence[str], ends: set[int]) -> Generated:
-    ended = bool(tokens) and tokens[-1] in ends
-    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-    found = [place for stop in until if (place := text.find(stop)) >= 0]
-    return Generated(text[: min(found)] if found else text, len(tokens), ended or bool(found))
 
 
 def _positions(model: Any, max_new_tokens: int) -> int:

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.config import EvaluationConfig
 from mft_ray.errors import UserError
-from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.evaluation.tasks import ExampleScores, Task, TaskOptions, load_task
 from mft_ray.report.units import duration
@@ -78,6 +77,7 @@ def benchmark(
             file = texts_file(out, task.name, one.name)
             file.parent.mkdir(parents=True, exist_ok=True)
             about = {"task": task.name, "model": one.fingerprint, "max_new_tokens": task.max_new_tokens}
+            about |= backbone.about
             begun = file.with_suffix(".begun.jsonl")
             with one.put_on():
                 texts = yield from _texts(backbone, one, task, about, file if file.exists() else begun, batch_size)
@@ -134,14 +134,7 @@ def _generated(
     began = told = time.monotonic()
     tokens = 0
     prompts = [task.prompts[index] for index in missing]
-    made = generate(
-        backbone.model,
-        backbone.tokenizer,
-        prompts,
-        until=task.until,
-        max_new_tokens=task.max_new_tokens,
-        batch_size=batch_size,
-    )
+    made = backbone.generate(prompts, until=task.until, max_new_tokens=task.max_new_tokens, batch_size=batch_size)
     for count, (place, text) in enumerate(made, start=1):
         tokens += text.tokens
         now, line = time.monotonic(), None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.errors import UserError
+from mft_ray.evaluation.generation import Generated, generate
+from mft_ray.evaluation.vllm_engine import VllmEngine
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.training.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.training.backbone import load_model, load_tokenizer
@@ -42,16 +45,28 @@ class Backbone:
         path: folder or hub id.
         dtype: of the weights; None keeps the checkpoint's.
         before: folder or hub id of the model before fine-tuning, for masks that remove the delta.
+        engine: generates in the place of our own `generate`; the GPU is then left to it.
     """
 
-    def __init__(self, path: str, dtype: str | None = None, before: str | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: str, dtype: str | None = None, before: str | None = None, engine: VllmEngine | None = None
+    ) -> None:
+        self.path, self._engine = path, engine
         model = load_model(path)
         self.fingerprint = fingerprint(model)
         self._before_path = before
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
         self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
         self.tokenizer: Tokenizer = load_tokenizer(path)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What tells its texts from others', beside the model."""
+        return {"engine": "vllm"} if self._engine else {}
+
+    def generate(self, prompts: Sequence[str], **options: Any) -> Iterator[tuple[int, Generated]]:
+        """Continue prompts; options as of `mft_ray.evaluation.generation.generate`."""
+        return (self._engine or generate)(self.model, self.tokenizer, prompts, **options)
 
     def itself(self, name: str | None = None) -> Judged:
         """Return the model alone."""

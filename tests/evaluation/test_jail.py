@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
+import textwrap
 import time
+import venv
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -24,6 +27,7 @@ SHORT = Limits(seconds=2)
         "assert sorted([2, 1]) == [1, 2]",
         "import math, re, collections, itertools, hashlib, typing\nassert math.gcd(4, 6) == 2",
         "import numpy as np\nassert np.allclose(np.ones((30, 30)) @ np.ones((30, 30)), 30)",
+        "import numpy as np\nassert (np.ones((700, 700)) @ np.ones((700, 700)) == 700).all()",  # BLAS may want threads
         "print('x' * 100_000)",
         "import sys\nsys.setrecursionlimit(5000)",
         "class A:\n    def b(self): return 1\nassert A().b() == 1 and __name__ == '__main__'",
@@ -111,6 +115,51 @@ def test_a_machine_that_cannot_confine_runs_nothing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(jail, "_SCRIPT", script)
     with pytest.raises(UserError, match=r"cannot be confined \(Linux .*KeyError: 'pdp11'"):
         run("assert True")
+
+
+# By the names that were asked for: each in the place of a function's answer, which alone would pass.
+HARMS = {
+    "nothing": "",
+    "an endless loop": "while True: pass",
+    "a fork bomb": "import os\nwhile True: os.fork()",
+    "an allocation of 10 GB": "held = bytearray(10 * 2**30)",
+    "a write outside its folder": "open({file!r}, 'w').write('x')",
+    "a write in its folder": "open('x', 'w').write('x')",
+    "a socket": "import socket\nsocket.create_connection(('127.0.0.1', {port}))",
+    "a socket by the C library": LIBC + "assert c.socket(2, 1, 0) >= 0",
+    "os.kill of the parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+    "os.kill of the parent's group": "import os, signal\nos.kill(-os.getppid(), signal.SIGTERM)",
+    "reading the environment's secrets": "import os\nraise ValueError(os.environ['A_SECRET_TOKEN'])",
+    "reading the parent's secrets": "import os\nraise ValueError(open(f'/proc/{{os.getppid()}}/environ').read())",
+    "a thread": "import _thread\n_thread.start_new_thread(print, ())",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_harm_harms_nothing_and_scores_zero(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET_TOKEN", "hush")
+    outside = tmp_path / "outside"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.0)
+        code = HARMS[harm].format(file=str(outside), port=server.getsockname()[1])
+        body = textwrap.indent(f"{code}\nreturn 2 * x", "    ")
+        free, processes = psutil.virtual_memory().available, set(psutil.Process().children(recursive=True))
+        ran = run(f"def double(x):\n{body}\n\nassert double(2) == 4", SHORT)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert ran.passed == (harm == "nothing")
+    assert "hush" not in ran.reason
+    assert not outside.exists()
+    assert not Path("/x").exists()
+    assert set(psutil.Process().children(recursive=True)) == processes
+    assert psutil.virtual_memory().available > free - 8 * 2**30
+
+
+def test_numpy_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    monkeypatch.setattr(jail.sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    assert run("import math\nassert math.gcd(4, 6) == 2") == Ran(True)
+    assert "No module named 'numpy'" in run("import numpy", SHORT).reason
 
 
 def test_programs_run_at_once_and_are_answered_in_order() -> None:

@@ -16,7 +16,7 @@ from mft_ray import evaluate
 from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, MaskSettings, fingerprint, load_mask, save_mask
-from mft_ray.search import benchmark
+from mft_ray.search import judged
 from mft_ray.training.backbone import load_model, new_model
 from mft_ray.training.export import load_masked, save_model
 
@@ -143,13 +143,13 @@ def test_what_was_interrupted_goes_on(
     begun.write_text("\n".join([*text, '{"index": 5, "prompt": "1']))
     file.unlink()
     asked: list[int] = []
-    original = benchmark.generate
+    original = judged.generate
 
     def counted(model: Any, tokenizer: Any, prompts: list[str], **options: Any) -> Any:
         asked.append(len(prompts))
         return original(model, tokenizer, prompts, **options)
 
-    monkeypatch.setattr(benchmark, "generate", counted)
+    monkeypatch.setattr(judged, "generate", counted)
     command(model)
     assert asked == [len(PROMPTS) - 5]
     assert lines(tmp_path / "out", "tiny") == whole

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from mft_ray.errors import UserError
+from mft_ray.evaluation.tasks import ifeval
+from mft_ray.evaluation.tasks.alpaca import AlpacaTask
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
 from mft_ray.evaluation.tasks.code import CodeTask
 from mft_ray.evaluation.tasks.harness import HarnessTask
@@ -22,8 +24,14 @@ TASKS: dict[str, Callable[[str, TaskOptions], Task]] = {
     "humaneval_plus": partial(CodeTask, hub="evalplus/humanevalplus"),
     # instruction following
     "ifeval": partial(
-        HarnessTask, task="ifeval", metric="inst_level_loose_acc", shots=0, files={"train": "input_data.jsonl"}
+        HarnessTask,
+        task="ifeval",
+        metric="inst_level_loose_acc",
+        shots=0,
+        files={"train": "input_data.jsonl"},
+        prepare=ifeval.prepare,
     ),
+    "alpaca_eval": AlpacaTask,
 }
 
 __all__ = ["TASKS", "ExampleScores", "Task", "TaskOptions", "load_task"]

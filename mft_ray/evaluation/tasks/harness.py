@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,25 @@ class HarnessTask(Task):
         metric: the one that the task is known by, as the harness calls it, with its filter.
         shots: the task's own number.
         files: for local data: which file each split comes from.
+        prepare: makes sure of what else the task's scores need.
 
     Raises:
         UserError: the harness is not installed, or the data cannot be loaded.
     """
 
     def __init__(
-        self, name: str, options: TaskOptions, *, task: str, metric: str, shots: int, files: dict[str, str]
+        self,
+        name: str,
+        options: TaskOptions,
+        *,
+        task: str,
+        metric: str,
+        shots: int,
+        files: dict[str, str],
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.metric = name, metric
+        _prepare(name, prepare)
         self._task = _load(name, task, options, shots, files)
         with _quiet():
             self._task.build_all_requests(
@@ -51,7 +62,7 @@ class HarnessTask(Task):
         """Score texts as the harness does. Metrics of a filter are called ``metric,filter``."""
         for instance, text in zip(self._instances, texts, strict=True):
             instance.resps, instance.filtered_resps = [text], {}
-        with _quiet():
+        with _quiet(), _seeded():
             self._task.apply_filters()
             return [self._score(instance) for instance in self._instances]
 
@@ -72,13 +83,18 @@ def _manager() -> Any:
     return TaskManager()
 
 
-def _load(name: str, task: str, options: TaskOptions, shots: int, files: dict[str, str]) -> Any:
+def _prepare(name: str, prepare: Callable[[], None]) -> None:
     try:
-        manager = _manager()
+        _manager()
+        with _quiet():
+            prepare()
     except ImportError:
         raise UserError(
             f"The task {name} comes from lm-evaluation-harness, which is not installed: pip install 'mft_ray[eval]'."
         ) from None
+
+
+def _load(name: str, task: str, options: TaskOptions, shots: int, files: dict[str, str]) -> Any:
     overrides: dict[str, Any] = {"task": task, "num_fewshot": shots if options.shots is None else options.shots}
     if options.data is not None:
         splits = _files(name, Path(options.data).expanduser(), files)
@@ -86,7 +102,7 @@ def _load(name: str, task: str, options: TaskOptions, shots: int, files: dict[st
     try:
         with _quiet():
             # A group, since only there the harness takes changes to a task of its own.
-            return manager.load([{"group": "mft_ray", "task": [overrides]}])["tasks"][task]
+            return _manager().load([{"group": "mft_ray", "task": [overrides]}])["tasks"][task]
     except (OSError, ValueError, LookupError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -105,6 +121,17 @@ def _files(name: str, path: Path, files: dict[str, str]) -> dict[str, str]:
             f"{path} has no {' and no '.join(missing)}."
         )
     return {split: str(file) for split, file in found.items()}
+
+
+@contextlib.contextmanager
+def _seeded() -> Any:
+    """With the same chance each time: what a prompt of IFEval leaves open, the harness's score draws at random."""
+    before = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextlib.contextmanager
