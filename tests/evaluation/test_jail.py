@@ -18,7 +18,7 @@ from mft_ray.errors import UserError
 from mft_ray.evaluation import jail
 from mft_ray.evaluation.jail import Limits, Ran, run, run_all
 
-SHORT = Limits(seconds=2)
+SHORT = Limits(seconds=2, megabytes=768)
 
 
 @pytest.mark.parametrize(
