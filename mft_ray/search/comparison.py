@@ -17,7 +17,7 @@ from mft_ray.evaluation.statistics import interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
 from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.preparation import in_steps
+from mft_ray.search.preparation import check, in_steps, with_absolute_paths
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, made, score_on_test
 from mft_ray.search.session import Session, session
@@ -83,7 +83,8 @@ def compare(config: Config | None, resume: str | None = None) -> RunFolder:
         UserError: something given cannot work; a new run has then written nothing.
     """
     if config is not None:
-        entries(config)
+        for row in entries(with_absolute_paths(config)):
+            check(row.config)
     with session(config, resume) as run:
         rows = [replace(row, config=in_steps(row.config, run.folder)) for row in entries(run.config)]
         _run(replace(run, config=in_steps(run.config, run.folder)), rows)

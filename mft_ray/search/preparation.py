@@ -53,6 +53,7 @@ def check(config: Config) -> None:
         chat_template(config.data.chat_template)
     skeleton = _skeleton(config)
     select(skeleton, config.mask.layers, config.mask.target)
+    select(skeleton, config.lora.layers, config.lora.target)
     build_space(config, depth(skeleton))
     for point in points_to_evaluate(config, depth(skeleton)):
         chosen = apply(config, point).mask

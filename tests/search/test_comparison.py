@@ -65,6 +65,15 @@ def test_a_rows_bad_setting_names_the_row(tiny: dict[str, Any]) -> None:
         entries(config)
 
 
+def test_a_row_that_the_model_cannot_have_is_refused_before_anything_is_written(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = {"mft": {}, "lora": {"lora": {"layers": "4-7"}}}
+    with pytest.raises(UserError, match="layer"):
+        compare(parse_config({**tiny, "run": {"dir": str(tmp_path / "run")}, "compare": {"methods": rows}}))
+    assert not (tmp_path / "run").exists()
+
+
 class Run:
     def __init__(self, root: Path) -> None:
         self.root = root
