@@ -33,9 +33,6 @@ from private_ray import PrivateRay, StartError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# After so much silence the connection to a job's output is made anew.
-QUIET_S = 30.0
-
 # Ray's own lines around a job, such as "2026-01-02 03:04:05,678 INFO worker.py:2003 -- Connected ...".
 CHATTER = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+INFO (job_manager|worker)\.py:\d+ -- ")
 
@@ -124,12 +121,9 @@ class Output:
         """Print what has not been printed yet, until the job has ended."""
         while True:
             position = 0
-            # A lost connection is not a lost job: connect again and go on from where we were. One that says nothing for
-            # long may be lost without saying so (seen on a machine with too much to do).
-            with contextlib.suppress(RuntimeError, OSError, StopAsyncIteration):
-                lines = client.tail_job_logs(self._job_id)
-                while True:
-                    text = await asyncio.wait_for(anext(lines), QUIET_S)
+            # A lost connection is not a lost job: connect again and go on from where we were.
+            with contextlib.suppress(RuntimeError, OSError):
+                async for text in client.tail_job_logs(self._job_id):
                     fresh = text[max(0, self._shown - position) :]
                     position += len(text)
                     self._shown = max(self._shown, position)

@@ -1,15 +1,13 @@
 """The local launcher, with real Rays: ours, and another one that must not notice."""
 
-import asyncio
 import os
-import runpy
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -239,31 +237,3 @@ def test_environment_leaves_the_choice_of_authentication(private_ray: ModuleType
 
     assert "RAY_AUTH_TOKEN" not in disabled
     assert given["RAY_AUTH_TOKEN"] == "mine"
-
-
-class Stalling:
-    """A job's logs over connections of which the first says no more, as no real Ray does at will."""
-
-    def __init__(self) -> None:
-        self.connections = 0
-
-    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        self.connections += 1
-        yield "one\ntw"
-        if self.connections == 1:
-            await asyncio.sleep(1000)
-        yield "o\nthree\n"
-
-    def get_job_status(self, job_id: str) -> SimpleNamespace:
-        return SimpleNamespace(is_terminal=lambda: self.connections > 1)
-
-
-def test_a_connection_that_says_no_more_is_made_anew(
-    private_ray: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    local = runpy.run_path(str(LAUNCHER))
-    monkeypatch.setitem(local["Output"].show.__globals__, "QUIET_S", 0.2)
-    client = Stalling()
-    asyncio.run(local["Output"]("job", ["python"]).show(client))
-    assert capsys.readouterr().out == "one\ntwo\nthree\n"
-    assert client.connections == 2
