@@ -134,7 +134,7 @@ def test_no_and_worse_when_the_mask_is_a_random_half(models):
     verdict = _verdict(models, models.fft, masks.merge())
     assert verdict["beats_fft"] is False
     assert verdict["ci95"][1] < 0
-    assert "the mask made the model worse" in verdict["sentence"]
+    assert "the mask is worse than FFT" in verdict["sentence"]
 
 
 def test_yes_when_the_mask_undoes_the_damage(models):

@@ -68,7 +68,8 @@ def file_hashes(folder: str | Path) -> dict[str, str]:
 def comparable(outcome: Outcome) -> list[dict[str, Any]]:
     """Return a history without what no two runs share."""
     # As text: a NaN equals no other.
-    return [{name: str(value) for name, value in asdict(row).items() if name != "seconds"} for row in outcome.history]
+    differs = ("seconds", "memory")
+    return [{name: str(value) for name, value in asdict(row).items() if name not in differs} for row in outcome.history]
 
 
 def run_group(workers: int, tasks: Sequence[on_workers.Task], out: Path) -> None:

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskFile, MaskSettings, keep_mask, load_mask
+from mft_ray.masking import MaskFile, MaskSettings, fingerprint, keep_mask, load_mask
 from mft_ray.training.artifacts import export, find, load_with
 from mft_ray.training.backbone import load_model
 from mft_ray.training.group import WorkerGroup, workers
@@ -63,9 +63,12 @@ def done(group: WorkerGroup, size: ScalingConfig, mft_job: Make, ground: Ground)
 
     for method, mask in MASKS.items():
         train(method, prepared(method, mask, **({"steps": 0} if method in ONE_SHOT else {})))
-    train("lora", dataclasses.replace(prepared("lora", None, lr=1e-2, clip=1.0), lora=ADAPTER))
-    train("continued_fft", prepared("continued_fft", None, lr=1e-3, clip=1.0))
-    train("dropout", prepared("dropout", None, lr=1e-3, clip=1.0, dropout=0.5))
+    # From the model before fine-tuning: there is much to gain.
+    before = {"model": ground.start, "backbone": fingerprint(load_model(ground.start))}
+    for method, dropout in (("lora", 0.0), ("continued_fft", 0.0), ("dropout", 0.5)):
+        lr = 1e-2 if method == "lora" else 1e-3
+        job = dataclasses.replace(prepared(method, None, lr=lr, clip=1.0, dropout=dropout), **before)
+        train(method, dataclasses.replace(job, lora=ADAPTER) if method == "lora" else job)
     return found
 
 
@@ -102,7 +105,7 @@ def test_training_helps_and_dropout_trains_otherwise(done: Done) -> None:
     for method in ("lora", "continued_fft", "dropout"):
         scores = [evaluation.score for evaluation in done[method][1].history]
         assert max(scores) > scores[0], method
-        assert scores[0] == done["continued_fft"][1].history[0].score  # all begin at the backbone
+        assert scores[0] == done["continued_fft"][1].history[0].score  # all begin at the same model
     assert done["dropout"][1].history[1].score != done["continued_fft"][1].history[1].score
 
 
@@ -125,7 +128,7 @@ def test_one_shot_masks_are_what_their_names_say(done: Done, ground: Ground) -> 
 
 def test_movement_begins_at_the_backbone_and_removes_as_much(done: Done) -> None:
     job, outcome = done["movement"]
-    assert (outcome.history[0].ratio, outcome.history[0].score) == (0, done["continued_fft"][1].history[0].score)
+    assert (outcome.history[0].ratio, outcome.history[0].score) == (0, done["mft"][1].history[0].score)
     masks = load_mask(Path(job.out) / "mask.safetensors").masks
     removed = {name: (~mask).float().mean() for name, mask in masks.items()}
     assert all(share == pytest.approx(RATIO, abs=0.01) for share in removed.values())
@@ -169,14 +172,14 @@ def test_costs_are_counted_alike(done: Done, size: ScalingConfig, ground: Ground
 def test_an_adapter_is_peft_s_and_knows_its_backbone(done: Done, ground: Ground, tmp_path: Path) -> None:
     folder = find(Path(done["lora"][0].out))
     assert folder is not None
-    assert json.loads((folder / "backbone.json").read_text())["fingerprint"] == ground.fingerprint
+    assert json.loads((folder / "backbone.json").read_text())["fingerprint"] == done["lora"][0].backbone
     tokens = torch.tensor([[3, 4, 5, 6]])
     with torch.no_grad():
-        plain = load_model(ground.backbone)(tokens).logits
-        theirs = PeftModel.from_pretrained(load_model(ground.backbone), str(folder))(tokens).logits
-        assert load_with(ground.backbone, str(folder))(tokens).logits.equal(theirs)
+        plain = load_model(ground.start)(tokens).logits
+        theirs = PeftModel.from_pretrained(load_model(ground.start), str(folder))(tokens).logits
+        assert load_with(ground.start, str(folder))(tokens).logits.equal(theirs)
         assert not theirs.allclose(plain)
-        export(ground.backbone, str(folder), tmp_path / "merged")
+        export(ground.start, str(folder), tmp_path / "merged")
         torch.testing.assert_close(load_model(tmp_path / "merged")(tokens).logits, theirs, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="This adapter was learned on another backbone"):
-        load_with(ground.start, str(folder))
+        load_with(ground.backbone, str(folder))
