@@ -65,7 +65,7 @@ def _extrapolated(known: dict[tuple[int, int], float], rows: int, length: int) -
     straight = all(
         math.isclose(flops, count * each * line(each), rel_tol=1e-9) for (count, each), flops in known.items()
     )
-    return rows * length * line(length) if straight else None
+    return float(round(rows * length * line(length))) if straight else None
 
 
 def _forward(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
