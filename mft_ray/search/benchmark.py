@@ -180,9 +180,13 @@ def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _error(scores: Sequence[ExampleScores], metric: str) -> float:
-    """Return the standard error over examples; of one with several numbers, its mean counts."""
+    return standard_error(one_each(scores, metric))
+
+
+def one_each(scores: Sequence[ExampleScores], metric: str) -> list[float]:
+    """Return a metric of every example as one number; of one with several, their mean."""
     values = [row[metric] for row in scores]
-    return standard_error([sum(value) / len(value) if isinstance(value, list) else value for value in values])
+    return [sum(value) / len(value) if isinstance(value, list) else value for value in values]
 
 
 def _plain(name: str) -> str:

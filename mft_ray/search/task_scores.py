@@ -11,7 +11,7 @@ import ray
 from mft_ray.config import Config, ScalingConfig
 from mft_ray.data.prepare import TOKENIZER
 from mft_ray.errors import RunFailed, UserError
-from mft_ray.search.benchmark import benchmark, load_tasks, texts_file
+from mft_ray.search.benchmark import benchmark, load_tasks, one_each, texts_file
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.judged import Backbone
 from mft_ray.search.progress import say
@@ -73,10 +73,9 @@ def score_on_tasks(
 
 
 def _example_scores(out: Path, subject: str, task: str, metric: str) -> list[float]:
-    """Return a metric of every example, in order; of one with several numbers, their mean."""
+    """Return a metric of every example, in order."""
     lines = texts_file(out / subject, task, subject).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line)["scores"][metric] for line in lines[1:]]
-    return [sum(row) / len(row) if isinstance(row, list) else row for row in rows]
+    return one_each([json.loads(line)["scores"] for line in lines[1:]], metric)
 
 
 def _evaluate(subjects: list[Subject], config: Config, out: str, tokenizer: str) -> Iterator[str]:

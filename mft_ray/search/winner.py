@@ -37,7 +37,8 @@ def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict
     artifact = find(folder.trial(row["trial_id"]))
     assert artifact is not None
     _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
-    tree = {"trial_id": row["trial_id"], config.search.method.replace("mft", "mask"): row["config"]}
+    method = config.search.method
+    tree = {"trial_id": row["trial_id"], "mask" if method == "mft" else method: row["config"]}
     tree["train"] = config.train.model_dump(mode="json")
     (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     (partial / "README.md").write_text(_card(folder, config, baseline, row, sentence, artifact))
