@@ -12,7 +12,7 @@ from queue import Queue
 from typing import Any
 
 from mft_ray.config import METHODS, Config, parse_config
-from mft_ray.errors import RunFailed
+from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
 from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
@@ -85,6 +85,11 @@ def compare(config: Config | None, resume: str | None = None) -> RunFolder:
     if config is not None:
         for row in entries(with_absolute_paths(config)):
             check(row.config)
+            if row.method == FFT and row.config.fft.given:
+                raise UserError(
+                    f"compare.methods.{row.name} trains from the model before fine-tuning, and fft.given says that "
+                    "model.path is fine-tuned already. Use continued_fft, or leave fft.given out."
+                )
     with session(config, resume) as run:
         rows = [replace(row, config=in_steps(row.config, run.folder)) for row in entries(run.config)]
         _run(replace(run, config=in_steps(run.config, run.folder)), rows)
@@ -151,7 +156,7 @@ def _trained(rows: Sequence[Entry], run: Session, baseline: Baseline, at_once: i
 
 
 def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> Outcome | str:
-    again = row.method == "fft"  # with other settings, from where FFT started
+    again = row.method == FFT  # with other settings, from where FFT started
     job = train_job(
         row.method,
         row.config,

@@ -12,11 +12,14 @@ import pytest
 from rich.console import Console
 
 from mft_ray.config import METHODS, parse_config
+from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import interval
 from mft_ray.report.comparison import show
 from mft_ray.search import comparison
 from mft_ray.search.comparison import compare, entries
+from mft_ray.training.backbone import new_model
+from mft_ray.training.export import save_model
 
 CHANGED = {
     "continued_fft": {},
@@ -71,6 +74,15 @@ def test_a_row_that_the_model_cannot_have_is_refused_before_anything_is_written(
     rows = {"mft": {}, "lora": {"lora": {"layers": "4-7"}}}
     with pytest.raises(UserError, match="layer"):
         compare(parse_config({**tiny, "run": {"dir": str(tmp_path / "run")}, "compare": {"methods": rows}}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_fft_again_is_refused_where_it_is_given(tiny: dict[str, Any], tmp_path: Path) -> None:
+    start = new_model(tiny["model"]["architecture"], len(arithmetic.tokenizer()), 0)
+    save_model(start, dict(start.named_parameters()), arithmetic.tokenizer(), tmp_path / "model")
+    given = {"model": {"path": str(tmp_path / "model")}, "fft": {"given": True}, "run": {"dir": str(tmp_path / "run")}}
+    with pytest.raises(UserError, match=r"compare\.methods\.again trains from the model before fine-tuning"):
+        compare(parse_config({**tiny, **given, "compare": {"methods": {"again": {"method": "fft"}}}}))
     assert not (tmp_path / "run").exists()
 
 
