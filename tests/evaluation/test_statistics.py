@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mft_ray.evaluation.statistics import interval, paired, right_or_wrong, standard_error
+from mft_ray.evaluation.statistics import holm, interval, paired, right_or_wrong, standard_error
 
 pairs_of_bits = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=60)
 
@@ -72,7 +72,7 @@ def test_swapping_the_two_mirrors_the_result(pairs: list[tuple[int, int]]) -> No
     forth, back = (paired(*both, binary=True, resamples=100) for both in ((a, b), (b, a)))
     assert forth.delta == -back.delta
     assert forth.p_value == pytest.approx(back.p_value)
-    assert forth.ci95 == pytest.approx((-back.ci95[1], -back.ci95[0]))
+    assert (forth.detectable, forth.needed) == (back.detectable, back.needed)
     assert 0 <= forth.p_value <= 1
     assert -1 <= forth.ci95[0] <= forth.ci95[1] <= 1
 
@@ -100,6 +100,78 @@ def test_the_interval_covers_the_truth_and_the_test_keeps_its_level(binary: bool
 def _bits(rng: np.random.Generator, n: int, gained: float, lost: float) -> tuple[np.ndarray, np.ndarray]:
     kind = rng.choice(4, n, p=[gained, lost, (1 - gained - lost) / 2, (1 - gained - lost) / 2])
     return np.isin(kind, (0, 2)).astype(float), np.isin(kind, (1, 2)).astype(float)
+
+
+def test_an_interval_of_bits_is_the_bootstraps() -> None:
+    # Drawing how many there are of each kind must be what drawing examples is.
+    a, b = _bits(np.random.default_rng(0), 300, 0.2, 0.1)
+    drawn = stats.bootstrap((a - b,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1))
+    low, high = drawn.confidence_interval
+    assert paired(a, b, binary=True, resamples=20_000).ci95 == pytest.approx((low, high), abs=0.004)
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0])
+def test_what_is_detectable_is_found_in_four_of_five_experiments(gain: float) -> None:
+    rng = np.random.default_rng(0)
+    n, differing = 1000, 0.1
+    detectable = paired(*_bits(rng, 100_000, differing / 2, differing / 2), binary=True, resamples=10).detectable * 10
+    truth, found = gain * detectable, 0
+    for _ in range(400):
+        both = _bits(rng, n, (differing + truth) / 2, (differing - truth) / 2)
+        found += paired(*both, binary=True, resamples=10).p_value < 0.05
+    assert found / 400 <= 0.075 if gain == 0 else 0.72 <= found / 400 <= 0.88
+
+
+def test_a_gain_of_what_is_needed_is_just_detectable() -> None:
+    small = paired([1.0] * 8 + [0.0] * 192, [0.0] * 200, binary=True)
+    assert small.needed is not None
+    assert small.needed < 200  # it is already shown
+    few = paired([1.0] * 3 + [0.0] * 197, [0.0] * 200, binary=True)
+    assert few.detectable == pytest.approx(6 / 200)  # six wins and no loss are the least that McNemar believes
+    rng = np.random.default_rng(0)
+    a, b = _bits(rng, 400, 0.11, 0.1)
+    result = paired(a, b, binary=True)
+    assert result.needed is not None
+    assert result.needed / 400 == pytest.approx((result.detectable / result.delta) ** 2, rel=0.01)
+    assert paired(a, a, binary=True).needed is None
+
+
+def test_examples_of_one_source_count_less() -> None:
+    rng = np.random.default_rng(0)
+    gains = np.repeat(rng.normal(0.1, 0.5, 40), 10)  # ten examples of each source, all alike
+    scores, sources = rng.normal(size=400), np.repeat(np.arange(40), 10).tolist()
+    alone = paired(scores + gains, scores, binary=False)
+    shared = paired(scores + gains, scores, binary=False, sources=sources)
+    assert (alone.sources, shared.sources, shared.test) == (400, 40, "cluster_t")
+    assert shared.delta == pytest.approx(alone.delta)
+    width = (shared.ci95[1] - shared.ci95[0]) / (alone.ci95[1] - alone.ci95[0])
+    assert width == pytest.approx(math.sqrt(10), rel=0.1)
+    # Ten copies are one: the test is that of the sources' means.
+    means = gains.reshape(40, 10).mean(1)
+    assert shared.p_value == pytest.approx(float(stats.ttest_1samp(means, 0).pvalue))
+    own = paired(scores + gains, scores, binary=False, sources=list(range(400)))
+    assert own == alone
+    with pytest.raises(ValueError, match="two sources"):
+        paired(scores, gains, binary=False, sources=[0] * 400)
+    with pytest.raises(ValueError, match="source of each of 400"):
+        paired(scores, gains, binary=False, sources=[0, 1])
+
+
+def test_wilcoxon_is_not_moved_by_an_outlier() -> None:
+    rng = np.random.default_rng(0)
+    baseline = rng.normal(size=100)
+    candidate = baseline + rng.normal(0.2, 0.3, 100)
+    candidate[0] -= 50
+    by_t, by_rank = (paired(candidate, baseline, binary=False, real_test=test) for test in ("paired_t", "wilcoxon"))
+    assert by_rank.test == "wilcoxon"
+    assert by_rank.p_value == float(stats.wilcoxon(candidate - baseline).pvalue) < 0.001 < 0.05 < by_t.p_value
+
+
+def test_holm() -> None:
+    # Holm (1979), and the example of R's p.adjust: each p times how many are left, never falling.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_many_examples_stay_within_memory_and_time() -> None:
