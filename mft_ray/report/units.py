@@ -49,6 +49,10 @@ class Unit:
         """A difference with sign and unit, such as ``+1.23 points``."""
         return NONE if value is None else f"{self.signed(value)}{self.delta_suffix}"
 
+    def distance(self, value: float | None) -> str:
+        """A difference without its sign, such as ``1.23 points``."""
+        return NONE if value is None else f"{self.number(abs(value))}{self.delta_suffix}"
+
     def interval(self, bounds: tuple[float, float] | None) -> str:
         """An interval of differences, such as ``+0.41 to +2.05``."""
         return NONE if bounds is None else f"{self.signed(bounds[0])} to {self.signed(bounds[1])}"
