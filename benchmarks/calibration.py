@@ -28,7 +28,7 @@ import numpy as np
 from keep_run import machine
 
 from mft_ray.evaluation.statistics import interval
-from mft_ray.search.verdict import Rules, judge
+from mft_ray.search.verdict import Evidence, Rules, judge
 
 GAIN = 0.02
 RESAMPLES = 2000
@@ -109,7 +109,7 @@ def _search(case: Case, rng: np.random.Generator) -> dict[str, bool]:
     winner = gains[rng.choice(np.flatnonzero(validation == validation.max()))]
     fft = rng.random(case.n) < case.accuracy
     mft, continued = (_answers(case, gain, fft, rng).tolist() for gain in (winner, case.continued))
-    return judge("exact_match", mft, fft.astype(float).tolist(), continued, Rules(RESAMPLES))
+    return judge(Evidence("exact_match", mft, fft.astype(float).tolist(), continued), Rules(RESAMPLES))
 
 
 def _answers(case: Case, gain: float, fft: np.ndarray, rng: np.random.Generator) -> np.ndarray:

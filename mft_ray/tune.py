@@ -20,11 +20,18 @@ def main() -> None:
         _EXAMPLES,
     )
     cli.add_run(arguments)
-    config, resume = cli.read_run(arguments.parse_args())
+    arguments.add_argument(
+        "--look-again",
+        action="store_true",
+        help="with --resume, where another trial has become the best since the verdict: judge that one too. The "
+        "verdict then says that the test examples were looked at before",
+    )
+    options = arguments.parse_args()
+    config, resume = cli.read_run(options)
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
     from mft_ray.search.pipeline import search
 
-    search(config, resume)
+    search(config, resume, options.look_again)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from mft_ray.config.search import (
 )
 from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
+from mft_ray.config.verdict import VerdictConfig
 
 __all__ = [
     "METHODS",
@@ -42,6 +43,7 @@ __all__ = [
     "SpaceConfig",
     "StopConfig",
     "TrainConfig",
+    "VerdictConfig",
     "load_config",
     "parse_config",
 ]

@@ -73,6 +73,10 @@ class EvaluationConfig(Section):
     tasks: list[str] | None = Field(
         None, description="benchmark tasks that judged models are scored on too, such as gsm8k; null: the domain's"
     )
+    other_tasks: list[str] = Field(
+        [],
+        description="tasks of other domains, scored too: where the winner got worse beyond noise, the verdict says so",
+    )
     task_data: dict[str, str] = Field({}, description="local copies of tasks' data: {gsm8k: FOLDER}")
     task_limit: int | None = Field(None, ge=1, description="the first so many examples of each task; null takes all")
     task_max_new_tokens: int | None = Field(

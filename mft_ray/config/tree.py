@@ -16,6 +16,7 @@ from mft_ray.config.explain import explain, explain_yaml
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
+from mft_ray.config.verdict import VerdictConfig
 from mft_ray.config.yaml_text import apply_override, read_yaml
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
@@ -41,6 +42,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     lora: LoraConfig = LoraConfig()
     search: SearchConfig = SearchConfig()
+    verdict: VerdictConfig = VerdictConfig()
     compare: CompareConfig = CompareConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
@@ -48,15 +50,18 @@ class Config(Section):
     @model_validator(mode="after")
     def _data_of_tasks(self) -> Config:
         if unknown := sorted(self.evaluation.task_data.keys() - set(self.tasks)):
-            raise ValueError(f"evaluation.task_data names {', '.join(unknown)}, which evaluation.tasks does not")
+            raise ValueError(
+                f"evaluation.task_data names {', '.join(unknown)}, which neither evaluation.tasks nor other_tasks does"
+            )
         return self
 
     @property
     def tasks(self) -> list[str]:
-        """The benchmark tasks that judged models are scored on."""
-        if self.evaluation.tasks is not None:
-            return self.evaluation.tasks
-        return list(self.data.domain.tasks) if self.data.domain else []
+        """The benchmark tasks that judged models are scored on, those of other domains last."""
+        own = self.evaluation.tasks
+        if own is None:
+            own = list(self.data.domain.tasks) if self.data.domain else []
+        return [*own, *(task for task in self.evaluation.other_tasks if task not in own)]
 
     def seeded(self) -> Config:
         """Return a copy in which ``run.seed`` has been added to every other seed."""

@@ -77,9 +77,10 @@ def banner(run: Run) -> Banner:
         return Banner("open", "No verdict yet", f"The search has not been judged on test data. {standing}")
     sentence = verdict.sentence or _sentence(verdict, run.product)
     if verdict.beats_fft:
-        if _beats_continued(verdict):
-            return Banner("yes", "Better than FFT", sentence)
-        return Banner("partly", "Better than FFT, not than FFT continued", sentence)
+        return Banner("yes", "Better than FFT", sentence)
+    if verdict.better_than_fft:
+        what = "than seed noise" if _beats_continued(verdict) else "than FFT continued"
+        return Banner("partly", f"Better than FFT, not {what}", sentence)
     if verdict.ci95[1] < 0:
         return Banner("worse", "Worse than FFT", sentence)
     return Banner("no", "No gain shown", sentence)

@@ -118,6 +118,7 @@ class Verdict(Record):
     p_value: float
     beats_fft: bool
     trial_id: str
+    better_than_fft: bool = False
     delta_continued_fft: float | None = None
     ci95_continued_fft: Interval | None = None
     p_value_continued_fft: float | None = None

@@ -40,6 +40,9 @@ class RunFolder:
         self.scores = self.work / "scores"
         self.tasks = self.work / "tasks"
         self.tune = self.work / "tune"
+        self.looks = self.work / "looks.json"
+        self.rivals = self.work / "rivals"
+        self.seeds = self.work / "seeds"
 
     def trial(self, trial_id: str) -> Path:
         """Return the folder of one trial."""

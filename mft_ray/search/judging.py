@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.search.baseline import Baseline, continued_fft, fft_workers
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.looks import kept_verdict, look, looks
+from mft_ray.search.rivals import best_rival
 from mft_ray.search.scoring import Subject, made, score, score_on_test
+from mft_ray.search.seeds import over_seeds
 from mft_ray.search.task_scores import score_on_tasks
-from mft_ray.search.verdict import compare, judge
+from mft_ray.search.verdict import Evidence, Rules, compare, judge, warn
+from mft_ray.training.group import workers
 from mft_ray.training.job import write_json
 
 
 def judge_winner(
-    config: Config, folder: RunFolder, baseline: Baseline, row: dict[str, Any], concurrent: int
+    config: Config,
+    folder: RunFolder,
+    baseline: Baseline,
+    start: str,
+    rows: Sequence[dict[str, Any]],
+    concurrent: int,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Score FFT, continued FFT and the winner on test, once, and write what that shows.
 
@@ -23,40 +34,68 @@ def judge_winner(
         config: the resolved configuration.
         folder: of the run.
         baseline: the FFT model.
-        row: the winner's leaderboard row.
+        start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
+        rows: the leaderboard's, the winner's first.
         concurrent: models that may be evaluated on benchmark tasks at once.
+        again: the test examples may be looked at although they were for another trial.
 
     Returns:
         The content of ``verdict.json``; what is there already is not judged again.
+
+    Raises:
+        UserError: the test examples were looked at for another trial, and that verdict is gone.
     """
-    if folder.verdict.exists():
-        kept: dict[str, Any] = json.loads(folder.verdict.read_text())
+    row = rows[0]
+    if (kept := kept_verdict(folder, row["trial_id"], again)) is not None:
         return kept
+    rival = None
+    if config.verdict.rivals:
+        with workers(config.scaling, folder.work / "groups" / "rivals") as group:
+            rival = best_rival(group, config, folder, baseline)
+    earlier = look(folder, row["trial_id"])
     fft = Subject("fft", baseline.model)
     mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
     with fft_workers(config, folder) as group:
         continued = continued_fft(group, config, folder, baseline, row["tokens"])
-        subjects = (continued, fft, mft)
+        subjects = [continued, fft, mft, *([rival[1]] if rival else [])]
         values = score_on_test(group, subjects, config, folder)
         continued_validation = score(group, continued, "validation", config, folder)
-    metric, resamples = config.evaluation.metric, config.evaluation.resamples
+    metric = config.evaluation.metric
     decisive = values.pop(metric)
-    compared = (decisive["mft"], decisive["fft"], decisive["continued"])
-    verdict = judge(metric, *compared, resamples, config.search.method)
-    verdict["trial_id"] = row["trial_id"]
-    if config.tasks:
-        tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent)
-        values |= {f"{task}: {name}": by_name for (task, name), by_name in tasks.items()}
-    verdict["extra"] = [
-        {
-            **compare(name, by_name["mft"], by_name["fft"], resamples),
-            "continued": sum(by_name["continued"]) / len(by_name["continued"]),
-        }
-        for name, by_name in values.items()
-    ]
+    means = {name: sum(scores) / len(scores) for name, scores in decisive.items()}
+    seeds = over_seeds(config, folder, start, row, {name: means[name] for name in ("fft", "mft", "continued")})
+    rules = Rules(config.evaluation.resamples, config.verdict.real_test)
+    tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
+    others = set(config.evaluation.other_tasks)
+    extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
+    extra += [_extra(f"{task}: {name}", by, rules) for (task, name), by in tasks.items() if task not in others]
+    elsewhere = [_extra(f"{task}: {name}", by, rules) for (task, name), by in tasks.items() if task in others]
+    evidence = Evidence(
+        metric,
+        decisive["mft"],
+        decisive["fft"],
+        decisive["continued"],
+        rival=(rival[0], decisive[rival[1].name]) if rival else None,
+        method=config.search.method,
+        seeds=seeds,
+        other_tasks=warn(elsewhere),
+        earlier_looks=len(earlier),
+    )
+    verdict = {
+        **judge(evidence, rules),
+        "trial_id": row["trial_id"],
+        "selection": {"split": "validation", "n": len(continued_validation), "metric": metric, "trials": len(rows)},
+        "looks": looks(folder),
+        "extra": extra,
+    }
     _complete_baseline(config, folder, decisive, continued_validation)
     write_json(folder.verdict, verdict)
     return verdict
+
+
+def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[str, Any]:
+    continued = scores["continued"]
+    return {**compare(name, scores["mft"], scores["fft"], rules), "continued": sum(continued) / len(continued)}
 
 
 def _complete_baseline(

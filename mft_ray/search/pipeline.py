@@ -27,22 +27,23 @@ from mft_ray.training.artifacts import ADAPTER, MASK
 from mft_ray.training.recipes import recipe
 
 
-def search(config: Config | None, resume: str | None = None) -> RunFolder:
+def search(config: Config | None, resume: str | None = None, look_again: bool = False) -> RunFolder:
     """Run a search from backbone to verdict, or go on with an interrupted one.
 
     Args:
         config: of a new search.
         resume: folder of an interrupted one, whose own configuration is used.
+        look_again: the test examples may be looked at for another trial than before.
 
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
     """
     with session(config, resume) as run:
-        _run(in_steps(run.config, run.folder), run.folder, run.start, run.concurrent)
+        _run(in_steps(run.config, run.folder), run.folder, run.start, run.concurrent, look_again)
     return run.folder
 
 
-def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None:
+def _run(config: Config, folder: RunFolder, start: str, concurrent: int, look_again: bool) -> None:
     shown = unit(config.evaluation.metric)
     say(f"run folder {folder.root}")
     say("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
@@ -90,10 +91,11 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int) -> None
             f"{_reasons(rows)}. See report.html there."
         )
     say("3/4 verdict: one look at the untouched test examples")
-    verdict = judge_winner(config, folder, baseline, rows[0], concurrent)
+    verdict = judge_winner(config, folder, baseline, start, rows, concurrent, look_again)
 
     say("4/4 mask, model and report")
-    keep_winner(folder, config, baseline, rows[0], verdict["sentence"])
+    [winner] = [row for row in rows if row["trial_id"] == verdict["trial_id"]]
+    keep_winner(folder, config, baseline, winner, verdict["sentence"])
     keep_results()
     report = render(folder.root)
     _tell(folder, verdict, report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from mft_ray.evaluation.statistics import LEVEL, Paired, holm, paired, right_or_wrong
@@ -26,63 +25,77 @@ class Rules:
     sources: Sequence[Hashable] | None = None
 
 
-def judge(
-    metric: str,
-    mft: Sequence[float],
-    fft: Sequence[float],
-    continued: Sequence[float] | None,
-    rules: Rules,
-    method: str = "mft",
-    rival: tuple[str, Sequence[float]] | None = None,
-) -> dict[str, Any]:
-    """Compare per-example test scores and say what they show.
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on. Scores are of the same test examples in the same order; higher is better.
+
+    Attributes:
+        metric: of the scores.
+        mft: scores of the masked model, or of what another method made.
+        fft: the FFT model's.
+        continued: continued FFT's; None if it was not run.
+        rival: the best of other methods by validation, and its scores; None if none was run.
+        method: that made the judged model.
+        seeds: what `mft_ray.search.seeds.spread` says; None if there is one seed.
+        other_tasks: rows of `warn`.
+        earlier_looks: how often the test examples were looked at for other trials.
+    """
+
+    metric: str
+    mft: Sequence[float]
+    fft: Sequence[float]
+    continued: Sequence[float] | None = None
+    rival: tuple[str, Sequence[float]] | None = None
+    method: str = "mft"
+    seeds: dict[str, Any] | None = None
+    other_tasks: Sequence[dict[str, Any]] = ()
+    earlier_looks: int = 0
+
+
+def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
+    """Say what the evidence shows.
 
     A difference is believed when the paired bootstrap interval lies on one side of zero and the paired test agrees
-    (exact McNemar for right-or-wrong metrics). "Beats FFT" is said of what is better than FFT and better than FFT that
-    was trained on for as many tokens: both must hold, so neither test needs a correction for the other.
+    (exact McNemar for right-or-wrong scores). "Beats FFT" is said of what is better than FFT, and better than FFT that
+    was trained on for as many tokens, and whose gain is larger than what a seed changes, as far as these were run. All
+    must hold, so none needs a correction for the others.
 
     Args:
-        metric: of the scores; higher is better.
-        mft: the scores of the masked model, or what another method made of it.
-        fft: the FFT model's, on the same examples in the same order.
-        continued: continued FFT's; None if it was not run.
+        evidence: scores and what else is known.
         rules: of the comparison.
-        method: that made the judged model.
-        rival: the best of other methods by validation, and its scores; None if none was run.
 
     Returns:
-        The content of ``verdict.json``, but for the trial's id.
+        The content of ``verdict.json``, but for what only the search knows.
     """
-    versus = partial(_versus, mft, rules=rules)
-    against_fft = versus(fft)
-    against_continued = versus(continued) if continued else None
-    against_rival = versus(rival[1]) if rival else None
-    gain = better(against_fft)
-    beats_continued = better(against_continued) if against_continued else None
+    fft = _versus(evidence.mft, evidence.fft, rules)
+    continued = _versus(evidence.mft, evidence.continued, rules) if evidence.continued else None
+    rival = _versus(evidence.mft, evidence.rival[1], rules) if evidence.rival else None
+    noise = bool(evidence.seeds and evidence.seeds["within_noise"])
     return {
-        "method": method,
-        "metric": metric,
+        "method": evidence.method,
+        "metric": evidence.metric,
         "split": "test",
-        "n": against_fft.n,
-        "sources": against_fft.sources,
-        "fft": against_fft.baseline,
-        "mft": against_fft.candidate,
-        "delta": against_fft.delta,
-        "ci95": list(against_fft.ci95),
-        "p_value": against_fft.p_value,
-        "test": against_fft.test,
+        "n": fft.n,
+        "fft": fft.baseline,
+        "mft": fft.candidate,
+        "delta": fft.delta,
+        "ci95": list(fft.ci95),
+        "p_value": fft.p_value,
+        "test": fft.test,
         "confidence": 0.95,
-        "beats_fft": gain and beats_continued is not False,
-        "better_than_fft": gain,
-        "continued_fft": against_continued.baseline if against_continued else None,
-        "delta_continued_fft": against_continued.delta if against_continued else None,
-        "ci95_continued_fft": list(against_continued.ci95) if against_continued else None,
-        "p_value_continued_fft": against_continued.p_value if against_continued else None,
-        "beats_continued_fft": beats_continued,
-        "rival": _rival(rival[0], against_rival) if rival and against_rival else None,
-        "detectable": against_fft.detectable,
-        "needed": against_fft.needed,
-        "sentence": _sentence(metric, method, against_fft, against_continued, rival and rival[0], against_rival),
+        "beats_fft": better(fft) and (continued is None or better(continued)) and not noise,
+        "better_than_fft": better(fft),
+        "continued_fft": continued.baseline if continued else None,
+        "delta_continued_fft": continued.delta if continued else None,
+        "ci95_continued_fft": list(continued.ci95) if continued else None,
+        "p_value_continued_fft": continued.p_value if continued else None,
+        "beats_continued_fft": better(continued) if continued else None,
+        "rival": _rival(evidence.rival[0], rival) if evidence.rival and rival else None,
+        "detectable": fft.detectable,
+        "needed": fft.needed,
+        "seeds": evidence.seeds,
+        "other_tasks": list(evidence.other_tasks),
+        "sentence": _sentence(evidence, fft, continued, rival),
     }
 
 
@@ -145,22 +158,20 @@ def _rival(method: str, against: Paired) -> dict[str, Any]:
     }
 
 
-def _sentence(
-    metric: str,
-    method: str,
-    fft: Paired,
-    continued: Paired | None,
-    rival: str | None,
-    against_rival: Paired | None,
-) -> str:
-    shown, made = unit(metric), product(method)
+def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: Paired | None) -> str:
+    shown, made = unit(evidence.metric), product(evidence.method)
     judged = {"mask": "masked model", "adapter": "model with the adapter"}.get(made, made)
     facts = (
         f"on {fft.n:,} untouched test examples the {judged} scores {shown.score(fft.candidate)} and FFT "
         f"{shown.score(fft.baseline)}: {_difference(shown, fft)}"
     )
+    seeds = evidence.seeds
     if better(fft):
-        start = "Yes" if continued is None or better(continued) else "Only in part"
+        start = "Yes"
+        if seeds and seeds["within_noise"]:
+            start = "Not surely"
+        if continued is not None and not better(continued):
+            start = "Only in part"
         end = "a gain over FFT beyond chance"
     elif _worse(fft):
         start, end = "No", f"the {made} is worse than FFT"
@@ -169,11 +180,40 @@ def _sentence(
     said = [f"{start}: {facts}, {end}."]
     if continued is not None:
         said.append(_against("FFT continued for the same number of tokens", shown, continued))
-    if rival is not None and against_rival is not None:
-        said.append(_against(f"the best rival on validation, {rival},", shown, against_rival))
+    if evidence.rival is not None and rival is not None:
+        said.append(_against(f"the best rival on validation, {evidence.rival[0]}", shown, rival))
+    if seeds:
+        said.append(_noise(shown, seeds))
     if not better(fft) and not _worse(fft):
         said.append(_power(shown, fft))
+    for row in evidence.other_tasks:
+        if row["worse"]:
+            said.append(_warning(made, row))
+    if evidence.earlier_looks:
+        said.append(
+            f"This was look {evidence.earlier_looks + 1} at the test examples: chance gets by more easily than the "
+            "numbers say."
+        )
     return " ".join(said)
+
+
+def _noise(shown: Unit, seeds: dict[str, Any]) -> str:
+    gain = seeds["delta"]
+    text = (
+        f"Over {seeds['n']} seeds the gain over FFT is {shown.delta(gain['mean'])} on average (standard deviation "
+        f"{shown.number(gain['sd'])}, 95% interval {shown.interval(gain['ci95'])})"
+    )
+    over = seeds["delta_continued_fft"]
+    text += f" and over continued FFT {shown.delta(over['mean'])} ({shown.interval(over['ci95'])})"
+    return f"{text}: {'within seed noise' if seeds['within_noise'] else 'more than seed noise'}."
+
+
+def _warning(made: str, row: dict[str, Any]) -> str:
+    shown = unit(row["metric"])
+    return (
+        f"Warning: the {made} makes {row['metric']} worse, {shown.number(row['mft'])} after {shown.number(row['fft'])} "
+        f"({shown.delta(row['delta'])}, p {_equals(row['p_holm'])})."
+    )
 
 
 def _against(whom: str, shown: Unit, against: Paired) -> str:
@@ -188,8 +228,8 @@ def _against(whom: str, shown: Unit, against: Paired) -> str:
 
 def _power(shown: Unit, fft: Paired) -> str:
     """What so many examples could have shown, and how many it would take."""
-    if fft.detectable == 0:
-        return "The two differ on no example."
+    if fft.delta == 0 and fft.ci95 == (0, 0):
+        return "The two answer every example alike."
     text = (
         f"{fft.n:,} examples that differ as these do cannot show a gain of less than {shown.distance(fft.detectable)}"
     )

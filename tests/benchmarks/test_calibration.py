@@ -32,7 +32,7 @@ def test_choosing_and_proving_on_the_same_examples_would_not_be_honest(monkeypat
         masks = [calibration._answers(case, 0.0, fft, rng) for _ in range(case.trials)]
         best = max(masks, key=lambda mask: mask.sum())
         rules = calibration.Rules(calibration.RESAMPLES)
-        return calibration.judge("exact_match", best.tolist(), fft.astype(float).tolist(), None, rules)
+        return calibration.judge(calibration.Evidence("exact_match", best.tolist(), fft.astype(float).tolist()), rules)
 
     monkeypatch.setattr(calibration, "_search", peeking)
     assert simulate(Case(1319, 500, trials=32, accuracy=0.3, discordance=0.15), 60).beats_fft > 0.2

@@ -84,6 +84,7 @@ def _verdict(trial_id: str) -> dict[str, Any]:
         "test": "mcnemar",
         "confidence": 0.95,
         "beats_fft": True,
+        "better_than_fft": True,
         "continued_fft": 0.8918,
         "delta_continued_fft": 0.0097,
         "ci95_continued_fft": [0.0028, 0.0165],

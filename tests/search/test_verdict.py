@@ -7,10 +7,11 @@ import random
 
 import pytest
 
-from mft_ray.search.verdict import compare, judge
+from mft_ray.search.seeds import spread
+from mft_ray.search.verdict import Evidence, Rules, compare, judge, warn
 
 N = 5000
-RESAMPLES = 1000
+RULES = Rules(resamples=1000)
 KEYS = {"metric", "split", "n", "fft", "mft", "delta", "ci95", "p_value", "beats_fft"} | {
     "delta_continued_fft",
     "ci95_continued_fft",
@@ -33,8 +34,8 @@ def _better(scores: list[float], share: float, seed: int = 1) -> list[float]:
     return [1.0 if rng.random() < share else score for score in scores]
 
 
-def _judge(mft, fft, continued=None, metric="exact_match"):
-    return judge(metric, mft, fft, continued, RESAMPLES)
+def _judge(mft, fft, continued=None, metric="exact_match", **more):
+    return judge(Evidence(metric, mft, fft, continued, **more), RULES)
 
 
 def test_no_when_the_mask_is_the_fft_model_itself():
@@ -46,7 +47,7 @@ def test_no_when_the_mask_is_the_fft_model_itself():
     assert verdict["p_value"] == 1
     assert verdict["sentence"].startswith("No: on 5,000 untouched test examples")
     assert "no gain over FFT beyond chance" in verdict["sentence"]
-    assert verdict["sentence"].endswith("no difference beyond chance.")
+    assert verdict["sentence"].endswith("no difference beyond chance. The two answer every example alike.")
 
 
 def test_no_and_worse_when_the_mask_is_random():
@@ -81,8 +82,7 @@ def test_yes_on_a_clear_gain_over_both():
 def test_only_in_part_when_continued_fft_gains_as_much(share, end):
     fft = _right(0.8)
     verdict = _judge(_better(fft, 0.2), fft, _better(fft, share, seed=1 if share == 0.2 else 4))
-    assert verdict["beats_fft"] is True
-    assert verdict["beats_continued_fft"] is False
+    assert (verdict["better_than_fft"], verdict["beats_continued_fft"], verdict["beats_fft"]) == (True, False, False)
     assert verdict["sentence"].startswith("Only in part: ")
     assert verdict["sentence"].endswith(end)
 
@@ -116,6 +116,76 @@ def test_sentence_says_the_numbers_it_rests_on():
     assert "\n" not in sentence
 
 
+def test_no_says_what_so_many_examples_can_show():
+    fft = [1.0] * 80 + [0.0] * 84
+    mft = [0.0] * 8 + [1.0] * 72 + [1.0] * 10 + [0.0] * 74  # 18 of 164 differ
+    verdict = _judge(mft, fft)
+    sentence = verdict["sentence"]
+    # Standard error of the difference: sqrt(18) / 164; 2.8 of them are found in four of five experiments.
+    assert verdict["detectable"] == pytest.approx(2.8 * 18**0.5 / 164, rel=0.02)
+    assert "164 examples that differ as these do cannot show a gain of less than 7.2" in sentence
+    assert sentence.endswith("one as large as the one seen would take about 5,800.")
+    assert verdict["needed"] == pytest.approx(5800, rel=0.02)
+
+
+def test_the_best_rival_is_judged_alike_and_changes_no_claim():
+    fft = _right(0.8)
+    verdict = _judge(_better(fft, 0.2), fft, fft, rival=("lora", _better(fft, 0.5, seed=7)))
+    assert verdict["beats_fft"] is True
+    assert (verdict["rival"]["method"], verdict["rival"]["beaten"]) == ("lora", False)
+    assert verdict["rival"]["delta"] < 0
+    assert "Against the best rival on validation, lora (" in verdict["sentence"]
+    assert verdict["sentence"].endswith("worse beyond chance.")
+
+
+def _run(gain: float, over_continued: float) -> dict[str, float]:
+    return {"fft": 0.8, "mft": 0.8 + gain, "continued": 0.8 + gain - over_continued}
+
+
+def test_a_gain_within_seed_noise_is_called_that():
+    fft = _right(0.8)
+    noisy = spread([_run(0.03, 0.03), _run(-0.02, -0.01), _run(0.01, 0.02)])
+    verdict = _judge(_better(fft, 0.2), fft, fft, seeds=noisy)
+    assert (verdict["better_than_fft"], verdict["beats_fft"]) == (True, False)
+    assert verdict["sentence"].startswith("Not surely: ")
+    assert "Over 3 seeds the gain over FFT is +0.67 points on average (standard deviation 2.52" in verdict["sentence"]
+    assert "within seed noise" in verdict["sentence"]
+    sure = _judge(_better(fft, 0.2), fft, fft, seeds=spread([_run(0.03, 0.02), _run(0.031, 0.021), _run(0.029, 0.02)]))
+    assert sure["beats_fft"] is True
+    assert sure["sentence"].startswith("Yes: ")
+    assert "more than seed noise" in sure["sentence"]
+    assert json.loads(json.dumps(verdict)) == verdict
+
+
+def test_seeds_must_agree_on_continued_fft_too():
+    found = spread([_run(0.03, 0.01), _run(0.031, -0.01), _run(0.029, 0.0)])
+    assert found["delta"]["mean"] == pytest.approx(0.03)
+    assert found["delta"]["sd"] == pytest.approx(0.001)
+    assert found["delta"]["ci95"][0] > 0 > found["delta_continued_fft"]["ci95"][0]
+    assert found["within_noise"] is True
+
+
+def test_a_loss_elsewhere_is_warned_of_only_beyond_noise():
+    fft = _right(0.6)
+    rows = [
+        compare("ifeval: strict", _right(0.5, seed=4), fft, RULES),
+        compare("gsm8k: score", _better(fft, 0.1), fft, RULES),
+        *(compare(f"task {n}", [*fft[:-1], 1 - fft[-1]], fft, RULES) for n in range(3)),
+    ]
+    warned = warn(rows)
+    assert [row["worse"] for row in warned] == [True, False, False, False, False]
+    assert all(after["p_holm"] >= before["p_value"] for before, after in zip(rows, warned, strict=True))
+    sentence = _judge(_better(fft, 0.2), fft, fft, other_tasks=warned)["sentence"]
+    assert "Warning: the mask makes ifeval: strict worse, 0." in sentence
+    assert sentence.count("Warning") == 1
+
+
+def test_a_second_look_is_said():
+    fft = _right(0.8)
+    assert "look 2 at the test examples" in _judge(_better(fft, 0.2), fft, fft, earlier_looks=1)["sentence"]
+    assert "look" not in _judge(_better(fft, 0.2), fft, fft)["sentence"]
+
+
 def test_without_continued_fft_the_verdict_is_about_fft_alone():
     fft = _right(0.5)
     verdict = _judge(_better(fft, 0.5), fft)
@@ -138,7 +208,7 @@ def test_verdict_is_json_with_the_keys_that_others_read_and_the_same_each_time()
 
 def test_extra_metrics_are_compared_alike():
     fft = _right(0.8)
-    row = compare("generated_match", _better(fft, 0.1), fft, RESAMPLES)
+    row = compare("generated_match", _better(fft, 0.1), fft, RULES)
     assert row.keys() >= {"metric", "n", "fft", "mft", "delta", "ci95", "p_value"}
     assert row["ci95"][0] > 0
     assert row["test"] == "mcnemar"

@@ -17,7 +17,7 @@ from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED, Row, encode
 from mft_ray.evaluation.metrics import per_example
 from mft_ray.masking import Masks, MaskSettings, apply_masks, keep_mask, select
-from mft_ray.search.verdict import judge
+from mft_ray.search.verdict import Evidence, Rules, judge
 from mft_ray.training.backbone import new_model
 
 pytestmark = pytest.mark.slow
@@ -108,7 +108,7 @@ def _scores(models: Models, model: nn.Module) -> list[float]:
 
 def _verdict(models: Models, backbone: nn.Module, mft: nn.Module) -> dict[str, Any]:
     """The verdict on a masked model against the model that its mask is for."""
-    return judge("exact_match", _scores(models, mft), _scores(models, backbone), None, resamples=2000)
+    return judge(Evidence("exact_match", _scores(models, mft), _scores(models, backbone)), Rules(resamples=2000))
 
 
 def test_the_model_is_good_and_the_damage_is_real(models):

@@ -1,0 +1,61 @@
+"""Other methods on the same FFT model, trained so that the winner can be held against the best of them."""
+
+from __future__ import annotations
+
+from mft_ray.config import METHODS, Config, Method
+from mft_ray.errors import RunFailed
+from mft_ray.search.baseline import Baseline
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import Lines, say
+from mft_ray.search.scoring import Subject, made
+from mft_ray.search.stopping import Patience
+from mft_ray.training.group import WorkerGroup
+from mft_ray.training.job import Outcome
+from mft_ray.training.recipes import train_job
+
+
+def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> tuple[str, Subject] | None:
+    """Train the rivals that the configuration names and choose the best by validation.
+
+    Args:
+        group: trains them.
+        config: ``verdict.rivals``; how each trains is `mft_ray.training.recipes.recipe`.
+        folder: of the run; a rival that was trained before is not trained again.
+        baseline: the FFT model that all start from.
+
+    Returns:
+        The best one's method and what it made; None if no rival was asked for, or none could be trained.
+    """
+    scored: list[tuple[float, str]] = []
+    for method in config.verdict.rivals:
+        if method == config.search.method:
+            continue
+        outcome = _train(method, group, config, folder, baseline)
+        if outcome is not None and outcome.best_evaluation is not None:
+            scored.append((outcome.best_evaluation.score, method))
+    if not scored:
+        return None
+    _, best = max(scored)
+    return best, made(folder.rivals / best, f"rival-{best}", baseline.model, baseline.before)
+
+
+def _train(method: Method, group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> Outcome | None:
+    job = train_job(
+        method,
+        config,
+        model=baseline.model,
+        data=str(folder.data),
+        out=str(folder.rivals / method),
+        scaling=group.scaling,
+        backbone=baseline.fingerprint,
+        before=baseline.before,
+        rival=baseline.scores,
+        decides=False,
+    )
+    say(f"rival {method}: {METHODS[method]}")
+    try:
+        lines = Lines(f"rival {method}", config.evaluation.watched, job.train.steps)
+        return group.train(job, Patience(config.train.patience), lines)
+    except RunFailed as error:
+        say(f"rival {method} has failed: {error}. The verdict goes on without it.")
+        return None
