@@ -51,7 +51,7 @@ def keep_comparison(run: Path, name: str, command: str | None) -> None:
         *([f"    {command}", ""] if command else []),
         f"CPU, two shared cores, {versions}. The configuration is in",
         f"[{name}.json]({name}.json). Intervals are 95%: of a score Wilson's or Student's, of a difference to FFT the",
-        "paired bootstrap's; p is exact McNemar or paired t, not corrected for the number of rows.",
+        "paired bootstrap's; p is exact McNemar or paired t, corrected for the number of rows (Holm).",
         "Costs are of training and its evaluations; memory is the whole process's.",
         "",
     ]

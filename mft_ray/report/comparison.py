@@ -19,7 +19,7 @@ def show(path: Path, console: Console | None = None) -> None:
     """Print a ``comparison.json``: the scores, then the costs."""
     content = json.loads(path.read_text(encoding="utf-8"))
     console = console or Console()
-    blocks = [(_label(table), ("method", "score (95%)", "− FFT (95%)", "p")) for table in content["scores"]]
+    blocks = [(_label(table), ("method", "score (95%)", "− FFT (95%)", "p (Holm)")) for table in content["scores"]]
     for number, (title, header) in enumerate(blocks):
         rows = [[row["name"], *_scores(row["name"], content["scores"][number])] for row in content["rows"]]
         console.print(_table(title, header, rows))
@@ -44,7 +44,7 @@ def write_table(path: Path) -> Path:
     content = json.loads(path.read_text(encoding="utf-8"))
     header = ["method"]
     for table in content["scores"]:
-        header += [f"{_label(table)} (95%)", "− FFT (95%)", "p"]
+        header += [f"{_label(table)} (95%)", "− FFT (95%)", "p (Holm)"]
     rows = []
     for row in content["rows"]:
         scores = [cell for table in content["scores"] for cell in _scores(row["name"], table)]
@@ -73,7 +73,7 @@ def _scores(name: str, table: dict[str, Any]) -> list[str]:
         return [score, units.NONE, units.NONE]
     low, high = found["delta_ci95"]
     delta = f"{unit.signed(found['delta_fft'])} [{unit.signed(low)}, {unit.signed(high)}]"
-    return [score, delta, units.p_value(found["p_value"])]
+    return [score, delta, units.p_value(found["p_holm"])]
 
 
 def _cost(cost: dict[str, Any] | None) -> list[str]:

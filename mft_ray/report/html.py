@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -14,31 +13,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mft_ray.report import figures, leaderboard, units
-from mft_ray.report.records import Baseline, Interval, Measured, Run, Trial, Verdict, read
+from mft_ray.report import figures, leaderboard, units, verdict
+from mft_ray.report.records import Baseline, Measured, Run, Trial, read
 
 HERE = Path(__file__).parent
-TESTS = {"mcnemar": "an exact McNemar test", "paired_t": "a paired t-test"}
 FFT_STOPPED = {
     "plateau": "This FFT stopped because it no longer improved.",
     "completed": "This FFT used up all its steps and might have improved further.",
     "given": "This FFT model was given: whether it had stopped improving is not known here.",
 }
-
-
-@dataclass(frozen=True)
-class Banner:
-    """The answer at the top of the page.
-
-    Attributes:
-        mood: ``yes``, ``partly``, ``no``, ``worse`` or ``open``; chooses the colour.
-        label: the answer in a word or two.
-        sentence: the verdict.
-    """
-
-    mood: str
-    label: str
-    sentence: str
 
 
 def render(run: Path) -> Path:
@@ -61,61 +44,14 @@ def render(run: Path) -> Path:
     return path
 
 
-def banner(run: Run) -> Banner:
-    """What the search found; an unfinished one has found nothing yet, and the banner says so."""
-    unit = units.unit(run.baseline.metric)
-    verdict = run.verdict
-    if verdict is None:
-        best = run.winner
-        standing = (
-            "No trial has a score yet."
-            if best is None
-            else f"The best of {len(run.trials)} trials scores {unit.score(best.score)} on validation, FFT "
-            f"{unit.score(run.baseline.validation.score)}. That is selection, not proof: the best of many "
-            "trials looks better than it is."
-        )
-        return Banner("open", "No verdict yet", f"The search has not been judged on test data. {standing}")
-    sentence = verdict.sentence or _sentence(verdict, run.product)
-    if verdict.beats_fft:
-        return Banner("yes", "Better than FFT", sentence)
-    if verdict.better_than_fft:
-        what = "than seed noise" if _beats_continued(verdict) else "than FFT continued"
-        return Banner("partly", f"Better than FFT, not {what}", sentence)
-    if verdict.ci95[1] < 0:
-        return Banner("worse", "Worse than FFT", sentence)
-    return Banner("no", "No gain shown", sentence)
-
-
-def _beats_continued(verdict: Verdict) -> bool:
-    """Without a continued FFT there is nothing that the winner failed to beat."""
-    if verdict.beats_continued_fft is not None:
-        return verdict.beats_continued_fft
-    return verdict.ci95_continued_fft is None or verdict.ci95_continued_fft[0] > 0
-
-
-def _sentence(verdict: Verdict, product: str) -> str:
-    unit = units.unit(verdict.metric)
-    answer = "beats FFT" if verdict.beats_fft else "does not beat FFT beyond chance"
-    return (
-        f"On {verdict.n:,} test examples the {product} {answer}: {unit.score(verdict.mft)} against "
-        f"{unit.score(verdict.fft)}, {unit.delta(verdict.delta)} "
-        f"({verdict.confidence:.0%} interval {unit.interval(verdict.ci95)})."
-    )
-
-
 def _content(run: Run) -> dict[str, Any]:
     unit = units.unit(run.baseline.metric)
     return {
         "name": run.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "metric": unit.axis,
-        "banner": banner(run),
         "product": run.product,
-        "judged": _judged(run),
-        "comparisons": _comparisons(run),
-        "extra": _extra(run),
-        "verdict_test": TESTS.get(run.verdict.test or "", "a paired test") if run.verdict else "",
-        "confidence": f"{run.verdict.confidence:.0%}" if run.verdict else "",
+        **verdict.content(run),
         "knobs": leaderboard.knobs(run),
         "board": leaderboard.lines(run),
         "n_validation": run.baseline.validation.n,
@@ -141,12 +77,9 @@ def _fft_stopped(baseline: Baseline) -> str:
 def _figures(run: Run) -> dict[str, Markup]:
     """Each figure as markup; only those that have something to show."""
     made: dict[str, go.Figure] = {}
-    verdict = run.verdict
-    if verdict is not None:
-        compared = [("Mask − FFT", verdict.delta, verdict.ci95)]
-        if verdict.delta_continued_fft is not None and verdict.ci95_continued_fft is not None:
-            compared.append(("Mask − FFT continued", verdict.delta_continued_fft, verdict.ci95_continued_fft))
-        made["forest"] = figures.forest(compared, units.unit(verdict.metric), verdict.confidence)
+    if run.verdict is not None:
+        compared = [(row.label, row.delta, row.ci95) for row in verdict.comparisons(run) if row.ci95 is not None]
+        made["forest"] = figures.forest(compared, units.unit(run.verdict.metric), run.verdict.confidence)
     if run.curves.trials or run.curves.continued:
         made["trials"] = figures.trial_curves(run)
     if any(trial.score is not None for trial in run.trials):
@@ -167,54 +100,6 @@ def _markup(figure: go.Figure, name: str) -> Markup:
             config={"responsive": True, "displayModeBar": False},
         )
     )
-
-
-def _judged(run: Run) -> list[tuple[str, str, str]]:
-    """Name, test score and a remark of each judged model."""
-    verdict = run.verdict
-    if verdict is None:
-        return []
-    unit = units.unit(verdict.metric)
-    rows = [("FFT", unit.score(verdict.fft), "the fully fine-tuned model")]
-    continued = verdict.continued_fft
-    if continued is None and verdict.delta_continued_fft is not None:
-        continued = verdict.mft - verdict.delta_continued_fft
-    if continued is not None:
-        rows.append(("FFT continued", unit.score(continued), "trained on for the winner's token budget"))
-    winner = (run.product.capitalize(), unit.score(verdict.mft), f"the {run.product} of trial {verdict.trial_id}")
-    return [*rows, winner]
-
-
-def _comparisons(run: Run) -> list[tuple[str, str, str, str]]:
-    """What is compared on test, the difference, its interval and p-value."""
-    verdict = run.verdict
-    if verdict is None:
-        return []
-    rows: list[tuple[str, float | None, Interval | None, float | None]] = [
-        ("Mask − FFT", verdict.delta, verdict.ci95, verdict.p_value),
-        (
-            "Mask − FFT continued",
-            verdict.delta_continued_fft,
-            verdict.ci95_continued_fft,
-            verdict.p_value_continued_fft,
-        ),
-    ]
-    unit = units.unit(verdict.metric)
-    return [
-        (label, unit.delta(delta), unit.interval(interval), units.p_value(p))
-        for label, delta, interval, p in rows
-        if delta is not None
-    ]
-
-
-def _extra(run: Run) -> list[tuple[str, ...]]:
-    rows = []
-    for other in run.verdict.extra if run.verdict else []:
-        unit = units.unit(other.metric)
-        scores = [unit.number(score) for score in (other.fft, other.continued, other.mft)]
-        difference = [unit.signed(other.delta), unit.interval(other.ci95), units.p_value(other.p_value)]
-        rows.append((unit.axis, units.count(other.n), *scores, *difference))
-    return rows
 
 
 def _costs(run: Run) -> list[tuple[str, str, str, str]]:

@@ -104,6 +104,43 @@ class ExtraVerdict(Record):
     delta: Score = None
     ci95: Interval | None = None
     p_value: Score = None
+    worse: bool = False
+
+
+class Rival(Record):
+    """The winner against the best of other methods, by validation."""
+
+    method: str
+    score: float
+    delta: float
+    ci95: Interval
+    p_value: float
+
+
+class Spread(Record):
+    """A difference over seeds."""
+
+    mean: float
+    sd: float
+    ci95: Interval
+
+
+class Seeds(Record):
+    """FFT, continued FFT and the winner with several seeds: their mean test scores, and the differences."""
+
+    runs: list[dict[str, float]]
+    delta: Spread
+    delta_continued_fft: Spread
+    within_noise: bool
+
+
+class Selection(Record):
+    """What chose the winner."""
+
+    split: str
+    n: int
+    metric: str
+    trials: int
 
 
 class Verdict(Record):
@@ -127,7 +164,12 @@ class Verdict(Record):
     confidence: float = 0.95
     test: str | None = None
     sentence: str | None = None
+    rival: Rival | None = None
+    seeds: Seeds | None = None
+    selection: Selection | None = None
+    looks: list[dict[str, str]] = []
     extra: list[ExtraVerdict] = []
+    other_tasks: list[ExtraVerdict] = []
 
 
 class Point(Record):

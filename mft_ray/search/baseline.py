@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ class Baseline:
 def fft_workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup]:
     """Have for a while the workers that train FFT and score what is compared with it."""
     return workers(config.fft.scaling or config.scaling, folder.work / "groups" / "fft")
+
+
+@contextmanager
+def trial_workers(group: WorkerGroup, config: Config, folder: RunFolder) -> Iterator[WorkerGroup]:
+    """Have for a while the workers that trials have: those of FFT, where the two are alike."""
+    if group.scaling == config.scaling:
+        yield group
+        return
+    with workers(config.scaling, folder.work / "groups" / "trials") as other:
+        yield other
 
 
 def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> Baseline:

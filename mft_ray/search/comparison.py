@@ -13,7 +13,7 @@ from typing import Any
 
 from mft_ray.config import METHODS, Config, parse_config
 from mft_ray.errors import RunFailed, UserError
-from mft_ray.evaluation.statistics import interval, paired, right_or_wrong
+from mft_ray.evaluation.statistics import holm, interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
 from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
 from mft_ray.search.folder import RunFolder
@@ -197,6 +197,9 @@ def _table(name: str, metric: str, values: dict[str, list[float]], config: Confi
             "delta_ci95": list(against.ci95),
             "p_value": None if row == FFT else against.p_value,
         }
+    rivals = [found for name, found in table["rows"].items() if name != FFT]
+    for found, p in zip(rivals, holm([found["p_value"] for found in rivals]), strict=True):
+        found["p_holm"] = p
     return table
 
 

@@ -15,7 +15,6 @@ from mft_ray.search.scoring import Subject, made, score, score_on_test
 from mft_ray.search.seeds import over_seeds
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.search.verdict import Evidence, Rules, compare, judge, warn
-from mft_ray.training.group import workers
 from mft_ray.training.job import write_json
 
 
@@ -48,22 +47,18 @@ def judge_winner(
     row = rows[0]
     if (kept := kept_verdict(folder, row["trial_id"], again)) is not None:
         return kept
-    rival = None
-    if config.verdict.rivals:
-        with workers(config.scaling, folder.work / "groups" / "rivals") as group:
-            rival = best_rival(group, config, folder, baseline)
-    earlier = look(folder, row["trial_id"])
     fft = Subject("fft", baseline.model)
     mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
     with fft_workers(config, folder) as group:
+        rival = best_rival(group, config, folder, baseline)
+        earlier = look(folder, row["trial_id"])
         continued = continued_fft(group, config, folder, baseline, row["tokens"])
         subjects = [continued, fft, mft, *([rival[1]] if rival else [])]
         values = score_on_test(group, subjects, config, folder)
         continued_validation = score(group, continued, "validation", config, folder)
-    metric = config.evaluation.metric
-    decisive = values.pop(metric)
-    means = {name: sum(scores) / len(scores) for name, scores in decisive.items()}
-    seeds = over_seeds(config, folder, start, row, {name: means[name] for name in ("fft", "mft", "continued")})
+        metric = config.evaluation.metric
+        decisive = values.pop(metric)
+        seeds = over_seeds(group, config, folder, start, row, decisive)
     rules = Rules(config.evaluation.resamples, config.verdict.real_test)
     tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
     others = set(config.evaluation.other_tasks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mft_ray.config import METHODS, Config, Method
 from mft_ray.errors import RunFailed
-from mft_ray.search.baseline import Baseline
+from mft_ray.search.baseline import Baseline, trial_workers
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, made
@@ -18,7 +18,7 @@ def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: 
     """Train the rivals that the configuration names and choose the best by validation.
 
     Args:
-        group: trains them.
+        group: FFT's; it trains them if trials ask for the same.
         config: ``verdict.rivals``; how each trains is `mft_ray.training.recipes.recipe`.
         folder: of the run; a rival that was trained before is not trained again.
         baseline: the FFT model that all start from.
@@ -26,13 +26,15 @@ def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: 
     Returns:
         The best one's method and what it made; None if no rival was asked for, or none could be trained.
     """
+    methods = [method for method in config.verdict.rivals if method != config.search.method]
+    if not methods:
+        return None
     scored: list[tuple[float, str]] = []
-    for method in config.verdict.rivals:
-        if method == config.search.method:
-            continue
-        outcome = _train(method, group, config, folder, baseline)
-        if outcome is not None and outcome.best_evaluation is not None:
-            scored.append((outcome.best_evaluation.score, method))
+    with trial_workers(group, config, folder) as its:
+        for method in methods:
+            outcome = _train(method, its, config, folder, baseline)
+            if outcome is not None and outcome.best_evaluation is not None:
+                scored.append((outcome.best_evaluation.score, method))
     if not scored:
         return None
     _, best = max(scored)

@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed
 from mft_ray.evaluation.statistics import interval
-from mft_ray.search.baseline import continued_fft, fft_baseline, fft_workers
+from mft_ray.search.baseline import continued_fft, fft_baseline, trial_workers
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, made, score
 from mft_ray.search.space import apply
 from mft_ray.search.stopping import Patience
-from mft_ray.training.group import workers
+from mft_ray.training.group import WorkerGroup
 from mft_ray.training.recipes import train_job
 
 
 def over_seeds(
-    config: Config, folder: RunFolder, start: str, row: dict[str, Any], first: dict[str, float]
+    group: WorkerGroup,
+    config: Config,
+    folder: RunFolder,
+    start: str,
+    row: dict[str, Any],
+    scores: Mapping[str, Sequence[float]],
 ) -> dict[str, Any] | None:
     """Train FFT, the winner and continued FFT with other seeds, and say how much the gain varies.
 
     The data, its splits and the model before fine-tuning stay; the order of the examples and the scores' start change.
 
     Args:
+        group: FFT's; it trains the winner too if trials ask for the same.
         config: the resolved configuration; ``verdict.seeds`` is how many there are, the search's own included.
         folder: of the run; a seed that was trained before is not trained again.
         start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
         row: the winner's leaderboard row.
-        first: mean test scores of ``fft``, ``mft`` and ``continued`` in the search itself.
+        scores: on test, of ``fft``, ``mft`` and ``continued`` in the search itself.
 
     Returns:
         What `spread` does; None where one seed is all that was asked for, or all others failed.
     """
     if config.verdict.seeds == 1:
         return None
-    runs = [first]
+    runs = [_means(scores)]
     for number in range(1, config.verdict.seeds):
         name = f"seed {number + 1} of {config.verdict.seeds}"
         say(f"{name}: FFT, the winner's settings, and FFT continued")
         try:
-            runs.append(_run(_reseeded(config, number), folder, RunFolder(folder.seeds / str(number)), start, row))
+            sub = RunFolder(folder.seeds / str(number))
+            sub.work.mkdir(parents=True, exist_ok=True)
+            sub.data = folder.data
+            runs.append(_run(group, _reseeded(config, number), sub, start, row))
         except RunFailed as error:
             say(f"{name} has failed: {error}. The verdict goes on without it.")
     return spread(runs) if len(runs) > 1 else None
@@ -76,34 +85,33 @@ def _reseeded(config: Config, number: int) -> Config:
     return config.model_copy(update={"train": train, "fft": config.fft.model_copy(update={"train": fft})})
 
 
-def _run(config: Config, folder: RunFolder, sub: RunFolder, start: str, row: dict[str, Any]) -> dict[str, float]:
-    sub.work.mkdir(parents=True, exist_ok=True)
-    sub.data = folder.data
-    with fft_workers(config, sub) as group:
-        baseline = fft_baseline(group, config, sub, start)
-    method, chosen = config.search.method, apply(config, row["config"])
-    with workers(config.scaling, sub.work / "groups" / "winner") as group:
+def _run(group: WorkerGroup, config: Config, folder: RunFolder, start: str, row: dict[str, Any]) -> dict[str, float]:
+    baseline = fft_baseline(group, config, folder, start)
+    out = folder.trial("winner")
+    with trial_workers(group, config, folder) as its:
         job = train_job(
-            method,
-            chosen,
-            model=start if method == "fft" else baseline.model,
-            data=str(sub.data),
-            out=str(sub.trial("winner")),
-            scaling=group.scaling,
+            config.search.method,
+            apply(config, row["config"]),
+            model=start if config.search.method == "fft" else baseline.model,
+            data=str(folder.data),
+            out=str(out),
+            scaling=its.scaling,
             backbone=baseline.fingerprint,
             before=baseline.before,
             rival=baseline.scores,
             decides=False,
         )
         lines = Lines("the winner's settings", config.evaluation.watched, job.train.steps)
-        outcome = group.train(job, Patience(None), lines)
+        outcome = its.train(job, Patience(None), lines)
     if outcome.best is None:
         raise RunFailed("it ended before the mask reached its ratio")
-    with fft_workers(config, sub) as group:
-        subjects = {
-            "fft": Subject("fft", baseline.model),
-            "mft": made(sub.trial("winner"), "mft", baseline.model, baseline.before),
-            "continued": continued_fft(group, config, sub, baseline, outcome.history[-1].tokens),
-        }
-        scores = {name: score(group, subject, "test", config, sub) for name, subject in subjects.items()}
-    return {name: sum(values) / len(values) for name, values in scores.items()}
+    subjects = {
+        "fft": Subject("fft", baseline.model),
+        "mft": made(out, "mft", baseline.model, baseline.before),
+        "continued": continued_fft(group, config, folder, baseline, outcome.history[-1].tokens),
+    }
+    return _means({name: score(group, subject, "test", config, folder) for name, subject in subjects.items()})
+
+
+def _means(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(scores[name]) / len(scores[name]) for name in ("fft", "mft", "continued")}

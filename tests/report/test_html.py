@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 import pytest
 
 from mft_ray.report.__main__ import main
-from mft_ray.report.html import banner, render
+from mft_ray.report.html import render
 from mft_ray.report.records import read
+from mft_ray.report.verdict import banner
 
 
 class Page(HTMLParser):
@@ -141,6 +142,29 @@ def test_banner_says_what_the_verdict_says(make_run, change, mood):
     path = run / "verdict.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert banner(read(run)).mood == mood
+
+
+def test_seeds_rivals_and_other_tasks_are_shown(make_run):
+    run = make_run()
+    path = run / "verdict.json"
+    spread = {"mean": 0.012, "sd": 0.004, "ci95": [0.002, 0.022]}
+    scores = {"fft": 0.88, "mft": 0.9, "continued": 0.89}
+    lost = {"metric": "ifeval: strict", "n": 541, "fft": 0.3, "continued": 0.3, "mft": 0.2, "delta": -0.1}
+    change = {
+        "seeds": {"n": 2, "runs": [scores] * 2, "delta": spread, "delta_continued_fft": spread, "within_noise": False},
+        "rival": {"method": "lora", "score": 0.87, "delta": 0.0315, "ci95": [0.02, 0.04], "p_value": 0.001},
+        "selection": {"split": "validation", "n": 2000, "metric": "exact_match", "trials": 12},
+        "other_tasks": [{**lost, "ci95": [-0.15, -0.05], "p_value": 0.001, "worse": True}],
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    html = render(run).read_text(encoding="utf-8")
+    text = Page(html).text
+    assert "2,000 validation examples, none of them trained on, chose one of 12 trials." in text
+    assert "Worse than FFT beyond noise: ifeval: strict." in text
+    assert "+1.20 (+0.20 to +2.20)" in text
+    assert figures(html)["forest"][0][0]["y"] == ["Mask − lora"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"looks": [{"trial_id": "a"}, {"trial_id": "b"}]}))
+    assert "looked at 2 times" in Page(render(run).read_text(encoding="utf-8")).text
 
 
 def test_verdict_of_the_bare_contract_is_enough(make_run):

@@ -146,6 +146,7 @@ def test_every_row_has_scores_with_intervals_and_a_cost(run: tuple[Run, set[str]
             assert row["ci95"][0] <= row["score"] <= row["ci95"][1]
             assert row["delta_ci95"][0] <= row["delta_fft"] <= row["delta_ci95"][1]
             assert (row["p_value"] is None) == (name == "fft")
+            assert name == "fft" or row["p_value"] <= row["p_holm"] <= 1
 
 
 @pytest.mark.slow

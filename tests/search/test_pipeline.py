@@ -198,7 +198,8 @@ def test_verdict_agrees_with_the_baseline_and_says_so(run):
         low, high = verdict[interval]
         assert low <= verdict[delta] <= high
     assert 0 <= verdict["p_value"] <= 1
-    assert verdict["beats_fft"] is (verdict["ci95"][0] > 0 and verdict["p_value"] < 0.05)
+    assert verdict["better_than_fft"] is (verdict["ci95"][0] > 0 and verdict["p_value"] < 0.05)
+    assert verdict["beats_fft"] is (verdict["better_than_fft"] and verdict["beats_continued_fft"])
     assert verdict["trial_id"] == _winner(run)["trial_id"]
     assert verdict["sentence"] in run.resumed.stdout
     assert [extra["metric"] for extra in verdict["extra"]] == ["answer_logprob"]

@@ -18,6 +18,7 @@ from mft_ray.search.preparation import check
 from mft_ray.search.space import apply, build_space, points_to_evaluate
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_model
+from mft_ray.training.job import Outcome
 from mft_ray.training.recipes import MASKED, recipe
 
 KNOBS = {
@@ -64,7 +65,10 @@ def run(ray_cluster: None, make_tiny: Callable[[], dict[str, Any]], tmp_path_fac
     tree = make_tiny()
     tree["run"]["dir"] = str(home / "run")
     tree["search"] = {"method": "lora", "trials": 2, "space": {"rank": [2, 4]}, "keep": 1}
-    tree["evaluation"] |= {"tasks": [str(home / "mine.jsonl")], "task_max_new_tokens": 4}
+    (home / "theirs.jsonl").write_text('{"prompt": "3+2=", "answer": "5"}\n{"prompt": "3+3=", "answer": "6"}\n')
+    tasks = {"tasks": [str(home / "mine.jsonl")], "other_tasks": [str(home / "theirs.jsonl")]}
+    tree["evaluation"] |= {**tasks, "task_max_new_tokens": 4}
+    tree["verdict"] = {"seeds": 2, "rivals": ["l1_mask", "wanda_mask"]}
     tree["lora"] = {"rank": 2, "lr": 1e-2}
     search(parse_config(tree))
     return home / "run"
@@ -99,5 +103,46 @@ def test_the_verdict_is_of_the_method_and_has_its_tasks(run: Path) -> None:
     [extra] = verdict["extra"]
     assert extra["metric"].endswith("mine.jsonl: score")
     assert extra["n"] == 2
+    [other] = verdict["other_tasks"]
+    assert other["metric"].endswith("theirs.jsonl: score")
+    assert not other["worse"]
     report = (run / "report.html").read_text()
+    assert "Tasks that it was not tuned for" in report
     assert "adapter search against the fully fine-tuned model" in report
+
+
+@pytest.mark.slow
+def test_the_verdict_has_the_best_rival_on_validation(run: Path) -> None:
+    verdict = json.loads((run / "verdict.json").read_text())
+    outcomes = {path.parent.name: Outcome.load(path) for path in (run / "work" / "rivals").glob("*/outcome.json")}
+    scores = {name: outcome.best_evaluation.score for name, outcome in outcomes.items() if outcome.best_evaluation}
+    assert scores.keys() == {"l1_mask", "wanda_mask"}
+    assert scores[verdict["rival"]["method"]] == max(scores.values())
+    assert verdict["rival"]["delta"] == pytest.approx(verdict["mft"] - verdict["rival"]["score"])
+    assert "Against the best rival on validation" in verdict["sentence"]
+
+
+@pytest.mark.slow
+def test_another_seed_is_another_fft_with_the_winners_settings(run: Path) -> None:
+    verdict = json.loads((run / "verdict.json").read_text())
+    seeds, first = verdict["seeds"], verdict["seeds"]["runs"][0]
+    assert (seeds["n"], len(seeds["runs"])) == (2, 2)
+    assert (first["fft"], first["mft"], first["continued"]) == (
+        verdict["fft"],
+        verdict["mft"],
+        verdict["continued_fft"],
+    )
+    prints = [
+        json.loads((at / "baseline.json").read_text())["fingerprint"]
+        for at in (run / "work", run / "work/seeds/1/work")
+    ]
+    assert prints[0] != prints[1]
+    again = Outcome.load(run / "work/seeds/1/work/trials/winner/outcome.json")
+    winner = Outcome.load(run / "work/trials" / verdict["trial_id"] / "outcome.json")
+    assert again.cost
+    assert winner.cost
+    assert again.cost.trainable == winner.cost.trainable
+    assert again.history[-1].tokens > 0
+    assert "Over 2 seeds" in verdict["sentence"]
+    assert verdict["selection"] == {"split": "validation", "n": 40, "metric": "exact_match", "trials": 2}
+    assert [each["trial_id"] for each in verdict["looks"]] == [verdict["trial_id"]]

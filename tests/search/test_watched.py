@@ -80,3 +80,20 @@ def test_curves_are_drawn_in_the_metric_they_are_in(run: RunFolder) -> None:
     report = render(run.root).read_text()
     assert "Log-probability per answer token" in report
     assert "Generated answers correct" in report
+
+
+@pytest.mark.slow
+def test_a_second_look_has_to_be_asked_for_and_is_said(run: RunFolder) -> None:
+    best, other = (row["trial_id"] for row in read(run.leaderboard)["trials"][:2])
+    # As if the trial that is best now had come after the verdict, once the budget was raised.
+    for path in (run.looks, run.verdict):
+        path.write_text(path.read_text().replace(best, other))
+    search(None, str(run.root))
+    assert read(run.verdict)["trial_id"] == other
+    search(None, str(run.root), look_again=True)
+    verdict = read(run.verdict)
+    assert verdict["trial_id"] == best
+    assert [look["trial_id"] for look in verdict["looks"]] == [other, best]
+    assert "This was look 2 at the test examples" in verdict["sentence"]
+    assert "This was look 2" in (run.best / "README.md").read_text()
+    assert "looked at 2 times" in (run.root / "report.html").read_text()
