@@ -79,8 +79,8 @@ def page(rows: list[dict[str, Any]], seeds: list[int], versions: dict[str, str])
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(entry) for entry in rows]
-    beats = sum(entry["verdict"]["beats_fft"] for entry in rows)
-    both = sum(entry["verdict"]["beats_fft"] and entry["verdict"]["beats_continued_fft"] for entry in rows)
+    beats = sum(entry["verdict"]["better_than_fft"] for entry in rows)
+    both = sum(entry["verdict"]["beats_fft"] for entry in rows)
     lines += [
         "",
         "\\* best validation score less FFT's, of the paper's preset (always the first trial).",

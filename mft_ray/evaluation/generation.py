@@ -14,6 +14,8 @@ from transformers import DynamicCache
 
 from mft_ray.errors import UserError
 
+Prompt = str | list[int]
+
 # What is left of a batch is moved together when so much of it has finished: moving copies the cache.
 _MOVE_AT = 0.25
 # A stop string may begin within a token and end within another.
@@ -54,7 +56,7 @@ class Encoded:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     until: Sequence[str] = (),
     max_new_tokens: int = 256,
@@ -66,7 +68,7 @@ def generate(
     Args:
         model: a Hugging Face causal LM, in evaluation mode, on its device.
         tokenizer: the model's.
-        prompts: texts; the left of one that is too long for the model is cut off.
+        prompts: texts or their tokens; the left of one that is too long for the model is cut off.
         until: strings that end a text.
         max_new_tokens: of each.
         batch_size: prompts per forward.
@@ -88,12 +90,12 @@ def generate(
             yield index, read(tokenizer, tokens, encoded)
 
 
-def encode(model: Any, tokenizer: Any, prompts: Sequence[str], until: Sequence[str], max_new_tokens: int) -> Encoded:
+def encode(model: Any, tokenizer: Any, prompts: Sequence[Prompt], until: Sequence[str], max_new_tokens: int) -> Encoded:
     """Turn prompts into tokens, and tell stop strings that are tokens from others. Arguments as of `generate`."""
     room = _positions(model, max_new_tokens)
     special = tokenizer.all_special_tokens
     return Encoded(
-        [tokenizer(prompt)["input_ids"][-room:] for prompt in prompts],
+        [(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)[-room:] for prompt in prompts],
         [stop for stop in until if stop not in special],
         _end_tokens(model, tokenizer) | {tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in special},
     )

@@ -172,6 +172,30 @@ class Verdict(Record):
     other_tasks: list[ExtraVerdict] = []
 
 
+class Example(Record):
+    """An example on which FFT and the winner differ; ``scores`` are of ``fft`` and ``mft``."""
+
+    prompt: str
+    answer: str | None = None
+    fft: str
+    mft: str
+    scores: dict[str, float]
+
+
+class Discordant(Record):
+    """The examples of the test split, or of a benchmark task, on which FFT and the winner differ most."""
+
+    on: str
+    metric: str
+    examples: list[Example]
+
+
+class Differences(Record):
+    """work/discordant.json."""
+
+    sets: list[Discordant] = []
+
+
 class Point(Record):
     """One evaluation on validation; seconds and tokens count from the start of that training."""
 
@@ -199,6 +223,7 @@ class Run:
     trials: list[Trial]
     verdict: Verdict | None
     curves: Curves
+    differences: Differences
     config: dict[str, Any]
     config_text: str
 
@@ -260,6 +285,7 @@ def read(folder: Path) -> Run:
         trials=_needed(folder / "leaderboard.json", Leaderboard, "once its trials have ended").trials,
         verdict=_optional(folder / "verdict.json", Verdict),
         curves=_optional(folder / "curves.json", Curves) or Curves(),
+        differences=_optional(folder / "work" / "discordant.json", Differences) or Differences(),
         config=config,
         config_text=text,
     )

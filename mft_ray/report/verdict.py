@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mft_ray.report import units
-from mft_ray.report.records import ExtraVerdict, Interval, Run, Verdict
+from mft_ray.report.records import Example, ExtraVerdict, Interval, Run, Verdict
 
 TESTS = {
     "mcnemar": "an exact McNemar test",
@@ -42,6 +42,7 @@ def content(run: Run) -> dict[str, Any]:
         "other_tasks": _rows(verdict.other_tasks if verdict else []),
         "worse": [units.unit(row.metric).axis for row in verdict.other_tasks if row.worse] if verdict else [],
         "seeds": _seeds(verdict),
+        "discordant": _discordant(run),
         "looks": len(verdict.looks) if verdict else 0,
         "selected_from": verdict.selection if verdict else None,
         "verdict_test": TESTS.get(verdict.test or "", "a paired test") if verdict else "",
@@ -166,3 +167,20 @@ def _seeds(verdict: Verdict | None) -> list[tuple[str, ...]]:
     over = (seeds.delta, seeds.delta_continued_fft)
     means = (f"{unit.signed(each.mean)} ({unit.interval(each.ci95)})" for each in over)
     return [*rows, ("mean and its interval", "", "", "", *means)]
+
+
+def _discordant(run: Run) -> list[tuple[str, str, list[tuple[Example, str, str]]]]:
+    """For each set of examples its name, then what FFT got right and the winner wrong, and the reverse."""
+    found = []
+    for each in run.differences.sets if run.verdict else []:
+        unit = units.unit(each.metric)
+        name = unit.label if each.on == "test" else f"{each.on}: {each.metric}"
+        for title, sign in (("FFT is better", 1), (f"the {run.product} is better", -1)):
+            examples = [
+                (example, unit.number(example.scores["fft"]), unit.number(example.scores["mft"]))
+                for example in each.examples
+                if sign * (example.scores["fft"] - example.scores["mft"]) > 0
+            ]
+            if examples:
+                found.append((name, title, examples))
+    return found

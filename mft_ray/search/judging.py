@@ -8,6 +8,7 @@ from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.search.baseline import Baseline, continued_fft, fft_workers
+from mft_ray.search.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.looks import kept_verdict, look, looks
 from mft_ray.search.rivals import best_rival
@@ -61,6 +62,9 @@ def judge_winner(
         seeds = over_seeds(group, config, folder, start, row, decisive)
     rules = Rules(config.evaluation.resamples, config.verdict.real_test)
     tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
+    keep_test_examples(Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
+    for (task, name), by_name in tasks.items():
+        keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
     others = set(config.evaluation.other_tasks)
     extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
     extra += [_extra(f"{task}: {name}", by, rules) for (task, name), by in tasks.items() if task not in others]

@@ -73,6 +73,6 @@ def _put_away(folder: RunFolder, to: Path) -> None:
     scores = [path for name in _JUDGED for path in folder.scores.glob(f"{name}-*.json")]
     tasks = [folder.tasks / name for name in _JUDGED]
     # The verdict last: until then this can be done again.
-    for path in (*scores, *tasks, folder.continued, folder.seeds, folder.best, folder.verdict):
+    for path in (*scores, *tasks, folder.continued, folder.seeds, folder.discordant, folder.best, folder.verdict):
         if path.exists():
             shutil.move(path, to / path.name)

@@ -167,6 +167,20 @@ def test_seeds_rivals_and_other_tasks_are_shown(make_run):
     assert "looked at 2 times" in Page(render(run).read_text(encoding="utf-8")).text
 
 
+def test_discordant_examples_stand_side_by_side(make_run):
+    run = make_run()
+    examples = [
+        {"prompt": "1 + <b>1</b> =", "answer": "2", "fft": "3", "mft": "2", "scores": {"fft": 0, "mft": 1}},
+        {"prompt": "2 + 2 =", "answer": "4", "fft": "4", "mft": "cinq", "scores": {"fft": 1, "mft": 0}},
+    ]
+    (run / "work").mkdir()
+    sets = [{"on": "test", "metric": "exact_match", "examples": examples}]
+    (run / "work" / "discordant.json").write_text(json.dumps({"sets": sets}))
+    text = Page(render(run).read_text(encoding="utf-8")).text
+    assert text.index("Exact match: FFT is better (1)") < text.index("cinq")
+    assert text.index("cinq") < text.index("Exact match: the mask is better (1)") < text.index("1 + <b>1</b> =")
+
+
 def test_verdict_of_the_bare_contract_is_enough(make_run):
     run = make_run()
     path = run / "verdict.json"

@@ -112,6 +112,27 @@ def test_the_verdict_is_of_the_method_and_has_its_tasks(run: Path) -> None:
 
 
 @pytest.mark.slow
+def test_examples_on_which_the_two_differ_are_kept_and_shown(run: Path) -> None:
+    sets = {each["on"]: each["examples"] for each in json.loads((run / "work/discordant.json").read_text())["sets"]}
+    assert "test" in sets
+    assert len(sets) == 3  # two tasks
+    scores = {
+        name: json.loads((run / f"work/scores/{name}-test-exact_match.json").read_text()) for name in ("fft", "mft")
+    }
+    wins, losses = (
+        sum(sign * (after - before) > 0 for before, after in zip(scores["fft"], scores["mft"], strict=True))
+        for sign in (1, -1)
+    )
+    assert len(sets["test"]) == min(wins, 5) + min(losses, 5)
+    for example in sets["test"]:
+        assert example["scores"] == {name: scores[name][example["index"]] for name in scores}
+        for name in ("fft", "mft"):  # exact match is what greedy decoding says
+            assert (example[name] == example["answer"]) == (example["scores"][name] == 1)
+    report = (run / "report.html").read_text()
+    assert ("Where the two differ" in report) == any(sets.values())
+
+
+@pytest.mark.slow
 def test_the_verdict_has_the_best_rival_on_validation(run: Path) -> None:
     verdict = json.loads((run / "verdict.json").read_text())
     outcomes = {path.parent.name: Outcome.load(path) for path in (run / "work" / "rivals").glob("*/outcome.json")}
