@@ -16,6 +16,7 @@ from mft_ray.config.search import (
     SpaceConfig,
     StopConfig,
 )
+from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
 from mft_ray.config.verdict import VerdictConfig
@@ -42,6 +43,7 @@ __all__ = [
     "SearchConfig",
     "SpaceConfig",
     "StopConfig",
+    "StudyConfig",
     "TrainConfig",
     "VerdictConfig",
     "load_config",

@@ -15,6 +15,7 @@ from mft_ray.config.data import DataConfig, EvaluationConfig
 from mft_ray.config.explain import explain, explain_yaml
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
+from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.verdict import VerdictConfig
 from mft_ray.config.yaml_text import apply_override, read_yaml
@@ -44,6 +45,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     verdict: VerdictConfig = VerdictConfig()
     compare: CompareConfig = CompareConfig()
+    study: StudyConfig = StudyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
 

@@ -6,7 +6,16 @@ from mft_ray.masking.file import MaskFile, load_mask, save_mask
 from mft_ray.masking.fingerprint import fingerprint
 from mft_ray.masking.model import Masks, apply_masks
 from mft_ray.masking.select import Weight, decoder_layers, depth, maskable, select
-from mft_ray.masking.settings import Init, MaskSettings, Schedule, Target, check_ratio, parse_layers, parse_pattern
+from mft_ray.masking.settings import (
+    Init,
+    MaskSettings,
+    Schedule,
+    Scope,
+    Target,
+    check_ratio,
+    parse_layers,
+    parse_pattern,
+)
 from mft_ray.masking.topk import keep_mask, removed_count
 
 INITS: tuple[str, ...] = get_args(Init)
@@ -22,6 +31,7 @@ __all__ = [
     "MaskSettings",
     "Masks",
     "Schedule",
+    "Scope",
     "Target",
     "Weight",
     "apply_masks",

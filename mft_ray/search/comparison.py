@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Queue
@@ -72,50 +72,66 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
             tree[key] = value
 
 
-def compare(config: Config | None, resume: str | None = None) -> RunFolder:
+def compare(config: Config | None, resume: str | None = None, group: WorkerGroup | None = None) -> RunFolder:
     """Train every method on one FFT model and score all on the same examples, or go on with an interrupted run.
 
     Args:
         config: of a new comparison.
         resume: folder of an interrupted one, whose own configuration is used.
+        group: does it all, one after the other; None has workers as the configuration asks.
 
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
     """
     if config is not None:
-        for row in entries(with_absolute_paths(config)):
-            check(row.config)
-            if row.method == FFT and row.config.fft.given:
-                raise UserError(
-                    f"compare.methods.{row.name} trains from the model before fine-tuning, and fft.given says that "
-                    "model.path is fine-tuned already. Use continued_fft, or leave fft.given out."
-                )
+        check_rows(config)
     with session(config, resume) as run:
         rows = [replace(row, config=in_steps(row.config, run.folder)) for row in entries(run.config)]
-        _run(replace(run, config=in_steps(run.config, run.folder)), rows)
+        _run(replace(run, config=in_steps(run.config, run.folder)), rows, group)
     return run.folder
 
 
-def _run(run: Session, rows: Sequence[Entry]) -> None:
+def check_rows(config: Config) -> None:
+    """Refuse a comparison one of whose rows cannot work.
+
+    Raises:
+        UserError: the first thing found, with what to do.
+    """
+    for row in entries(with_absolute_paths(config)):
+        check(row.config)
+        if row.method == FFT and row.config.fft.given:
+            raise UserError(
+                f"compare.methods.{row.name} trains from the model before fine-tuning, and fft.given says that "
+                "model.path is fine-tuned already. Use continued_fft, or leave fft.given out."
+            )
+
+
+def one_group(config: Config) -> bool:
+    """Say whether the same workers can do all of a comparison."""
+    return config.compare.max_concurrent == 1 and config.fft.scaling in (None, config.scaling)
+
+
+def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None:
     config, folder = run.config, run.folder
     say(f"run folder {folder.root}")
-    say("1/4 FFT, which all others start from")
-    with fft_workers(config, folder) as group:
-        baseline = fft_baseline(group, config, folder, run.start)
-    say(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
-    at_once = min(config.compare.max_concurrent, run.concurrent)
-    outcomes = _trained(rows, run, baseline, at_once)
-    say("3/4 scores on the test examples")
-    subjects = [
-        Subject(FFT, baseline.model),
-        *(
-            made(_out(folder, row.name), row.name, baseline.model, baseline.before)
-            for row in rows
-            if isinstance(outcomes[row.name], Outcome)
-        ),
-    ]
-    with fft_workers(config, folder) as group:
-        scores = {("test", metric): values for metric, values in score_on_test(group, subjects, config, folder).items()}
+    with nullcontext(given) if given or not one_group(config) else fft_workers(config, folder) as group:
+        say("1/4 FFT, which all others start from")
+        with nullcontext(group) if group else fft_workers(config, folder) as its:
+            baseline = fft_baseline(its, config, folder, run.start)
+        say(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
+        outcomes = _trained(rows, run, baseline, group)
+        say("3/4 scores on the test examples")
+        subjects = [
+            Subject(FFT, baseline.model),
+            *(
+                made(_out(folder, row.name), row.name, baseline.model, baseline.before)
+                for row in rows
+                if isinstance(outcomes[row.name], Outcome)
+            ),
+        ]
+        with nullcontext(group) if group else fft_workers(config, folder) as its:
+            found = score_on_test(its, subjects, config, folder)
+    scores = {("test", metric): values for metric, values in found.items()}
     if config.tasks:
         say(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
         scores |= score_on_tasks(subjects, config, folder, config.scaling, run.concurrent)
@@ -131,8 +147,13 @@ def _run(run: Session, rows: Sequence[Entry]) -> None:
     print(f"\ntable   {table}\nmodels  {folder.methods}", flush=True)
 
 
-def _trained(rows: Sequence[Entry], run: Session, baseline: Baseline, at_once: int) -> dict[str, Outcome | str]:
-    """Train every row, on so many warm worker groups at once; of one that fails return the reason."""
+def _trained(
+    rows: Sequence[Entry], run: Session, baseline: Baseline, group: WorkerGroup | None
+) -> dict[str, Outcome | str]:
+    """Train every row, on a group or on as many as may work at once; of one that fails return the reason."""
+    if group is not None:
+        return {row.name: _train(row, group, run, baseline) for row in rows}
+    at_once = min(run.config.compare.max_concurrent, run.concurrent)
     # Groups end before the pool does: what is at work then breaks off.
     with ThreadPoolExecutor(at_once) as pool, ExitStack() as stack:
         groups: Queue[WorkerGroup] = Queue()

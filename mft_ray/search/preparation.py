@@ -51,13 +51,13 @@ def check(config: Config) -> None:
         locate_training(config.data), locate_test(config.data)
     if config.data.chat_template is not None:
         chat_template(config.data.chat_template)
-    skeleton = _skeleton(config)
-    select(skeleton, config.mask.layers, config.mask.target)
-    select(skeleton, config.lora.layers, config.lora.target)
-    build_space(config, depth(skeleton))
-    for point in points_to_evaluate(config, depth(skeleton)):
+    model = skeleton(config)
+    select(model, config.mask.layers, config.mask.target)
+    select(model, config.lora.layers, config.lora.target)
+    build_space(config, depth(model))
+    for point in points_to_evaluate(config, depth(model)):
         chosen = apply(config, point).mask
-        select(skeleton, chosen.layers, chosen.target)
+        select(model, chosen.layers, chosen.target)
 
 
 def check_tasks(config: Config) -> None:
@@ -153,8 +153,12 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     return tokenizer
 
 
-def _skeleton(config: Config) -> torch.nn.Module:
-    """Return the model's structure without its weights."""
+def skeleton(config: Config) -> torch.nn.Module:
+    """Return the model's structure without its weights.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     with torch.device("meta"):
         if config.model.path is None:
             made: torch.nn.Module = new_model(config.model.architecture or {}, len(tokenizer_of(config)), 0)

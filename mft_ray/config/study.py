@@ -1,0 +1,30 @@
+"""The paper's experiments: over what each of them varies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mft_ray.config.search import Ratio
+from mft_ray.config.section import Section
+from mft_ray.masking import Scope
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class StudyConfig(Section):
+    """What `python -m mft_ray.study` varies. Each run is a comparison on an FFT model of its own seed."""
+
+    seeds: int = Field(3, ge=1, description="each experiment is run so often, with other data, weights and batches")
+    ratios: list[Ratio] = Field([0.02, 0.05, 0.1, 0.2, 0.3, 0.5], description="of experiment ratio")
+    group_sizes: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="decoder layers in a group, of experiment layers; null: an eighth and a quarter of the depth"
+    )
+    data_shares: list[Share] = Field([0.1, 0.25, 0.5, 1.0], description="of the training data, of experiment data")
+    scopes: list[Scope] = Field(["matrix", "layer", "model"], description="of experiment scope")
+    domains: dict[str, dict[str, Any]] = Field(
+        {},
+        description="of experiment transfer: by a domain's name what it changes of data and evaluation; each domain's "
+        "mask is judged on the tasks of all",
+    )

@@ -1,0 +1,230 @@
+"""An experiment's figure, as PNG and SVG, readable on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mft_ray.experiments.catalogue import EXPERIMENTS, FFT
+from mft_ray.experiments.gathered import Curve, Gathered, Summary
+from mft_ray.experiments.tables import unit_of
+from mft_ray.report.units import Unit
+
+# Okabe and Ito's colours, which those who see fewer can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#f0e442")
+INK = "#1f2933"
+
+
+def draw(gathered: Gathered, path: Path) -> Path:
+    """Draw an experiment and return where the PNG is; the SVG is beside it.
+
+    Args:
+        gathered: what was found.
+        path: of the files, without their endings.
+    """
+    figure = {"curves": _curves, "transfer": _transfer, "cost": _cost, "flatness": _flatness}.get(
+        gathered.name, _differences
+    )(gathered)
+    for ending in ("png", "svg"):
+        partial = path.with_name(f"{path.name}.partial.{ending}")
+        figure.savefig(partial, dpi=150, metadata={"Date": None} if ending == "svg" else None)
+        partial.replace(path.with_name(f"{path.name}.{ending}"))
+    return path.with_name(f"{path.name}.png")
+
+
+def _figure(gathered: Gathered, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(7.2 * columns if columns == 1 else 4.8 * columns, 4.6), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    figure.suptitle(EXPERIMENTS[gathered.name].question, fontsize=12)
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+        each.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def _test(gathered: Gathered) -> list[Summary]:
+    """The rows on the test examples, by the metric that decides."""
+    rows = [each for each in gathered.summary() if each.on == "test"]
+    return [each for each in rows if each.metric == rows[0].metric]
+
+
+def _differences(gathered: Gathered) -> Figure:
+    """The difference to FFT against what was varied, with Student's interval and every seed."""
+    rows = [each for each in _test(gathered) if each.row != FFT]
+    numbers = all(each.x is not None for each in rows)
+    # By name one plot for each comparison; by number all in one, a line for each row.
+    panels = [None] if numbers else list(dict.fromkeys(each.panel for each in rows))
+    figure, axes = _figure(gathered, len(panels))
+    for panel, axis in zip(panels, axes, strict=True):
+        mine = [each for each in rows if panel in (None, each.panel)]
+        if numbers:
+            lines: dict[str, list[Summary]] = {}
+            several = len({each.panel for each in mine}) > 1
+            for each in mine:
+                lines.setdefault(each.row if several else "mask", []).append(each)
+            for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
+                line.sort(key=lambda each: each.x or 0.0)
+                _errorbars(axis, [each.x or 0.0 for each in line], line, colour, name, joined=True)
+        else:
+            _errorbars(axis, list(range(len(mine))), mine, COLOURS[0], "mean over seeds, 95% interval")
+            labels = [each.row.split(" ", 1)[-1] for each in mine]
+            axis.set_xticks(
+                range(len(mine)), labels, rotation=30 if len(mine) > 5 else 0, ha="right" if len(mine) > 5 else "center"
+            )
+            axis.set_title((len(panels) > 1 and panel) or "", fontsize=10)
+        _fft_line(axis, 0.0, "FFT")
+        axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
+    unit = unit_of(rows[0])
+    axes[0].set_ylabel(f"{unit.label} on test: difference to FFT\n({_unit_name(unit)})")
+    axes[-1].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _errorbars(
+    axis: Axes, xs: Sequence[float], rows: Sequence[Summary], colour: str, label: str, joined: bool = False
+) -> None:
+    scale = unit_of(rows[0]).scale
+    means = [each.delta * scale for each in rows]
+    reach = [[abs((each.ci95 or (each.delta,) * 2)[side] - each.delta) * scale for each in rows] for side in (0, 1)]
+    style = "o-" if joined else "o"
+    axis.errorbar(xs, means, yerr=reach, fmt=style, color=colour, capsize=4, linewidth=1.4, label=label)
+    for x, each in zip(xs, rows, strict=True):
+        axis.plot([x] * len(each.deltas), [delta * scale for delta in each.deltas], "_", color=colour, alpha=0.6)
+
+
+def _curves(gathered: Gathered) -> Figure:
+    """Validation against tokens, FFT first, then every method from where it ended: means over seeds, and each seed."""
+    figure, (axis,) = _figure(gathered)
+    unit = unit_of(_test(gathered)[0])
+    names = list(dict.fromkeys(curve.row for curve in gathered.curves))
+    for colour, name in zip((INK, *COLOURS), names, strict=False):
+        curves = [curve for curve in gathered.curves if curve.row == name]
+        start = 0.0 if name == FFT else 1.0
+        for curve in curves:
+            tokens, scores = _points(curve, unit)
+            axis.plot(tokens - tokens[-1] * (1 - start), scores, color=colour, alpha=0.25, linewidth=0.8)
+        tokens, scores = _mean(curves, unit)
+        label = "FFT, then its end" if name == FFT else name
+        marker = "o" if len(tokens) == 1 else None  # a mask that was cut once
+        axis.plot(tokens - tokens[-1] * (1 - start), scores, color=colour, linewidth=2, marker=marker, label=label)
+    best = [max(point["score"] for point in curve.points) for curve in gathered.curves if curve.row == FFT]
+    if best:
+        _fft_line(axis, unit.scale * sum(best) / len(best), "FFT, best checkpoint")
+    axis.axvline(0, color="#9aa5b1", linewidth=0.8)
+    axis.set_xlabel("tokens trained on, from the end of FFT (left of 0: FFT itself)")
+    axis.set_ylabel(f"{unit.axis} on validation")
+    axis.legend(frameon=False, fontsize=9, ncols=2)
+    return figure
+
+
+def _points(curve: Curve, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.array([point["tokens"] for point in curve.points], dtype=float)
+    return tokens, np.array([point["score"] * unit.scale for point in curve.points])
+
+
+def _mean(curves: Sequence[Curve], unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds of the evaluations that all of them reached."""
+    length = min(len(curve.points) for curve in curves)
+    pairs = [_points(curve, unit) for curve in curves]
+    tokens, scores = (np.mean([pair[index][:length] for pair in pairs], axis=0) for index in (0, 1))
+    return tokens, scores
+
+
+def _transfer(gathered: Gathered) -> Figure:
+    """A matrix, masked for one domain and judged on each: differences to FFT, those beyond noise in bold."""
+    rows = [each for each in gathered.summary() if each.row == "mft" and each.on != "test"]
+    panels, tasks = (list(dict.fromkeys(getattr(each, name) for each in rows)) for name in ("panel", "on"))
+    by_place = {(each.panel, each.on): each for each in rows}
+    figure, (axis,) = _figure(gathered)
+    axis.grid(visible=False)
+    values = np.array(
+        [[by_place[panel, task].delta * unit_of(by_place[panel, task]).scale for task in tasks] for panel in panels]
+    )
+    reach = max(float(np.abs(values).max()), 1e-9)
+    axis.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+    for y, panel in enumerate(panels):
+        for x, task in enumerate(tasks):
+            each = by_place[panel, task]
+            unit = unit_of(each)
+            interval = f"\n[{unit.signed(each.ci95[0])}, {unit.signed(each.ci95[1])}]" if each.ci95 else ""
+            weight = "bold" if each.sure else "normal"
+            light = abs(values[y, x]) < 0.6 * reach
+            colour = INK if light else "white"
+            axis.text(
+                x,
+                y,
+                unit.signed(each.delta) + interval,
+                ha="center",
+                va="center",
+                weight=weight,
+                color=colour,
+                fontsize=9,
+            )
+    axis.set_xticks(range(len(tasks)), [Path(task).name for task in tasks])
+    axis.set_yticks(range(len(panels)), panels)
+    axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
+    axis.set_ylabel("mask trained for")
+    axis.set_title("difference to FFT [95% over seeds], bold where beyond noise", fontsize=10)
+    return figure
+
+
+def _cost(gathered: Gathered) -> Figure:
+    """Each cost by method, relative to continued FFT."""
+    costs = (("flops", "FLOPs"), ("seconds", "time"), ("memory", "peak memory"), ("artifact_bytes", "size on disk"))
+    figure, axes = _figure(gathered, len(costs))
+    rows = [row for row in gathered.rows if row.on == "test" and row.cost and row.row != FFT]
+    names = list(dict.fromkeys(row.row for row in rows))
+    for (key, label), axis in zip(costs, axes, strict=True):
+        for place, name in enumerate(names):
+            ratios = [
+                row.cost[key] / rival.cost[key]
+                for row in rows
+                for rival in rows
+                if row.row == name
+                and rival.row == "continued_fft"
+                and rival.seed == row.seed
+                and row.cost
+                and rival.cost
+            ]
+            axis.bar(place, sum(ratios) / len(ratios), color=COLOURS[place % len(COLOURS)], width=0.7)
+            axis.plot([place] * len(ratios), ratios, "_", color=INK)
+        axis.axhline(1, color=INK, linestyle="--", linewidth=1.2)
+        axis.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+        axis.set_title(label, fontsize=10)
+    axes[0].set_ylabel("as a multiple of continued FFT (bars: mean over seeds)")
+    return figure
+
+
+def _flatness(gathered: Gathered) -> Figure:
+    """The loss along random directions: means over seeds and directions, and each seed's."""
+    figure, (axis,) = _figure(gathered)
+    for colour, name in zip((INK, *COLOURS), dict.fromkeys(each["row"] for each in gathered.more), strict=False):
+        mine = [each for each in gathered.more if each["row"] == name]
+        lines = [np.mean(each["losses"], axis=0) for each in mine]
+        for line in lines:
+            axis.plot(mine[0]["distances"], line, color=colour, alpha=0.3, linewidth=0.8)
+        tops = [each["top_eigenvalue"] for each in mine]
+        label = f"{name}, top eigenvalue {sum(tops) / len(tops):.3g}"
+        axis.plot(mine[0]["distances"], np.mean(lines, axis=0), "o-", color=colour, linewidth=2, label=label)
+    axis.set_yscale("log")
+    axis.set_xlabel(EXPERIMENTS[gathered.name].axis + ", as a multiple of the weights' norm")
+    axis.set_ylabel("loss on validation (nats per answer token)")
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _fft_line(axis: Axes, score: float, label: str) -> None:
+    axis.axhline(score, color=INK, linestyle="--", linewidth=1.2, label=label)
+
+
+def _unit_name(unit: Unit) -> str:
+    return (unit.delta_suffix or unit.label).strip()

@@ -1,0 +1,130 @@
+"""An experiment from its configuration to table, raw rows and figure; every comparison of it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from mft_ray.config import Config, load_config, parse_config
+from mft_ray.errors import UserError
+from mft_ray.experiments.catalogue import EXPERIMENTS, Cell, Panel
+from mft_ray.experiments.figures import draw
+from mft_ray.experiments.gathered import gather
+from mft_ray.experiments.surroundings import surroundings
+from mft_ray.experiments.tables import write_tables
+from mft_ray.masking import depth
+from mft_ray.report.units import duration
+from mft_ray.search.cluster import connected
+from mft_ray.search.comparison import check_rows, compare, one_group
+from mft_ray.search.folder import RunFolder, lock, open_folder
+from mft_ray.search.preparation import skeleton, with_absolute_paths
+from mft_ray.search.progress import say
+from mft_ray.training.group import WorkerGroup, workers
+from mft_ray.training.job import write_json
+
+
+def study(name: str, config: Config | None, resume: str | None = None) -> Path:
+    """Run an experiment over seeds, or go on with an interrupted one.
+
+    Args:
+        name: of the experiment; with ``resume`` it must be the one that was begun there.
+        config: of a new one; ``study`` says over what.
+        resume: folder of an interrupted one, whose own configuration is used.
+
+    Returns:
+        The folder: ``NAME.md`` (table), ``NAME.png`` and ``NAME.svg`` (figure), ``rows.json`` (raw rows) and the runs.
+
+    Raises:
+        UserError: something given cannot work; a new study has then written nothing.
+    """
+    if resume is not None:
+        config = load_config(Path(resume).expanduser() / "config.yaml")
+    assert config is not None
+    config = with_absolute_paths(config)
+    folder = open_folder(config, resume)
+    _check_name(name, folder)
+    cells = list(_cells(name, config, folder))
+    for cell in cells:
+        check_rows(cell.config)
+    with connected():
+        held = lock(folder)
+        try:
+            config.save(folder.config)
+            write_json(folder.root / "study.json", {"name": name})
+            with _workers(config, folder) as group:
+                _run(cells, folder, group)
+            more = surroundings(cells) if name == "flatness" else []
+            return _report(name, cells, folder, more)
+        except KeyboardInterrupt:
+            say(f"interrupted; what was finished is kept: python -m mft_ray.study {name} --resume {folder.root}")
+            raise
+        finally:
+            held.release()
+
+
+def _check_name(name: str, folder: RunFolder) -> None:
+    kept = folder.root / "study.json"
+    if kept.exists() and (begun := json.loads(kept.read_text())["name"]) != name:
+        raise UserError(
+            f"{folder.root} is a study of {begun}, not of {name}: python -m mft_ray.study {begun} --resume it."
+        )
+
+
+def _cells(name: str, config: Config, folder: RunFolder) -> Iterator[Cell]:
+    """Yield all comparisons, seed by seed: an interrupted study has whole seeds."""
+    panels = EXPERIMENTS[name].panels(config, depth(skeleton(config)))
+    for seed in range(config.study.seeds):
+        for panel in panels:
+            at = folder.root / "runs" / f"seed-{seed}" / panel.name.replace(" ", "-")
+            yield Cell(seed, panel, _configured(config, panel, seed, at), at)
+
+
+def _configured(config: Config, panel: Panel, seed: int, at: Path) -> Config:
+    tree: dict[str, Any] = config.model_dump()
+    for section, changes in panel.changes.items():
+        if section not in ("data", "evaluation"):
+            raise UserError(
+                f"A domain of study.domains may change data and evaluation; {panel.name} changes {section}."
+            )
+        tree[section] |= changes
+    tree["run"] |= {"name": f"{panel.name}, seed {seed}", "dir": str(at), "seed": config.run.seed + seed}
+    tree["compare"] |= {"methods": panel.rows}
+    return parse_config(tree, f"panel {panel.name}, over the rest of the configuration,")
+
+
+def _workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup | None]:
+    """Have one worker group for all comparisons, if one is enough and no benchmark task needs its place meanwhile."""
+    if one_group(config) and not config.tasks and not config.study.domains:
+        return workers(config.scaling, folder.work / "group")
+    return nullcontext()
+
+
+def _run(cells: list[Cell], folder: RunFolder, group: WorkerGroup | None) -> None:
+    missing = [cell for cell in cells if not RunFolder(cell.folder).comparison.exists()]
+    if len(missing) < len(cells):
+        say(f"{len(cells) - len(missing)} of {len(cells)} comparisons are done already")
+    began = time.monotonic()
+    for number, cell in enumerate(missing):
+        left = (
+            f", about {duration((time.monotonic() - began) / number * (len(missing) - number))} left" if number else ""
+        )
+        say(f"comparison {len(cells) - len(missing) + number + 1} of {len(cells)}: {cell.config.run.name}{left}")
+        if RunFolder(cell.folder).config.exists():
+            compare(None, str(cell.folder), group)
+        else:
+            shutil.rmtree(cell.folder, ignore_errors=True)  # interrupted before there was anything to go on with
+            compare(cell.config, group=group)
+
+
+def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[dict[str, Any]]) -> Path:
+    gathered = gather(name, cells, more)
+    write_json(folder.root / "rows.json", gathered.raw())
+    table = write_tables(gathered, folder.root / f"{name}.md")
+    figure = draw(gathered, folder.root / name)
+    print(f"\n{table.read_text()}\ntable   {table}\nfigure  {figure}\nrows    {folder.root / 'rows.json'}", flush=True)
+    return folder.root

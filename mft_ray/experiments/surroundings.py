@@ -1,0 +1,80 @@
+"""Experiment flatness: the loss around the models that its comparisons have left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from mft_ray.config import Config
+from mft_ray.data.prepare import TOKENIZER, open_split
+from mft_ray.errors import RunFailed
+from mft_ray.evaluation.flatness import flatness
+from mft_ray.experiments.catalogue import FFT, Cell
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import say
+from mft_ray.search.scoring import Subject, made
+from mft_ray.training.artifacts import load_with
+from mft_ray.training.backbone import load_tokenizer
+from mft_ray.training.group import worker_environment, worker_resources
+from mft_ray.training.job import write_json
+
+EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
+
+
+def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Measure FFT and every row of each comparison; what was measured before is not measured again.
+
+    Returns:
+        For each seed and row the fields of `mft_ray.evaluation.flatness.Flatness`.
+
+    Raises:
+        RunFailed: the process that measures failed.
+    """
+    found = []
+    for cell in cells:
+        for subject in _subjects(cell):
+            kept = RunFolder(cell.folder).work / "flatness" / f"{subject.name}.json"
+            if not kept.exists():
+                say(f"the loss around {subject.name}, {cell.config.run.name}")
+                kept.parent.mkdir(exist_ok=True)
+                write_json(kept, _measured(subject, cell))
+            found.append({"seed": cell.seed, "row": subject.name, **json.loads(kept.read_text())})
+    return found
+
+
+def _subjects(cell: Cell) -> list[Subject]:
+    folder = RunFolder(cell.folder)
+    backbone = json.loads(folder.comparison.read_text())["backbone"]
+    before = json.loads((folder.work / "baseline.json").read_text())["before"]
+    rows = [name for name in cell.panel.rows if (folder.methods / name / "outcome.json").exists()]
+    return [Subject(FFT, backbone), *(made(folder.methods / name, name, backbone, before) for name in rows)]
+
+
+def _measured(subject: Subject, cell: Cell) -> dict[str, Any]:
+    resources = worker_resources(cell.config.scaling)
+    remote = ray.remote(
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        max_retries=cell.config.scaling.max_failures,
+        runtime_env={"env_vars": worker_environment()},
+    )(_measure)
+    try:
+        content: dict[str, Any] = ray.get(remote.remote(subject, cell.config, str(RunFolder(cell.folder).data)))
+    except ray.exceptions.RayError as error:
+        raise RunFailed(f"measuring the loss around {subject.name} failed: {str(error).splitlines()[-1]}") from error
+    return content
+
+
+def _measure(subject: Subject, config: Config, data: str) -> dict[str, Any]:
+    split = open_split(Path(data), "validation")
+    rows = [split[index] for index in range(min(EXAMPLES, len(split)))]
+    model = load_with(subject.model, subject.artifact, "float32", before=subject.before)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(str(Path(data) / TOKENIZER))
+    return asdict(flatness(model, rows, pad_id=tokenizer.pad_token_id, batch_size=config.train.eval_batch_size))

@@ -1,0 +1,105 @@
+"""An experiment's table, in Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mft_ray.experiments.catalogue import EXPERIMENTS, FFT
+from mft_ray.experiments.gathered import Gathered, Summary
+from mft_ray.report import units
+from mft_ray.report.units import Unit
+
+COSTS = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
+
+
+def write_tables(gathered: Gathered, path: Path) -> Path:
+    """Write the scores of all rows over seeds, then what each cost, and return where."""
+    experiment = EXPERIMENTS[gathered.name]
+    seeds = len({row.seed for row in gathered.rows})
+    lines = [f"# {gathered.name}: {experiment.question}", ""]
+    lines += [
+        f"Means over {seeds} seeds; intervals are Student's 95% over seeds, of the difference to the FFT model of the",
+        "same seed on the same examples. An interval that holds zero shows no difference.",
+        "",
+        *_scores(gathered),
+        "",
+        *_costs(gathered),
+    ]
+    if gathered.more:
+        lines += ["", *_flatness(gathered)]
+    if gathered.failed:
+        lines += ["", "Not trained:", "", *(f"- {each}" for each in gathered.failed)]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def unit_of(summary: Summary) -> Unit:
+    """How a row's scores are shown: those of a task that are shares in percent, as the field does."""
+    if summary.on != "test" and 0 <= summary.score <= 1:
+        return units.percent(summary.metric)
+    return units.unit(summary.metric)
+
+
+def _scores(gathered: Gathered) -> list[str]:
+    lines = ["| comparison | row | on | score | − FFT (95%) | each seed |", "| --- | --- | --- | --: | --: | --- |"]
+    for each in gathered.summary():
+        unit = unit_of(each)
+        cells = [each.panel, each.row, f"{each.on}, {unit.axis}", unit.number(each.score)]
+        if each.row == FFT:
+            cells += [units.NONE, units.NONE]
+        else:
+            interval = f" [{units_interval(unit, each)}]" if each.ci95 else ""
+            cells += [unit.signed(each.delta) + interval, ", ".join(unit.signed(delta) for delta in each.deltas)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def units_interval(unit: Unit, summary: Summary) -> str:
+    """An interval as tables have it."""
+    assert summary.ci95
+    return ", ".join(unit.signed(bound) for bound in summary.ci95)
+
+
+def _costs(gathered: Gathered) -> list[str]:
+    lines = [f"| comparison | row | {' | '.join(COSTS)} |", "| --- | --- |" + " --: |" * len(COSTS)]
+    spent: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in gathered.rows:
+        if row.cost is not None and row.on == "test":
+            spent.setdefault((row.panel, row.row), []).append(row.cost)
+    for (panel, name), costs in spent.items():
+        mean = {key: sum(cost[key] for cost in costs) / len(costs) for key in costs[0]}
+        cells = [
+            units.count(round(mean["tokens"])),
+            units.operations(mean["flops"]),
+            units.duration(mean["seconds"]),
+            units.size(mean["memory"]),
+            units.count(round(mean["trainable"])),
+            units.size(mean["artifact_bytes"]),
+        ]
+        lines.append(f"| {panel} | {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _flatness(gathered: Gathered) -> list[str]:
+    lines = [
+        "Loss on validation, nats per answer token, and the largest eigenvalue of its Hessian:",
+        "",
+        "| row | loss | rise at the largest distance | top eigenvalue | of each seed |",
+        "| --- | --: | --: | --: | --- |",
+    ]
+    for name in dict.fromkeys(each["row"] for each in gathered.more):
+        mine = [each for each in gathered.more if each["row"] == name]
+        middle, ends = mine[0]["distances"].index(0.0), (0, -1)
+        loss = [_mean([losses[middle] for losses in each["losses"]]) for each in mine]
+        far = [_mean([losses[end] for losses in each["losses"] for end in ends]) for each in mine]
+        tops = [each["top_eigenvalue"] for each in mine]
+        rise = _mean(far) - _mean(loss)
+        every = ", ".join(f"{top:.3g}" for top in tops)
+        lines.append(f"| {name} | {_mean(loss):.4f} | {rise:+.3f} | {_mean(tops):.3g} | {every} |")
+    return lines
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
