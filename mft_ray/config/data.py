@@ -42,6 +42,7 @@ class DataConfig(Section):
         None, description="tulu, a Jinja file or its text, for a tokenizer without one; null: the tokenizer's own"
     )
     digits: int = Field(2, ge=1, le=4, description="arithmetic: digits of each operand")
+    operations: Literal["+-", "+", "-"] = Field("+-", description="arithmetic: additions, subtractions or both")
     seed: int = Field(0, description="what is generated and how it is split")
 
     @model_validator(mode="after")

@@ -25,6 +25,6 @@ class StudyConfig(Section):
     scopes: list[Scope] = Field(["matrix", "layer", "model"], description="of experiment scope")
     domains: dict[str, dict[str, Any]] = Field(
         {},
-        description="of experiment transfer: by a domain's name what it changes of data and evaluation; each domain's "
-        "mask is judged on the tasks of all",
+        description="of experiment transfer: by a domain's name what it changes of data and evaluation. Each mask is "
+        "judged on evaluation.tasks of all domains; on the test examples of those that have none",
     )

@@ -13,19 +13,22 @@ from mft_ray.errors import UserError
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "0123456789+-="
+_NAMES = {"+": "additions", "-": "subtractions"}
 
 
-def available(digits: int) -> int:
+def available(digits: int, operations: str = "+-") -> int:
     """How many different prompts there are; ``a+b`` and ``b+a`` count as one.
 
     Args:
         digits: decimal digits of each operand (one digit includes 0).
+        operations: ``+``, ``-`` or both.
     """
-    operands = len(_operands(digits))
-    return operands * (operands + 1) // 2 + operands**2
+    return len(_indices(digits, operations))
 
 
-def generate(digits: int, n_train: int, n_validation: int, n_test: int, seed: int) -> dict[str, list[Example]]:
+def generate(
+    digits: int, n_train: int, n_validation: int, n_test: int, seed: int, operations: str = "+-"
+) -> dict[str, list[Example]]:
     """Draw disjoint splits of prompts such as ``12+34=`` with answers such as ``46``.
 
     Prompts are drawn uniformly and without repetition. Of ``a+b`` and ``b+a`` only one, in a random
@@ -39,6 +42,7 @@ def generate(digits: int, n_train: int, n_validation: int, n_test: int, seed: in
         n_validation: examples of the validation split.
         n_test: examples of the test split.
         seed: what is drawn.
+        operations: ``+``, ``-`` or both.
 
     Returns:
         ``train``, ``validation`` and ``test``.
@@ -46,18 +50,19 @@ def generate(digits: int, n_train: int, n_validation: int, n_test: int, seed: in
     Raises:
         UserError: more examples are asked for than there are prompts.
     """
-    wanted, total = n_train + n_validation + n_test, available(digits)
-    if wanted > total:
+    wanted, indices = n_train + n_validation + n_test, _indices(digits, operations)
+    if wanted > len(indices):
+        kinds = " and ".join(name for sign, name in _NAMES.items() if sign in operations)
         raise UserError(
             f"The arithmetic task was asked for {wanted:,} examples (train {n_train:,}, validation "
-            f"{n_validation:,}, test {n_test:,}), but additions and subtractions of {digits}-digit numbers "
-            f"give only {total:,} different prompts. Lower data.n_train, data.n_validation or data.n_test, "
+            f"{n_validation:,}, test {n_test:,}), but {kinds} of {digits}-digit numbers "
+            f"give only {len(indices):,} different prompts. Lower data.n_train, data.n_validation or data.n_test, "
             "or raise data.digits."
         )
     rng = random.Random(seed)
     drawn: dict[int, Example] = {}
     while len(drawn) < wanted:
-        index = rng.randrange(total)
+        index = indices[rng.randrange(len(indices))]
         if index not in drawn:
             drawn[index] = _example(index, digits, swap=rng.random() < 0.5)
     examples = list(drawn.values())
@@ -82,6 +87,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _indices(digits: int, operations: str) -> range:
+    """Places among all subtractions followed by all unordered additions."""
+    operands = len(_operands(digits))
+    subtractions, additions = operands**2, operands * (operands + 1) // 2
+    return range(0 if "-" in operations else subtractions, subtractions + (additions if "+" in operations else 0))
 
 
 def _operands(digits: int) -> range:

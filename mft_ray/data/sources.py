@@ -77,13 +77,15 @@ def _mixed(parts: Sequence[Located], say: Callable[[str], None]) -> list[Example
 def _arithmetic(config: DataConfig) -> dict[str, list[Example]]:
     n_train = config.n_train
     if n_train is None:
-        n_train = max(1, arithmetic.available(config.digits) - config.n_validation - config.n_test)
+        n_train = max(1, arithmetic.available(config.digits, config.operations) - config.n_validation - config.n_test)
         if n_train > MOST_GENERATED:
             raise UserError(
                 f"data.n_train is null, which would generate all {n_train:,} examples of data.digits "
                 f"{config.digits} that are left. Set data.n_train to a number, such as 10000."
             )
-    return arithmetic.generate(config.digits, n_train, config.n_validation, config.n_test, config.seed)
+    return arithmetic.generate(
+        config.digits, n_train, config.n_validation, config.n_test, config.seed, config.operations
+    )
 
 
 def _unique(examples: Iterable[Example]) -> list[Example]:

@@ -26,12 +26,14 @@ class Panel:
         rows: as of ``compare.methods``.
         changes: by section, what it changes of the configuration for FFT and all rows alike.
         x: where each row stands on the figure's axis; empty where its name is its place.
+        judged_on: other panels on whose test examples its rows are judged too.
     """
 
     name: str
     rows: dict[str, Changes]
     changes: dict[str, Changes] = field(default_factory=dict)
     x: dict[str, float] = field(default_factory=dict)
+    judged_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,13 @@ def _transfer(config: Config, depth: int) -> list[Panel]:
         )
     tasks = {name: _tasks(changes) for name, changes in domains.items()}
     every = [task for names in tasks.values() for task in names]
+    rows = {**_methods(config, ("continued_fft",)), **_masks(config, {MFT: {}})}
     panels = []
     for name, changes in domains.items():
-        evaluation = {**changes.get("evaluation", {}), "tasks": tasks[name]}
-        evaluation["other_tasks"] = [task for task in every if task not in tasks[name]]
-        rows = {**_methods(config, ("continued_fft",)), **_masks(config, {MFT: {}})}
-        panels.append(Panel(name, rows, {**changes, "evaluation": evaluation}))
+        others = [task for task in every if task not in tasks[name]]
+        evaluation = {**changes.get("evaluation", {}), "tasks": tasks[name], "other_tasks": others}
+        judged_on = tuple(other for other in domains if other != name and not tasks[other])
+        panels.append(Panel(name, rows, {**changes, "evaluation": evaluation}, judged_on=judged_on))
     return panels
 
 
@@ -164,13 +167,9 @@ def _flatness(config: Config, depth: int) -> list[Panel]:
 
 
 def _tasks(changes: Changes) -> list[str]:
-    named = changes.get("evaluation", {}).get("tasks")
-    if named is None:
-        domain = DOMAINS.get(changes.get("data", {}).get("task", ""))
-        if domain is None:
-            raise UserError("A domain of study.domains needs evaluation.tasks, what it is judged by.")
-        named = domain.tasks
-    return list(named)
+    """Return the benchmark tasks of a domain; none means its own test examples."""
+    domain = DOMAINS.get(changes.get("data", {}).get("task", ""))
+    return list(changes.get("evaluation", {}).get("tasks", domain.tasks if domain else ()))
 
 
 EXPERIMENTS = {

@@ -213,7 +213,7 @@ def _flatness(gathered: Gathered) -> Figure:
         for line in lines:
             axis.plot(mine[0]["distances"], line, color=colour, alpha=0.3, linewidth=0.8)
         tops = [each["top_eigenvalue"] for each in mine]
-        label = f"{name}, top eigenvalue {sum(tops) / len(tops):.3g}"
+        label = f"{'FFT' if name == FFT else name}, top eigenvalue {sum(tops) / len(tops):.3g}"
         axis.plot(mine[0]["distances"], np.mean(lines, axis=0), "o-", color=colour, linewidth=2, label=label)
     axis.set_yscale("log")
     axis.set_xlabel(EXPERIMENTS[gathered.name].axis + ", as a multiple of the weights' norm")

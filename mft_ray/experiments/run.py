@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mft_ray.config import Config, load_config, parse_config
+from mft_ray.data.examples import Example
+from mft_ray.data.sources import load
 from mft_ray.errors import UserError
 from mft_ray.experiments.catalogue import EXPERIMENTS, Cell, Panel
 from mft_ray.experiments.figures import draw
@@ -56,6 +58,7 @@ def study(name: str, config: Config | None, resume: str | None = None) -> Path:
         try:
             config.save(folder.config)
             write_json(folder.root / "study.json", {"name": name})
+            _write_tasks(cells, folder)
             with _workers(config, folder) as group:
                 _run(cells, folder, group)
             more = surroundings(cells) if name == "flatness" else []
@@ -81,10 +84,38 @@ def _cells(name: str, config: Config, folder: RunFolder) -> Iterator[Cell]:
     for seed in range(config.study.seeds):
         for panel in panels:
             at = folder.root / "runs" / f"seed-{seed}" / panel.name.replace(" ", "-")
-            yield Cell(seed, panel, _configured(config, panel, seed, at), at)
+            tasks = [str(_task_file(folder, seed, name)) for name in panel.judged_on]
+            yield Cell(seed, panel, _configured(config, panel, seed, at, tasks), at)
 
 
-def _configured(config: Config, panel: Panel, seed: int, at: Path) -> Config:
+def _task_file(folder: RunFolder, seed: int, panel: str) -> Path:
+    return folder.root / "tasks" / f"seed-{seed}" / f"{panel}.jsonl"
+
+
+def _write_tasks(cells: list[Cell], folder: RunFolder) -> None:
+    """Write the test examples of panels that others are judged on, as tasks."""
+    for cell in cells:
+        path = _task_file(folder, cell.seed, cell.panel.name)
+        if path.exists() or not any(cell.panel.name in other.panel.judged_on for other in cells):
+            continue
+        examples = load(cell.config.seeded().data, say)["test"]
+        lines = [{"prompt": _prompt(example), "answer": example.answer} for example in examples]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(path)
+
+
+def _prompt(example: Example) -> str:
+    if len(example.messages) > 2:
+        raise UserError(
+            f"Example {example.id} has several turns, and a domain without evaluation.tasks is judged by prompts of "
+            "one. Name its evaluation.tasks in study.domains."
+        )
+    return example.messages[0]["content"] + example.separator
+
+
+def _configured(config: Config, panel: Panel, seed: int, at: Path, tasks: list[str]) -> Config:
     tree: dict[str, Any] = config.model_dump()
     for section, changes in panel.changes.items():
         if section not in ("data", "evaluation"):
@@ -92,6 +123,7 @@ def _configured(config: Config, panel: Panel, seed: int, at: Path) -> Config:
                 f"A domain of study.domains may change data and evaluation; {panel.name} changes {section}."
             )
         tree[section] |= changes
+    tree["evaluation"]["other_tasks"] = [*tree["evaluation"]["other_tasks"], *tasks]
     tree["run"] |= {"name": f"{panel.name}, seed {seed}", "dir": str(at), "seed": config.run.seed + seed}
     tree["compare"] |= {"methods": panel.rows}
     return parse_config(tree, f"panel {panel.name}, over the rest of the configuration,")

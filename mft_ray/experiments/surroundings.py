@@ -38,14 +38,19 @@ def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     found = []
     for cell in cells:
-        for subject in _subjects(cell):
-            kept = RunFolder(cell.folder).work / "flatness" / f"{subject.name}.json"
-            if not kept.exists():
-                say(f"the loss around {subject.name}, {cell.config.run.name}")
-                kept.parent.mkdir(exist_ok=True)
-                write_json(kept, _measured(subject, cell))
-            found.append({"seed": cell.seed, "row": subject.name, **json.loads(kept.read_text())})
+        files = {subject: _file(cell, subject) for subject in _subjects(cell)}
+        if missing := [subject for subject, file in files.items() if not file.exists()]:
+            say(f"the loss around {', '.join(subject.name for subject in missing)}: {cell.config.run.name}")
+            for subject, content in zip(missing, _measured(missing, cell), strict=True):
+                files[subject].parent.mkdir(exist_ok=True)
+                write_json(files[subject], content)
+        for subject, file in files.items():
+            found.append({"seed": cell.seed, "row": subject.name, **json.loads(file.read_text())})
     return found
+
+
+def _file(cell: Cell, subject: Subject) -> Path:
+    return RunFolder(cell.folder).work / "flatness" / f"{subject.name}.json"
 
 
 def _subjects(cell: Cell) -> list[Subject]:
@@ -56,7 +61,7 @@ def _subjects(cell: Cell) -> list[Subject]:
     return [Subject(FFT, backbone), *(made(folder.methods / name, name, backbone, before) for name in rows)]
 
 
-def _measured(subject: Subject, cell: Cell) -> dict[str, Any]:
+def _measured(subjects: list[Subject], cell: Cell) -> list[dict[str, Any]]:
     resources = worker_resources(cell.config.scaling)
     remote = ray.remote(
         num_cpus=resources["CPU"],
@@ -65,16 +70,19 @@ def _measured(subject: Subject, cell: Cell) -> dict[str, Any]:
         runtime_env={"env_vars": worker_environment()},
     )(_measure)
     try:
-        content: dict[str, Any] = ray.get(remote.remote(subject, cell.config, str(RunFolder(cell.folder).data)))
+        content: list[dict[str, Any]] = ray.get(remote.remote(subjects, cell.config, str(RunFolder(cell.folder).data)))
     except ray.exceptions.RayError as error:
-        raise RunFailed(f"measuring the loss around {subject.name} failed: {str(error).splitlines()[-1]}") from error
+        raise RunFailed(f"measuring the loss around models failed: {str(error).strip().splitlines()[-1]}") from error
     return content
 
 
-def _measure(subject: Subject, config: Config, data: str) -> dict[str, Any]:
+def _measure(subjects: list[Subject], config: Config, data: str) -> list[dict[str, Any]]:
     split = open_split(Path(data), "validation")
     rows = [split[index] for index in range(min(EXAMPLES, len(split)))]
-    model = load_with(subject.model, subject.artifact, "float32", before=subject.before)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = load_tokenizer(str(Path(data) / TOKENIZER))
-    return asdict(flatness(model, rows, pad_id=tokenizer.pad_token_id, batch_size=config.train.eval_batch_size))
+    pad_id = load_tokenizer(str(Path(data) / TOKENIZER)).pad_token_id
+    found = []
+    for subject in subjects:
+        model = load_with(subject.model, subject.artifact, "float32", before=subject.before)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        found.append(asdict(flatness(model, rows, pad_id=pad_id, batch_size=config.train.eval_batch_size)))
+    return found
