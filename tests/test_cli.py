@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mft_ray import cli, compare, evaluate, export, train, tune
+from mft_ray import cli, compare, evaluate, export, study, train, tune
 from mft_ray.data import arithmetic
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
@@ -28,6 +28,7 @@ from mft_ray.training.export import save_model
 ENTRIES = {
     "tune": tune.main,
     "compare": compare.main,
+    "study": study.main,
     "train": train.main,
     "evaluate": evaluate.main,
     "export": export.main,
@@ -157,6 +158,7 @@ def test_a_users_mistake_ends_a_process_with_2_and_one_paragraph(
         ("tune", ["--confg", "x"]),
         ("train", ["--method", "sft", "--config", "x", "--out", "y"]),
         ("evaluate", ["--config", "x", "--split", "train"]),
+        ("study", ["sparsity", "--config", "x"]),
         ("export", ["--mask", "x"]),
     ],
 )
@@ -194,14 +196,14 @@ def test_a_search_that_cannot_work_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("entry", ["tune", "compare"])
+@pytest.mark.parametrize(("entry", "first"), [("tune", []), ("compare", []), ("study", ["ratio"])])
 def test_a_long_command_takes_a_config_or_a_run_to_resume(
-    entry: str, config: Path, refused: Callable[[str, list[str]], str]
+    entry: str, first: list[str], config: Path, refused: Callable[[str, list[str]], str]
 ) -> None:
     either = "Give either --config FILE for a new run or --resume RUN"
-    assert either in refused(entry, [])
-    assert either in refused(entry, ["--config", str(config), "--resume", "RUN"])
-    assert "--set cannot change it now" in refused(entry, ["--resume", "RUN", "--set", "search.trials=4"])
+    assert either in refused(entry, first)
+    assert either in refused(entry, [*first, "--config", str(config), "--resume", "RUN"])
+    assert "--set cannot change it now" in refused(entry, [*first, "--resume", "RUN", "--set", "search.trials=4"])
 
 
 def test_a_mask_run_on_a_layer_group_that_the_model_lacks(
