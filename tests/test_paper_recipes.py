@@ -141,9 +141,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def start_model(name: str, folder: Path) -> str:
-    """As many layers and heads grouped as in the recipe's model, and hardly any width."""
+    """Heads grouped as in the recipe's model, as many layers as its masks need, and hardly any width."""
     heads = {"num_attention_heads": 4, "num_key_value_heads": 1 if "3.1" in name else 4}
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 32, "max_position_embeddings": 512}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 24, "max_position_embeddings": 512}
     tokenizer = byte_tokenizer()
     model = new_model({"model_type": "llama", **sizes, **heads}, len(tokenizer), seed=0)
     save_model(model, dict(model.named_parameters()), tokenizer, folder)

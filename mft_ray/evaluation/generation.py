@@ -52,7 +52,8 @@ class Encoded:
     ends: set[int]
 
 
-@torch.inference_mode()
+# Not inference_mode: what layers cache here is used in training afterwards.
+@torch.no_grad()
 def generate(
     model: Any,
     tokenizer: Any,

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import ray
 
 from mft_ray.config import Config
 from mft_ray.data.prepare import TOKENIZER, open_split
 from mft_ray.errors import RunFailed
-from mft_ray.evaluation.generation import Prompt
 from mft_ray.search.benchmark import texts_file
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.judged import Backbone
+from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
 from mft_ray.training.backbone import load_tokenizer
-from mft_ray.training.group import worker_environment, worker_resources
-from mft_ray.training.job import write_json
+from mft_ray.training.group import WorkerGroup
+from mft_ray.training.job import GenerateJob, write_json
 
 SHOWN = 5  # each way
 
@@ -47,33 +44,48 @@ class Pair:
         return gains + losses
 
 
-def keep_test_examples(pair: Pair, config: Config, folder: RunFolder) -> None:
+def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: RunFolder) -> None:
     """Generate what both models say to the test examples on which they differ most, and keep that in the run.
 
-    Raises:
-        RunFailed: the process that generates failed.
+    Args:
+        group: generates.
+        pair: the models.
+        config: evaluation and dtype.
+        folder: of the run.
     """
     indices = pair.apart()
-    split = open_split(folder.data, "test")
-    rows = [split[index] for index in indices]
-    prompts = [row["prompt_ids"] for row in rows]
-    resources = worker_resources(config.scaling)
-    remote = ray.remote(
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        max_retries=config.scaling.max_failures,
-        runtime_env={"env_vars": worker_environment()},
-    )(_texts)
     try:
-        texts = ray.get(remote.remote([pair.fft, pair.winner], prompts, config)) if prompts else [[], []]
-    except ray.exceptions.RayError as error:
-        raise RunFailed(f"generating for examples failed: {str(error).strip().splitlines()[-1]}") from error
+        texts = [_answers(group, subject, indices, config, folder) for subject in (pair.fft, pair.winner)]
+    except RunFailed as error:  # that is no reason to have no verdict
+        say(f"the report goes without examples: {error}")
+        return
+    rows = [open_split(folder.data, "test")[index] for index in indices]
     tokenizer = load_tokenizer(str(folder.data / TOKENIZER))
     examples = [
         _example(pair, index, tokenizer.decode(row["prompt_ids"], skip_special_tokens=True), row["answer"], said)
         for index, row, said in zip(indices, rows, zip(*texts, strict=True), strict=True)
     ]
     _keep(folder, "test", config.evaluation.metric, examples)
+
+
+def _answers(group: WorkerGroup, subject: Subject, indices: list[int], config: Config, folder: RunFolder) -> list[str]:
+    if not indices:
+        return []
+    job = GenerateJob(
+        model=subject.model,
+        data=str(folder.data),
+        split="test",
+        metric=config.evaluation.metric,
+        evaluation=config.evaluation,
+        scaling=group.scaling,
+        batch_size=config.train.eval_batch_size,
+        artifact=subject.artifact,
+        before=subject.before,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        examples=tuple(indices),
+    )
+    return group.answer(job)
 
 
 def keep_task_examples(pair: Pair, task: str, metric: str, folder: RunFolder) -> None:
@@ -98,19 +110,3 @@ def _keep(folder: RunFolder, on: str, metric: str, examples: list[dict[str, Any]
     kept = json.loads(folder.discordant.read_text())["sets"] if folder.discordant.exists() else []
     kept = [each for each in kept if each["on"] != on]
     write_json(folder.discordant, {"sets": [*kept, {"on": on, "metric": metric, "examples": examples}]})
-
-
-def _texts(subjects: list[Subject], prompts: Sequence[Prompt], config: Config) -> list[list[str]]:
-    return [list(_said(subject, prompts, config)) for subject in subjects]
-
-
-def _said(subject: Subject, prompts: Sequence[Prompt], config: Config) -> Iterator[str]:
-    backbone = Backbone(subject.model, config.model.dtype, subject.before)
-    judged = backbone.having(subject.artifact) if subject.artifact else backbone.itself()
-    evaluation = config.evaluation
-    with judged.put_on():
-        made = backbone.generate(
-            prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.task_batch_size
-        )
-        texts = dict(made)
-    return (texts[index].text for index in range(len(prompts)))

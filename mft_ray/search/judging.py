@@ -59,10 +59,10 @@ def judge_winner(
         continued_validation = score(group, continued, "validation", config, folder)
         metric = config.evaluation.metric
         decisive = values.pop(metric)
+        keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
         seeds = over_seeds(group, config, folder, start, row, decisive)
     rules = Rules(config.evaluation.resamples, config.verdict.real_test)
     tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
-    keep_test_examples(Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
     for (task, name), by_name in tasks.items():
         keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
     others = set(config.evaluation.other_tasks)

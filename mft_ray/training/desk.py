@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mft_ray.training.job import Counted, Evaluation, Job, Outcome, Restart, Scores, StopRule
+from mft_ray.training.job import Counted, Evaluation, Job, Outcome, Restart, Scores, StopRule, Texts
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Renewal:
 
 
 Progress = Evaluation | Counted | Restart
-Result = Outcome | Scores
+Result = Outcome | Scores | Texts
 Event = Progress | Result | Failure
 
 

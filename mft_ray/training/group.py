@@ -19,7 +19,7 @@ from mft_ray.config import ScalingConfig
 from mft_ray.errors import RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result
 from mft_ray.training.failures import root_cause
-from mft_ray.training.job import Job, Outcome, ScoreJob, Scores, StopRule, TrainJob
+from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.serve import serve
 
 Heard = Callable[[Progress], object]
@@ -117,6 +117,19 @@ class WorkerGroup:
         result = self._run(job, None, heard)
         assert isinstance(result, Scores)
         return result
+
+    def answer(self, job: GenerateJob) -> list[str]:
+        """Do a job and return the texts that were generated.
+
+        Args:
+            job: what to answer.
+
+        Raises:
+            RunFailed: as of `next`.
+        """
+        result = self._run(job, None, None)
+        assert isinstance(result, Texts)
+        return result.values
 
     def _run(self, job: Job, stop: StopRule | None, heard: Heard | None) -> Result:
         self.submit(job, stop)

@@ -89,6 +89,17 @@ class ScoreJob:
     attention: str | None = None
 
 
+@dataclass(frozen=True)
+class GenerateJob(ScoreJob):
+    """Greedy answers to some examples of a split, by all workers of a group together.
+
+    Attributes:
+        examples: their places in the split.
+    """
+
+    examples: tuple[int, ...] = ()
+
+
 Job = TrainJob | ScoreJob
 
 
@@ -101,6 +112,17 @@ class Scores:
     """
 
     values: list[float]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What came of a `GenerateJob`.
+
+    Attributes:
+        values: one text per example, in the order asked for.
+    """
+
+    values: list[str]
 
 
 @dataclass(frozen=True)

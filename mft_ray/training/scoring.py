@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from mft_ray.config import EvaluationConfig, ScalingConfig
+from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import per_example
-from mft_ray.training.job import Counted, ScoreJob, Scores
+from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Texts
 from mft_ray.training.kept import Kept
+
+T = TypeVar("T")
 
 _TELL_EVERY_S = 10.0
 
@@ -86,8 +89,33 @@ def score_together(
         autocast=torch.bfloat16 if scaling.compute == "bfloat16" else None,
         progress=progress,
     )
+    return _gathered(values, len(rows))
+
+
+def answer(job: GenerateJob, kept: Kept) -> Texts:
+    """Generate answers to some examples. Arguments as of `score`."""
+    model, rows = kept.finished_model(job), kept.split(job.data, job.split).rows
+    prompts = [list(rows[index]["prompt_ids"]) for index in job.examples]
+    rank, world = dist.get_rank(), dist.get_world_size()
+    positions = getattr(model.config, "max_position_embeddings", None)
+    room = positions - max(map(len, prompts)) if positions else job.evaluation.max_new_tokens
+    made = generate(
+        model.eval(),
+        kept.tokenizer(job.model),
+        prompts[rank::world],
+        max_new_tokens=max(1, min(job.evaluation.max_new_tokens, room)),
+        batch_size=job.batch_size,
+        autocast=torch.bfloat16 if job.scaling.compute == "bfloat16" else None,
+    )
+    texts = {index: generated.text for index, generated in made}
+    return Texts(_gathered([texts[index] for index in range(len(texts))], len(prompts)))
+
+
+def _gathered(mine: list[T], count: int) -> list[T]:
+    """Put together what every worker has of its share: the first has items 0, n, 2n and so on of n workers."""
+    world = dist.get_world_size()
     if world == 1:
-        return values
-    shares: list[list[float]] = [[] for _ in range(world)]
-    dist.all_gather_object(shares, values)
-    return [shares[index % world][index // world] for index in range(len(rows))]
+        return mine
+    shares: list[list[T]] = [[] for _ in range(world)]
+    dist.all_gather_object(shares, mine)
+    return [shares[index % world][index // world] for index in range(count)]

@@ -14,7 +14,7 @@ import ray.train
 import ray.train.torch
 
 from mft_ray.training.desk import Failure, Result, Task
-from mft_ray.training.job import Outcome, ScoreJob
+from mft_ray.training.job import GenerateJob, Outcome, ScoreJob
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -37,9 +37,11 @@ def serve(config: Mapping[str, Any]) -> None:
 
 def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
     from mft_ray.training.loop import train
-    from mft_ray.training.scoring import score
+    from mft_ray.training.scoring import answer, score
 
     job = task.job
+    if isinstance(job, GenerateJob):
+        return answer(job, kept)
     if isinstance(job, ScoreJob):
         return score(job, kept, tell=desk.count.remote)
     outcome = Path(job.out) / "outcome.json"

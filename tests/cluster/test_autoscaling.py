@@ -25,7 +25,7 @@ import yaml
 
 pytestmark = pytest.mark.slow
 
-TRIALS = 6
+TRIALS = 4
 MAXIMUM = 2  # nodes beside the head
 STEPS, EVAL_EVERY = 1200, 100
 TIMEOUT_S = 600

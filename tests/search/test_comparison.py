@@ -107,7 +107,7 @@ def run(
     tree["run"]["dir"] = str(home / "run")
     tree["mask"] = {"ratio": 0.2, "init": "magnitude", "schedule": "anneal"}
     tree["evaluation"] |= {"tasks": [str(home / "mine.jsonl")], "task_max_new_tokens": 4}
-    tree["compare"] = {"methods": CHANGED, "max_concurrent": 2}
+    tree["compare"] = {"methods": CHANGED, "max_concurrent": 1}
     trained: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
         original = comparison._train

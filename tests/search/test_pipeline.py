@@ -257,9 +257,8 @@ def test_resuming_a_finished_search_repeats_nothing(run):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("search.space.layers=[0-1, 4-7]", "4-7"),
+        ("search.space.layers=[0-1, 4-7]", "4-7"),  # found before there is a Ray; test_cli has more of these
         ("scaling.workers=16", "16 worker"),
-        ("data={task: chat, train: rows.jsonl, prompt_column: ask}", "model.architecture"),
     ],
 )
 def test_bad_input_is_one_paragraph_exit_code_2_and_no_run_folder(run, tmp_path, setting, message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import yaml
 
 from mft_ray.config import METHODS, parse_config
 from mft_ray.errors import UserError
-from mft_ray.search.pipeline import search
+from mft_ray.evaluation.answers import match
+from mft_ray.search.folder import RunFolder
 from mft_ray.search.preparation import check
 from mft_ray.search.space import apply, build_space, points_to_evaluate
 from mft_ray.training.artifacts import load_with
@@ -59,25 +59,14 @@ def test_a_front_of_ratios_needs_a_ratio(tiny: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(ray_cluster: None, make_tiny: Callable[[], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("rival")
-    (home / "mine.jsonl").write_text('{"prompt": "1+2=", "answer": "3"}\n{"prompt": "2+2=", "answer": "4"}\n')
-    tree = make_tiny()
-    tree["run"]["dir"] = str(home / "run")
-    tree["search"] = {"method": "lora", "trials": 2, "space": {"rank": [2, 4]}, "keep": 1}
-    (home / "theirs.jsonl").write_text('{"prompt": "3+2=", "answer": "5"}\n{"prompt": "3+3=", "answer": "6"}\n')
-    tasks = {"tasks": [str(home / "mine.jsonl")], "other_tasks": [str(home / "theirs.jsonl")]}
-    tree["evaluation"] |= {**tasks, "task_max_new_tokens": 4}
-    tree["verdict"] = {"seeds": 2, "rivals": ["l1_mask", "wanda_mask"]}
-    tree["lora"] = {"rank": 2, "lr": 1e-2}
-    search(parse_config(tree))
-    return home / "run"
+def run(lora_run: RunFolder) -> Path:
+    return lora_run.root
 
 
 @pytest.mark.slow
 def test_trials_are_of_the_method_and_the_best_is_kept(run: Path) -> None:
     rows = json.loads((run / "leaderboard.json").read_text())["trials"]
-    assert [set(row["config"]) for row in rows] == [KNOBS["lora"]] * 2
+    assert [set(row["config"]) for row in rows] == [KNOBS["lora"]] * 3
     assert all(row["cost"]["flops"] > 0 for row in rows)
     kept = {path.parent.name for path in (run / "work" / "trials").glob("*/adapter")}
     assert kept == {rows[0]["trial_id"]}
@@ -117,7 +106,7 @@ def test_examples_on_which_the_two_differ_are_kept_and_shown(run: Path) -> None:
     assert "test" in sets
     assert len(sets) == 3  # two tasks
     scores = {
-        name: json.loads((run / f"work/scores/{name}-test-exact_match.json").read_text()) for name in ("fft", "mft")
+        name: json.loads((run / f"work/scores/{name}-test-generated_match.json").read_text()) for name in ("fft", "mft")
     }
     wins, losses = (
         sum(sign * (after - before) > 0 for before, after in zip(scores["fft"], scores["mft"], strict=True))
@@ -126,8 +115,8 @@ def test_examples_on_which_the_two_differ_are_kept_and_shown(run: Path) -> None:
     assert len(sets["test"]) == min(wins, 5) + min(losses, 5)
     for example in sets["test"]:
         assert example["scores"] == {name: scores[name][example["index"]] for name in scores}
-        for name in ("fft", "mft"):  # exact match is what greedy decoding says
-            assert (example[name] == example["answer"]) == (example["scores"][name] == 1)
+        for name in ("fft", "mft"):
+            assert match(example[name], example["answer"]) == (example["scores"][name] == 1)
     report = (run / "report.html").read_text()
     assert ("Where the two differ" in report) == any(sets.values())
 
@@ -165,5 +154,5 @@ def test_another_seed_is_another_fft_with_the_winners_settings(run: Path) -> Non
     assert again.cost.trainable == winner.cost.trainable
     assert again.history[-1].tokens > 0
     assert "Over 2 seeds" in verdict["sentence"]
-    assert verdict["selection"] == {"split": "validation", "n": 40, "metric": "exact_match", "trials": 2}
+    assert verdict["selection"] == {"split": "validation", "n": 40, "metric": "generated_match", "trials": 3}
     assert [each["trial_id"] for each in verdict["looks"]] == [verdict["trial_id"]]

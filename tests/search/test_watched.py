@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mft_ray.config import EvaluationConfig, parse_config
+from mft_ray.config import EvaluationConfig
 from mft_ray.report.html import render
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
@@ -33,14 +32,8 @@ def test_training_is_watched_by_one_forward_unless_asked_otherwise(metric: Any, 
 
 
 @pytest.fixture(scope="module")
-def run(
-    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[], dict[str, Any]]
-) -> RunFolder:
-    tree = make_tiny()
-    tree["run"]["dir"] = str(tmp_path_factory.mktemp("watched") / "run")
-    tree["evaluation"] = {"metric": "generated_match", "resamples": 500, "max_new_tokens": 4}
-    tree["search"] = {"trials": 3, "stop": {"below_fft": False, "plateau": None}}
-    return search(parse_config(tree))
+def run(lora_run: RunFolder) -> RunFolder:
+    return lora_run
 
 
 def read(path: Path) -> Any:
