@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -141,35 +142,33 @@ def _mean(curves: Sequence[Curve], unit: Unit) -> tuple[np.ndarray, np.ndarray]:
 
 def _transfer(gathered: Gathered) -> Figure:
     """A matrix, masked for one domain and judged on each: differences to FFT, those beyond noise in bold."""
-    rows = [each for each in gathered.summary() if each.row == "mft" and each.on != "test"]
-    panels, tasks = (list(dict.fromkeys(getattr(each, name) for each in rows)) for name in ("panel", "on"))
-    by_place = {(each.panel, each.on): each for each in rows}
+    rows = [each for each in gathered.summary() if each.row == "mft"]
+    panels = list(dict.fromkeys(each.panel for each in rows))
+    tasks = list(dict.fromkeys(Path(each.on).stem for each in rows if each.on != "test"))
+    # A domain without a task is judged on its own test examples, which are the others' task of its name.
+    by_place = {(each.panel, each.panel if each.on == "test" else Path(each.on).stem): each for each in rows}
     figure, (axis,) = _figure(gathered)
     axis.grid(visible=False)
-    values = np.array(
-        [[by_place[panel, task].delta * unit_of(by_place[panel, task]).scale for task in tasks] for panel in panels]
-    )
-    reach = max(float(np.abs(values).max()), 1e-9)
+    values = np.full((len(panels), len(tasks)), np.nan)
+    for (panel, task), each in by_place.items():
+        if task in tasks:
+            values[panels.index(panel), tasks.index(task)] = each.delta * unit_of(each).scale
+    reach = max(float(np.nanmax(np.abs(values))), 1e-9)
     axis.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
-    for y, panel in enumerate(panels):
-        for x, task in enumerate(tasks):
-            each = by_place[panel, task]
+    for (panel, task), each in by_place.items():
+        if task in tasks:
+            y, x = panels.index(panel), tasks.index(task)
             unit = unit_of(each)
             interval = f"\n[{unit.signed(each.ci95[0])}, {unit.signed(each.ci95[1])}]" if each.ci95 else ""
-            weight = "bold" if each.sure else "normal"
-            light = abs(values[y, x]) < 0.6 * reach
-            colour = INK if light else "white"
-            axis.text(
-                x,
-                y,
-                unit.signed(each.delta) + interval,
-                ha="center",
-                va="center",
-                weight=weight,
-                color=colour,
-                fontsize=9,
-            )
-    axis.set_xticks(range(len(tasks)), [Path(task).name for task in tasks])
+            style: dict[str, Any] = {
+                "weight": "bold" if each.sure else "normal",
+                "fontsize": 9,
+                "ha": "center",
+                "va": "center",
+            }
+            colour = INK if abs(values[y, x]) < 0.6 * reach else "white"
+            axis.text(x, y, unit.signed(each.delta) + interval, color=colour, **style)
+    axis.set_xticks(range(len(tasks)), tasks)
     axis.set_yticks(range(len(panels)), panels)
     axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
     axis.set_ylabel("mask trained for")

@@ -49,9 +49,6 @@ def gathered(name: str) -> Gathered:
             rows += [row(seed, "mft", gain * x, x=x, panel=f"share {x}") for x in (0.1, 0.5)]
         else:
             rows += [row(seed, each, delta) for each, delta in deltas.items()]
-        if name == "transfer":
-            rows = [replace(each, panel=domain) for each in rows for domain in ("addition", "subtraction")]
-            rows += [replace(each, on=f"/x/{task}.jsonl") for each in rows for task in ("addition", "subtraction")]
         for each in ("fft", *METHODS):
             points = [{"step": t, "tokens": 10 * t, "score": 0.5 + 0.004 * t, "ratio": 0.0} for t in (0, 50, 100)]
             curves.append(Curve(seed, "all", each, tuple(points)))
@@ -59,6 +56,10 @@ def gathered(name: str) -> Gathered:
             more.append(
                 {"seed": seed, "row": each, "distances": [-0.5, 0.0, 0.5], "losses": losses, "top_eigenvalue": 7.0}
             )
+    if name == "transfer":  # each domain's test examples are the other's task
+        other = {"addition": "/x/subtraction.jsonl", "subtraction": "/x/addition.jsonl"}
+        rows = [replace(each, panel=domain) for each in rows for domain in other]
+        rows += [replace(each, on=other[each.panel]) for each in rows]
     return Gathered(name, rows, curves, ["mft of seed 2: too hot"], more if name == "flatness" else [])
 
 

@@ -219,7 +219,7 @@ def test_a_domain_names_its_benchmarks_and_programs_are_not_run_unasked(tiny):
     assert parse_config({**asked, "evaluation": {"tasks": []}}).tasks == []
     with pytest.raises(UserError, match=r"evaluation\.allow_code_execution"):
         check_tasks(parse_config({**tiny, "evaluation": {"tasks": ["humaneval"]}}))
-    with pytest.raises(UserError, match=r"names gsm8k, which evaluation\.tasks does not"):
+    with pytest.raises(UserError, match=r"names gsm8k, which neither evaluation\.tasks nor other_tasks does"):
         parse_config({**tiny, "evaluation": {"task_data": {"gsm8k": "x"}}})
 
 
