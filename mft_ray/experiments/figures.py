@@ -114,7 +114,7 @@ def _curves(gathered: Gathered) -> Figure:
             tokens, scores = _points(curve, unit)
             axis.plot(tokens - tokens[-1] * (1 - start), scores, color=colour, alpha=0.25, linewidth=0.8)
         tokens, scores = _mean(curves, unit)
-        label = "FFT, then its end" if name == FFT else name
+        label = "FFT" if name == FFT else name
         marker = "o" if len(tokens) == 1 else None  # a mask that was cut once
         axis.plot(tokens - tokens[-1] * (1 - start), scores, color=colour, linewidth=2, marker=marker, label=label)
     best = [max(point["score"] for point in curve.points) for curve in gathered.curves if curve.row == FFT]
