@@ -11,6 +11,9 @@ from mft_ray.errors import UserError
 from mft_ray.evaluation.jail import run_all
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
 
+_ASKED = "Write a solution to the following problem and make sure that it passes the tests:"
+_ANSWERED = "Here is the completed function:"
+
 
 class CodeTask(Task):
     """Pass@1, greedy.
@@ -36,11 +39,11 @@ class CodeTask(Task):
                 "processes, with limits on time and memory; allow that with --allow-code-execution (in a configuration "
                 "evaluation.allow_code_execution), or leave it out."
             )
-        if options.chat is not None:
-            raise UserError(f"The task {name} completes programs; it has no form for chats. Leave --chat or it out.")
         self.name = name
         self._problems = _problems(name, options, hub)
-        self.prompts = [problem["prompt"] for problem in self._problems]
+        self.prompts = [_prompt(problem["prompt"], options) for problem in self._problems]
+        if options.chat is not None:
+            self.until = (*self.until, "\n```")
 
     def score(self, texts: Sequence[str]) -> list[ExampleScores]:
         """Run each completed program with its tests: 1 if it passes them, else 0."""
@@ -49,6 +52,14 @@ class CodeTask(Task):
             for problem, text in zip(self._problems, texts, strict=True)
         ]
         return [{self.metric: float(ran.passed)} for ran in run_all(programs)]
+
+
+def _prompt(program: str, options: TaskOptions) -> str:
+    """The begun program; in a chat as lm-evaluation-harness's humaneval_instruct has it, the answer begun as well."""
+    if options.chat is None:
+        return program
+    asked = f"{_ASKED}\n```python\n{program}\n```\n"
+    return f"{options.chat([{'role': 'user', 'content': asked}])}{_ANSWERED}\n```python\n{program}\n"
 
 
 def _problems(name: str, options: TaskOptions, hub: str) -> list[dict[str, Any]]:

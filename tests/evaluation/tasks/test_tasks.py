@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import pytest
+import yaml
 from generation import Texts  # benchmarks/generation.py
 from lm_eval.evaluator import simple_evaluate
 
@@ -119,6 +121,23 @@ def test_humaneval_runs_what_it_may(tmp_path: Path) -> None:
     scores = task.score(["    return 2 * x", "    return x", "    import os; os._exit(0)", "  return ("])
     assert [score["pass@1"] for score in scores] == [1, 0, 0, 0]
     assert task.summarise(scores) == {"pass@1": 0.25}
+
+
+def test_humaneval_of_a_chat_model_is_the_harness_own_form(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "problems.jsonl", [PROBLEM] * 2))
+
+    def chat(turns: list[dict[str, str]]) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns) + "<assistant>"
+
+    task = load_task("humaneval", TaskOptions(file, chat=chat, allow_code_execution=True))
+    folder = Path(lm_eval.__file__).parent / "tasks" / "humaneval"
+    theirs = yaml.safe_load((folder / "humaneval_instruct.yaml").read_text().replace("!function ", ""))
+    asked, begun = (theirs[name].replace("{{ prompt }}", PROBLEM["prompt"]) for name in ("doc_to_text", "gen_prefix"))
+    assert task.prompts == [f"<user>{asked}<assistant>{begun}"] * 2
+    assert "\n```" in task.until
+    assert "\n```" not in load_task("humaneval", TaskOptions(file, allow_code_execution=True)).until
+    scores = task.score(["    return 2 * x", "    return x"])
+    assert [score["pass@1"] for score in scores] == [1, 0]
 
 
 def test_programs_are_not_run_unasked(tmp_path: Path) -> None:
