@@ -29,7 +29,7 @@ class CodeTask(Task):
 
     metric = "pass@1"
     # Where a completed function is over, as in the paper.
-    until = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    until: Sequence[str] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     max_new_tokens = 512
 
     def __init__(self, name: str, options: TaskOptions, *, hub: str) -> None:
