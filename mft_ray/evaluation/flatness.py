@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,19 +88,17 @@ def _batch(rows: Sequence[Mapping[str, Any]], pad_id: int, model: nn.Module) -> 
     return {"input_ids": padded("input_ids", pad_id), "labels": padded("labels", _IGNORED), "attention_mask": mask}
 
 
-class _trainable:
+@contextmanager
+def _trainable(weights: Sequence[nn.Parameter]) -> Iterator[None]:
     """For a while gradients reach some parameters."""
-
-    def __init__(self, weights: Sequence[nn.Parameter]) -> None:
-        self._weights, self._before = weights, [weight.requires_grad for weight in weights]
-
-    def __enter__(self) -> None:
-        for weight in self._weights:
-            weight.requires_grad_(True)
-
-    def __exit__(self, *error: object) -> None:
-        for weight, before in zip(self._weights, self._before, strict=True):
-            weight.requires_grad_(before)
+    before = [weight.requires_grad for weight in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight, needed in zip(weights, before, strict=True):
+            weight.requires_grad_(needed)
 
 
 def _normalised(weight: Tensor, generator: torch.Generator) -> Tensor:

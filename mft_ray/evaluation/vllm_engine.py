@@ -21,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from mft_ray.errors import UserError
-from mft_ray.evaluation.generation import Generated, Prompt, encode, read
+from mft_ray.evaluation.generation import Generated, encode, read
 
 _SCRIPT = Path(__file__).with_name("vllm_script.py")
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
@@ -47,7 +47,7 @@ class VllmEngine:
         self,
         model: Any,
         tokenizer: Any,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[str],
         *,
         until: Sequence[str] = (),
         max_new_tokens: int = 256,
@@ -58,7 +58,7 @@ class VllmEngine:
         Args:
             model: as it is in memory now, with a mask or without.
             tokenizer: the model's.
-            prompts: texts or their tokens.
+            prompts: texts.
             until: strings that end a text.
             max_new_tokens: of each.
             batch_size: is left to vLLM.

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mft_ray.config import Config, load_config, parse_config
+from mft_ray.config import Config, parse_config
 from mft_ray.data.examples import Example
 from mft_ray.data.sources import load
 from mft_ray.errors import UserError
@@ -24,8 +24,9 @@ from mft_ray.report.units import duration
 from mft_ray.search.cluster import connected
 from mft_ray.search.comparison import check_rows, compare, one_group
 from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import skeleton, with_absolute_paths
+from mft_ray.search.preparation import skeleton
 from mft_ray.search.progress import say
+from mft_ray.search.session import configuration
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import write_json
 
@@ -44,10 +45,7 @@ def study(name: str, config: Config | None, resume: str | None = None) -> Path:
     Raises:
         UserError: something given cannot work; a new study has then written nothing.
     """
-    if resume is not None:
-        config = load_config(Path(resume).expanduser() / "config.yaml")
-    assert config is not None
-    config = with_absolute_paths(config)
+    config = configuration(config, resume)
     folder = open_folder(config, resume)
     _check_name(name, folder)
     cells = list(_cells(name, config, folder))

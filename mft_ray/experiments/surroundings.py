@@ -21,7 +21,7 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject, made
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_tokenizer
-from mft_ray.training.group import worker_environment, worker_resources
+from mft_ray.training.group import remote_like_worker
 from mft_ray.training.job import write_json
 
 EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
@@ -62,13 +62,7 @@ def _subjects(cell: Cell) -> list[Subject]:
 
 
 def _measured(subjects: list[Subject], cell: Cell) -> list[dict[str, Any]]:
-    resources = worker_resources(cell.config.scaling)
-    remote = ray.remote(
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        max_retries=cell.config.scaling.max_failures,
-        runtime_env={"env_vars": worker_environment()},
-    )(_measure)
+    remote = remote_like_worker(_measure, cell.config.scaling)
     try:
         content: list[dict[str, Any]] = ray.get(remote.remote(subjects, cell.config, str(RunFolder(cell.folder).data)))
     except ray.exceptions.RayError as error:

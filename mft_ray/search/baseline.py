@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mft_ray.config import Config, TrainConfig
+from mft_ray.config import Config, ScalingConfig, TrainConfig
 from mft_ray.data.prepare import open_split
 from mft_ray.errors import RunFailed
 from mft_ray.evaluation.statistics import standard_error
@@ -22,6 +22,7 @@ from mft_ray.search.stopping import Patience
 from mft_ray.training.backbone import load_model
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import Outcome, TrainJob, write_json
+from mft_ray.training.recipes import train_job
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,36 @@ def trial_workers(group: WorkerGroup, config: Config, folder: RunFolder) -> Iter
         return
     with workers(config.scaling, folder.work / "groups" / "trials") as other:
         yield other
+
+
+def job_on(
+    baseline: Baseline, method: str, config: Config, *, start: str, data: Path, out: Path, scaling: ScalingConfig
+) -> TrainJob:
+    """Return the job of a method on the FFT model, or for ``fft`` from where that started.
+
+    Its result is scored afterwards, together with its rivals.
+
+    Args:
+        baseline: the FFT model.
+        method: one of `mft_ray.config.METHODS`.
+        config: see `mft_ray.training.recipes.recipe`.
+        start: folder or hub id of the model that FFT started from.
+        data: folder of the prepared splits.
+        out: folder for the result.
+        scaling: what the job asks of the cluster.
+    """
+    return train_job(
+        method,
+        config,
+        model=start if method == "fft" else baseline.model,
+        data=str(data),
+        out=str(out),
+        scaling=scaling,
+        backbone=baseline.fingerprint,
+        before=baseline.before,
+        rival=baseline.scores,
+        decides=False,
+    )
 
 
 def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> Baseline:

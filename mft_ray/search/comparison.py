@@ -15,7 +15,7 @@ from mft_ray.config import METHODS, Config, parse_config
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import holm, interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
-from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
+from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers, job_on
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.preparation import check, in_steps, with_absolute_paths
 from mft_ray.search.progress import Lines, say
@@ -25,7 +25,6 @@ from mft_ray.search.stopping import Patience
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import Outcome, write_json
-from mft_ray.training.recipes import train_job
 
 FFT = "fft"
 
@@ -177,21 +176,11 @@ def _trained(
 
 
 def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> Outcome | str:
-    again = row.method == FFT  # with other settings, from where FFT started
-    job = train_job(
-        row.method,
-        row.config,
-        model=run.start if again else baseline.model,
-        data=str(run.folder.data),
-        out=str(_out(run.folder, row.name)),
-        scaling=run.config.scaling,
-        backbone=baseline.fingerprint,
-        before=baseline.before,
-        rival=baseline.scores,
-        decides=False,
-    )
+    folder, scaling = run.folder, run.config.scaling
+    out = _out(folder, row.name)
+    job = job_on(baseline, row.method, row.config, start=run.start, data=folder.data, out=out, scaling=scaling)
     say(f"{row.name}: {METHODS[row.method]}")  # type: ignore[index]
-    patience = row.config.fft.train.patience if again else row.config.train.patience
+    patience = row.config.fft.train.patience if row.method == FFT else row.config.train.patience
     lines = Lines(row.name, row.config.evaluation.watched, job.train.steps)
     try:
         outcome = group.train(job, Patience(patience), lines)

@@ -13,10 +13,10 @@ from mft_ray.errors import RunFailed
 from mft_ray.search.benchmark import texts_file
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
-from mft_ray.search.scoring import Subject
+from mft_ray.search.scoring import Subject, answer
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import GenerateJob, write_json
+from mft_ray.training.job import write_json
 
 SHOWN = 5  # each way
 
@@ -55,7 +55,7 @@ def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: R
     """
     indices = pair.apart()
     try:
-        texts = [_answers(group, subject, indices, config, folder) for subject in (pair.fft, pair.winner)]
+        texts = [answer(group, each, "test", indices, config, folder) for each in (pair.fft, pair.winner)]
     except RunFailed as error:  # that is no reason to have no verdict
         say(f"the report goes without examples: {error}")
         return
@@ -66,26 +66,6 @@ def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: R
         for index, row, said in zip(indices, rows, zip(*texts, strict=True), strict=True)
     ]
     _keep(folder, "test", config.evaluation.metric, examples)
-
-
-def _answers(group: WorkerGroup, subject: Subject, indices: list[int], config: Config, folder: RunFolder) -> list[str]:
-    if not indices:
-        return []
-    job = GenerateJob(
-        model=subject.model,
-        data=str(folder.data),
-        split="test",
-        metric=config.evaluation.metric,
-        evaluation=config.evaluation,
-        scaling=group.scaling,
-        batch_size=config.train.eval_batch_size,
-        artifact=subject.artifact,
-        before=subject.before,
-        dtype=config.model.dtype,
-        attention=config.model.attention,
-        examples=tuple(indices),
-    )
-    return group.answer(job)
 
 
 def keep_task_examples(pair: Pair, task: str, metric: str, folder: RunFolder) -> None:

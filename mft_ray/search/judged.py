@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.errors import UserError
-from mft_ray.evaluation.generation import Generated, Prompt, generate
+from mft_ray.evaluation.generation import Generated, generate
 from mft_ray.evaluation.vllm_engine import VllmEngine
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.training.adapter import check_adapter, is_adapter, put_adapter
@@ -64,7 +64,7 @@ class Backbone:
         """What tells its texts from others', beside the model."""
         return {"engine": "vllm"} if self._engine else {}
 
-    def generate(self, prompts: Sequence[Prompt], **options: Any) -> Iterator[tuple[int, Generated]]:
+    def generate(self, prompts: Sequence[str], **options: Any) -> Iterator[tuple[int, Generated]]:
         """Continue prompts; options as of `mft_ray.evaluation.generation.generate`."""
         return (self._engine or generate)(self.model, self.tokenizer, prompts, **options)
 

@@ -62,13 +62,13 @@ def judge_winner(
         keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
         seeds = over_seeds(group, config, folder, start, row, decisive)
     rules = Rules(config.evaluation.resamples, config.verdict.real_test)
+    extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
+    other_tasks: list[dict[str, Any]] = []
     tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
     for (task, name), by_name in tasks.items():
         keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
-    others = set(config.evaluation.other_tasks)
-    extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
-    extra += [_extra(f"{task}: {name}", by, rules) for (task, name), by in tasks.items() if task not in others]
-    elsewhere = [_extra(f"{task}: {name}", by, rules) for (task, name), by in tasks.items() if task in others]
+        its = other_tasks if task in config.evaluation.other_tasks else extra
+        its.append(_extra(f"{task}: {name}", by_name, rules))
     evidence = Evidence(
         metric,
         decisive["mft"],
@@ -77,7 +77,7 @@ def judge_winner(
         rival=(rival[0], decisive[rival[1].name]) if rival else None,
         method=config.search.method,
         seeds=seeds,
-        other_tasks=warn(elsewhere),
+        other_tasks=warn(other_tasks),
         earlier_looks=len(earlier),
     )
     verdict = {

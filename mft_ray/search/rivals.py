@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from mft_ray.config import METHODS, Config, Method
 from mft_ray.errors import RunFailed
-from mft_ray.search.baseline import Baseline, trial_workers
+from mft_ray.search.baseline import Baseline, job_on, trial_workers
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, made
 from mft_ray.search.stopping import Patience
 from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import Outcome
-from mft_ray.training.recipes import train_job
 
 
 def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> tuple[str, Subject] | None:
@@ -42,18 +41,8 @@ def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: 
 
 
 def _train(method: Method, group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> Outcome | None:
-    job = train_job(
-        method,
-        config,
-        model=baseline.model,
-        data=str(folder.data),
-        out=str(folder.rivals / method),
-        scaling=group.scaling,
-        backbone=baseline.fingerprint,
-        before=baseline.before,
-        rival=baseline.scores,
-        decides=False,
-    )
+    out, scaling = folder.rivals / method, group.scaling
+    job = job_on(baseline, method, config, start=baseline.model, data=folder.data, out=out, scaling=scaling)
     say(f"rival {method}: {METHODS[method]}")
     try:
         lines = Lines(f"rival {method}", config.evaluation.watched, job.train.steps)

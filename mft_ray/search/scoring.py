@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed
@@ -13,7 +14,7 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines
 from mft_ray.training.artifacts import MODEL, find
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import ScoreJob, write_json
+from mft_ray.training.job import GenerateJob, ScoreJob, write_json
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,7 @@ def score(
     if path.exists():
         kept: list[float] = json.loads(path.read_text())
         return kept
-    job = ScoreJob(
-        model=subject.model,
-        data=str(folder.data),
-        split=split,
-        metric=metric,
-        evaluation=config.evaluation,
-        scaling=group.scaling,
-        batch_size=config.train.eval_batch_size,
-        limit=limit,
-        artifact=subject.artifact,
-        before=subject.before,
-        dtype=config.model.dtype,
-        attention=config.model.attention,
-    )
+    job = ScoreJob(**_asked(group, subject, split, metric, config, folder), limit=limit)
     label = f"{subject.name} on {split}"
     try:
         values = group.score(job, Lines(label, metric, None)).values
@@ -107,6 +95,45 @@ def score(
     folder.scores.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return values
+
+
+def answer(
+    group: WorkerGroup, subject: Subject, split: str, examples: Sequence[int], config: Config, folder: RunFolder
+) -> list[str]:
+    """Generate a model's answers to some examples of a split, greedily.
+
+    Args:
+        group: does it.
+        subject: model and mask.
+        split: ``validation`` or ``test``.
+        examples: their places in the split.
+        config: evaluation and dtype.
+        folder: of the run.
+
+    Raises:
+        RunFailed: it failed on every allowed try.
+    """
+    asked = _asked(group, subject, split, config.evaluation.metric, config, folder)
+    return group.answer(GenerateJob(**asked, examples=tuple(examples))) if examples else []
+
+
+def _asked(
+    group: WorkerGroup, subject: Subject, split: str, metric: str, config: Config, folder: RunFolder
+) -> dict[str, Any]:
+    """What every job says that only looks at a model."""
+    return {
+        "model": subject.model,
+        "data": str(folder.data),
+        "split": split,
+        "metric": metric,
+        "evaluation": config.evaluation,
+        "scaling": group.scaling,
+        "batch_size": config.train.eval_batch_size,
+        "artifact": subject.artifact,
+        "before": subject.before,
+        "dtype": config.model.dtype,
+        "attention": config.model.attention,
+    }
 
 
 def score_on_test(

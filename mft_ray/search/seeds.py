@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed
 from mft_ray.evaluation.statistics import interval
-from mft_ray.search.baseline import continued_fft, fft_baseline, trial_workers
+from mft_ray.search.baseline import continued_fft, fft_baseline, job_on, trial_workers
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, made, score
 from mft_ray.search.space import apply
 from mft_ray.search.stopping import Patience
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.recipes import train_job
 
 
 def over_seeds(
@@ -71,9 +70,7 @@ def spread(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     content: dict[str, Any] = {"n": len(runs), "runs": list(runs)}
     for name, rival in (("delta", "fft"), ("delta_continued_fft", "continued")):
         deltas = [run["mft"] - run[rival] for run in runs]
-        mean = sum(deltas) / len(deltas)
-        deviation = math.sqrt(sum((delta - mean) ** 2 for delta in deltas) / (len(deltas) - 1))
-        content[name] = {"mean": mean, "sd": deviation, "ci95": list(interval(deltas, binary=False))}
+        content[name] = {"mean": fmean(deltas), "sd": stdev(deltas), "ci95": list(interval(deltas, binary=False))}
     content["within_noise"] = any(content[name]["ci95"][0] <= 0 for name in ("delta", "delta_continued_fft"))
     return content
 
@@ -87,20 +84,9 @@ def _reseeded(config: Config, number: int) -> Config:
 
 def _run(group: WorkerGroup, config: Config, folder: RunFolder, start: str, row: dict[str, Any]) -> dict[str, float]:
     baseline = fft_baseline(group, config, folder, start)
-    out = folder.trial("winner")
+    method, chosen, out = config.search.method, apply(config, row["config"]), folder.trial("winner")
     with trial_workers(group, config, folder) as its:
-        job = train_job(
-            config.search.method,
-            apply(config, row["config"]),
-            model=start if config.search.method == "fft" else baseline.model,
-            data=str(folder.data),
-            out=str(out),
-            scaling=its.scaling,
-            backbone=baseline.fingerprint,
-            before=baseline.before,
-            rival=baseline.scores,
-            decides=False,
-        )
+        job = job_on(baseline, method, chosen, start=start, data=folder.data, out=out, scaling=its.scaling)
         lines = Lines("the winner's settings", config.evaluation.watched, job.train.steps)
         outcome = its.train(job, Patience(None), lines)
     if outcome.best is None:

@@ -34,6 +34,22 @@ class Session:
     concurrent: int
 
 
+def configuration(config: Config | None, resume: str | None) -> Config:
+    """Return the configuration of a new run, or an interrupted one's own, with absolute paths.
+
+    Args:
+        config: of a new run.
+        resume: folder of an interrupted one.
+
+    Raises:
+        UserError: the folder's cannot be read.
+    """
+    if resume is not None:
+        config = load_config(Path(resume).expanduser() / "config.yaml")
+    assert config is not None
+    return with_absolute_paths(config)
+
+
 @contextmanager
 def session(config: Config | None, resume: str | None = None) -> Iterator[Session]:
     """Check everything, connect, and make data and start model ready; an interruption says how to go on.
@@ -45,10 +61,7 @@ def session(config: Config | None, resume: str | None = None) -> Iterator[Sessio
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
     """
-    if resume is not None:
-        config = load_config(Path(resume).expanduser() / "config.yaml")
-    assert config is not None
-    config = with_absolute_paths(config)
+    config = configuration(config, resume)
     seeded = config.seeded()
     check(seeded)
     check_tasks(seeded)

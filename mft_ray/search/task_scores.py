@@ -17,7 +17,7 @@ from mft_ray.search.judged import Backbone
 from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
 from mft_ray.training.backbone import load_tokenizer
-from mft_ray.training.group import worker_environment, worker_resources
+from mft_ray.training.group import remote_like_worker
 
 
 def score_on_tasks(
@@ -39,13 +39,7 @@ def score_on_tasks(
         RunFailed: a process failed on every allowed try.
     """
     out = folder.tasks
-    resources = worker_resources(scaling)
-    remote = ray.remote(
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        max_retries=scaling.max_failures,
-        runtime_env={"env_vars": worker_environment()},
-    )(_evaluate)
+    remote = remote_like_worker(_evaluate, scaling)
     shares = [list(subjects[first::at_once]) for first in range(min(at_once, len(subjects)))]
     going = [
         remote.options(num_returns="streaming").remote(share, config, str(out), str(folder.data / TOKENIZER))

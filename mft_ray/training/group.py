@@ -231,6 +231,17 @@ def worker_resources(scaling: ScalingConfig) -> dict[str, float]:
     return {**resources, "GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else resources
 
 
+def remote_like_worker(function: Callable[..., Any], scaling: ScalingConfig) -> Any:
+    """Return a Ray task that asks for what one worker does, in an environment like a worker's."""
+    resources = worker_resources(scaling)
+    return ray.remote(
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        max_retries=scaling.max_failures,
+        runtime_env={"env_vars": worker_environment()},
+    )(function)
+
+
 def worker_environment() -> dict[str, str]:
     """Return settings that workers need and that must not depend on which node they land on."""
     settings = {
