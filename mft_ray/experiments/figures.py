@@ -142,7 +142,8 @@ def _mean(curves: Sequence[Curve], unit: Unit) -> tuple[np.ndarray, np.ndarray]:
 
 def _transfer(gathered: Gathered) -> Figure:
     """A matrix, masked for one domain and judged on each: differences to FFT, those beyond noise in bold."""
-    rows = [each for each in gathered.summary() if each.row == "mft"]
+    rows = [*_test(gathered), *(each for each in gathered.summary() if each.on != "test")]
+    rows = [each for each in rows if each.row == "mft"]
     panels = list(dict.fromkeys(each.panel for each in rows))
     tasks = list(dict.fromkeys(Path(each.on).stem for each in rows if each.on != "test"))
     # A domain without a task is judged on its own test examples, which are the others' task of its name.

@@ -125,9 +125,9 @@ class Gathered:
 
     def summary(self) -> list[Summary]:
         """Return each row over seeds, in the order in which the first seed has them."""
-        found: dict[tuple[str, str, str], list[Row]] = {}
+        found: dict[tuple[str, str, str, str], list[Row]] = {}
         for row in self.rows:
-            found.setdefault((row.panel, row.row, row.on), []).append(row)
+            found.setdefault((row.panel, row.row, row.on, row.metric), []).append(row)
         return [_summary(rows) for rows in found.values()]
 
 

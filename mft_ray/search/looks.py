@@ -15,6 +15,7 @@ from mft_ray.training.job import write_json
 
 # Of a look, beside the verdict: what depends on which trial was judged.
 _JUDGED = ("mft", "continued")
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> dict[str, Any] | None:
@@ -55,17 +56,21 @@ def look(folder: RunFolder, trial_id: str) -> list[dict[str, str]]:
     if not before or before[-1]["trial_id"] != trial_id:
         if before:
             _put_away(folder, folder.work / "looks" / str(len(before)))
-        before.append({"trial_id": trial_id, "time": time.strftime("%Y-%m-%d %H:%M:%S")})
+        before.append({"trial_id": trial_id, "time": time.strftime(_TIME)})
         write_json(folder.looks, before)
     return before[:-1]
 
 
 def looks(folder: RunFolder) -> list[dict[str, str]]:
     """Return for which trials a run looked at its test examples, and when; oldest first."""
-    if not folder.looks.exists():
+    if folder.looks.exists():
+        found: list[dict[str, str]] = json.loads(folder.looks.read_text())
+        return found
+    if not folder.verdict.exists():
         return []
-    found: list[dict[str, str]] = json.loads(folder.looks.read_text())
-    return found
+    # Of a run from before looks were remembered.
+    when = time.localtime(folder.verdict.stat().st_mtime)
+    return [{"trial_id": json.loads(folder.verdict.read_text())["trial_id"], "time": time.strftime(_TIME, when)}]
 
 
 def _put_away(folder: RunFolder, to: Path) -> None:

@@ -74,6 +74,14 @@ def test_the_table_has_means_over_seeds_with_their_interval(tmp_path: Path) -> N
     assert "over 3 seeds" in text
 
 
+def test_metrics_are_not_mixed(tmp_path: Path) -> None:
+    both = gathered("curves")
+    both = replace(both, rows=both.rows + [replace(each, metric="answer_logprob", score=-1.0) for each in both.rows])
+    text = write_tables(both, tmp_path / "curves.md").read_text()
+    assert "| all | fft | test, Exact match (%) | 90.00 |" in text
+    assert "| all | fft | test, Log-probability per answer token (nats) | −1.0000 |" in text
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     one = gathered("curves")
     one = replace(one, rows=[each for each in one.rows if each.seed == 0])

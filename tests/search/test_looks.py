@@ -50,6 +50,14 @@ def test_a_second_look_is_remembered_and_the_first_put_away(folder: RunFolder) -
     assert len(look(folder, "two")) == 1
 
 
+def test_a_verdict_from_before_looks_were_remembered_is_one(folder: RunFolder) -> None:
+    folder.looks.unlink()
+    assert kept_verdict(folder, "two", again=False) == {"trial_id": "one"}
+    assert kept_verdict(folder, "two", again=True) is None
+    assert [each["trial_id"] for each in look(folder, "two")] == ["one"]
+    assert [each["trial_id"] for each in looks(folder)] == ["one", "two"]
+
+
 def test_without_its_verdict_a_look_is_still_a_look(folder: RunFolder) -> None:
     folder.verdict.unlink()
     assert kept_verdict(folder, "one", again=False) is None  # it was interrupted and goes on
