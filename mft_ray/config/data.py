@@ -38,6 +38,11 @@ class DataConfig(Section):
     prompt_column: str | None = Field(None, description="of train and test: with answer_column, instead of messages")
     answer_column: str | None = None
     messages_column: str | None = Field(None, description="null: messages for chat; a domain finds columns by name")
+    source_column: str | None = Field(
+        None,
+        description="of train and test: what an example was made from, such as a document. Those that share it stay in "
+        "one split, and the verdict counts them as one (cluster bootstrap)",
+    )
     chat_template: str | None = Field(
         None, description="tulu, a Jinja file or its text, for a tokenizer without one; null: the tokenizer's own"
     )
@@ -51,6 +56,9 @@ class DataConfig(Section):
             raise ValueError("give one of train and mixture; a mixture of one part is train with a number of rows")
         if self.mixture and self.task in ("arithmetic", "gsm8k"):
             raise ValueError(f"task {self.task} has no mixture; for a mixture use chat, math, coding or instruction")
+        if self.source_column is not None and (self.mixture or self.task == "arithmetic"):
+            given = "a mixture" if self.mixture else "task arithmetic"
+            raise ValueError(f"source_column names a column of train and test; {given} has none")
         return self
 
     @property
@@ -69,7 +77,7 @@ class EvaluationConfig(Section):
         "where that generates. A trial's best mask is then scored by metric once, unless it was stopped below FFT",
     )
     extra: list[Metric] = Field([], description="also judged on test, for the report")
-    extra_n: int | None = Field(None, ge=1, description="examples for the extra metrics; null takes all")
+    extra_n: int | None = Field(None, ge=2, description="examples for the extra metrics; null takes all")
     max_new_tokens: int = Field(256, ge=1)
     tasks: list[str] | None = Field(
         None, description="benchmark tasks that judged models are scored on too, such as gsm8k; null: the domain's"

@@ -22,6 +22,7 @@ class Example:
         id: where the example comes from, unique within its data.
         messages: at least one message and then the assistant's answer.
         separator: what stands between messages when the tokenizer has no chat template.
+        source: what it was made from, such as a document that several examples ask about; None if nothing is said.
 
     Raises:
         ValueError: there is nothing before the answer, or the last message is not the assistant's.
@@ -30,6 +31,7 @@ class Example:
     id: str
     messages: tuple[Message, ...]
     separator: str = "\n"
+    source: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a conversation that nothing can be learnt from."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mft_ray.config import DataConfig, PartConfig
 from mft_ray.data.examples import Example
-from mft_ray.data.formats import conversations, find_columns
+from mft_ray.data.formats import Row, conversations, find_columns
 from mft_ray.data.reading import Source, locate, read
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
@@ -25,6 +25,7 @@ class Located:
         columns: what its rows are read by, see `formats.conversations`; None finds out.
         advice: how other columns are named.
         rows: the first so many; None takes all.
+        made_from: column that says what an example was made from, if there is one.
     """
 
     source: Source
@@ -32,6 +33,7 @@ class Located:
     columns: tuple[str, ...] | None
     advice: str
     rows: int | None = None
+    made_from: str | None = None
 
     def __str__(self) -> str:
         """How messages call it."""
@@ -83,7 +85,8 @@ def examples_of(part: Located) -> list[Example]:
         return []
     present = list(rows[0])
     columns = part.columns or find_columns(present, str(part), part.advice)
-    missing = [column for column in columns if column not in present]
+    named = columns if part.made_from is None else (*columns, part.made_from)
+    missing = [column for column in named if column not in present]
     if missing:
         raise UserError(
             f"{part} has no column {' and no column '.join(map(repr, missing))}; its columns are "
@@ -91,12 +94,19 @@ def examples_of(part: Located) -> list[Example]:
         )
     if columns == TREE and part.rows is not None:
         rows = read(part.source, part.setting)
-    found = [Example(f"{part.source}:{index}", messages) for index, messages in conversations(rows, columns, str(part))]
+    found = [
+        Example(f"{part.source}:{index}", messages, source=_made_from(rows[index], part.made_from))
+        for index, messages in conversations(rows, columns, str(part))
+    ]
     if columns == TREE:
         return found[: part.rows]
     if left_out := len(rows) - len(found):
         logger.warning("%d of %d rows of %s have no prompt or no answer: left out", left_out, len(rows), part.source)
     return found
+
+
+def _made_from(row: Row, column: str | None) -> str | None:
+    return None if column is None or row[column] is None else str(row[column])
 
 
 def _given(part: PartConfig, setting: str) -> Located:
@@ -112,7 +122,7 @@ def _single(config: DataConfig, path: str, setting: str, split: str) -> Located:
         advice = "The gsm8k task reads question and answer; for other columns use data.task chat."
     else:
         columns = _named(config, "data") or (("messages",) if config.task == "chat" else None)
-    return Located(locate(path, setting, split), setting, columns, advice)
+    return Located(locate(path, setting, split), setting, columns, advice, made_from=config.source_column)
 
 
 def _named(given: DataConfig | PartConfig, setting: str) -> tuple[str, ...] | None:

@@ -30,6 +30,7 @@ _FEATURES = datasets.Features(
         "labels": _TOKENS,
         "prompt_ids": _TOKENS,
         "answer": datasets.Value("string"),
+        "source": datasets.Value("string"),
     }
 )
 
@@ -72,6 +73,18 @@ def prepare(
             os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def shared_sources(folder: Path, split: str) -> list[str] | None:
+    """Return what each example of a split was made from; None where no two were made from the same.
+
+    Raises:
+        UserError: as of `open_split`.
+    """
+    rows = open_split(folder, split)
+    # Data that was prepared before sources were kept has none.
+    sources: list[str] = list(rows["source"]) if "source" in rows.column_names else []
+    return sources if len(set(sources)) < len(sources) else None
 
 
 def open_split(folder: Path, split: str) -> datasets.Dataset:

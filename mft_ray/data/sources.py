@@ -1,9 +1,10 @@
-"""From the configuration to examples in three splits that never share a prompt."""
+"""From the configuration to examples in three splits that never share a prompt, nor what it was made from."""
 
 from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[str, list[Example]]:
     """Load or generate the examples, drop duplicates and split.
 
-    A prompt is used once: the test split wins over validation, and validation over train. The test
-    split does not depend on `n_validation` and `n_train`, nor validation on `n_train`.
+    A prompt is used once, and what examples were made from in one split: the test split wins over validation, and
+    validation over train. The test split does not depend on `n_validation` and `n_train`, nor validation on `n_train`.
 
     Args:
         config: where examples come from and how they split.
@@ -39,23 +40,24 @@ def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[s
     parts, test = locate_training(config), locate_test(config)
     if test is not None and [test.source] == [part.source for part in parts]:
         test = None
-    pool = _unique(_mixed(parts, say))
-    random.Random(config.seed).shuffle(pool)
+    pool = _shuffled(_unique(_mixed(parts, say)), config.seed)
     if test is None:
-        tested, pool = pool[: config.n_test], pool[config.n_test :]
+        tested, pool = _first(pool, config.n_test)
     else:
         tested = _unique(examples_of(test))
         # All of the test file is kept out of training, so that a later, larger n_test stays untouched.
         keys = {example.prompt_key for example in tested}
-        pool = [example for example in pool if example.prompt_key not in keys]
-        random.Random(config.seed).shuffle(tested)
-        tested = tested[: config.n_test]
-    splits = {
-        "train": pool[config.n_validation :][: config.n_train],
-        "validation": pool[: config.n_validation],
-        "test": tested,
-    }
+        pool = _made_from_others([example for example in pool if example.prompt_key not in keys], tested)
+        tested = _shuffled(tested, config.seed)[: config.n_test]
+    validation, pool = _first(pool, config.n_validation)
+    splits = {"train": pool[: config.n_train], "validation": validation, "test": _alternating(tested)}
     _check_sizes(config, splits, parts, test)
+    if len({example.source or example.id for example in tested}) < 2:
+        raise UserError(
+            f"All {len(tested):,} test examples were made from the same ({config.source_column} {tested[0].source!r}), "
+            "so nothing could be said of others. Give test data of at least two sources, or leave "
+            "data.source_column out."
+        )
     return splits
 
 
@@ -96,6 +98,37 @@ def _unique(examples: Iterable[Example]) -> list[Example]:
     return list(first.values())
 
 
+def _alternating(examples: Sequence[Example]) -> list[Example]:
+    """Order so that the first few, which may be all that a metric is asked for, are of as many sources as can be."""
+    seen: Counter[str] = Counter()
+    turns: list[tuple[int, Example]] = []
+    for example in examples:
+        source = example.source or example.id
+        turns.append((seen[source], example))
+        seen[source] += 1
+    return [example for _, example in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Shuffle, with those next to each other that were made from the same."""
+    together: dict[str, list[Example]] = {}
+    for example in examples:
+        together.setdefault(example.source or example.id, []).append(example)
+    groups = list(together.values())
+    random.Random(seed).shuffle(groups)
+    return [example for group in groups for example in group]
+
+
+def _first(examples: list[Example], n: int) -> tuple[list[Example], list[Example]]:
+    """The first so many, and of the rest what was made from something else."""
+    return examples[:n], _made_from_others(examples[n:], examples[:n])
+
+
+def _made_from_others(examples: Iterable[Example], taken: Iterable[Example]) -> list[Example]:
+    sources = {example.source for example in taken} - {None}
+    return [example for example in examples if example.source not in sources]
+
+
 def _check_sizes(
     config: DataConfig, splits: Mapping[str, list[Example]], parts: Sequence[Located], test: Located | None
 ) -> None:
@@ -106,8 +139,9 @@ def _check_sizes(
     got = ", ".join(f"{split} {len(splits[split]):,} of {wanted[split]:,}" for split in short)
     given = " and ".join(str(part.source) for part in parts)
     where = f"{given}, which validation and test are held out of," if test is None else f"{given} and {test.source}"
+    nor = "" if config.source_column is None else f", nor was made from the same ({config.source_column})"
     raise UserError(
         f"There are too few examples for the splits: {got}. What counts is different prompts in {where} with "
-        "an answer, and none that the test data also has. Lower data.n_train, data.n_validation or "
+        f"an answer, and none that another split also has{nor}. Lower data.n_train, data.n_validation or "
         "data.n_test, or give more data."
     )

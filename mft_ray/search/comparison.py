@@ -12,6 +12,7 @@ from queue import Queue
 from typing import Any
 
 from mft_ray.config import METHODS, Config, parse_config
+from mft_ray.data.prepare import shared_sources
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import holm, interval, paired, right_or_wrong
 from mft_ray.report.comparison import show, write_table
@@ -138,7 +139,7 @@ def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None
         "backbone": baseline.model,
         "validation_metric": config.evaluation.watched,
         "rows": [_fft_row(folder), *(_row(row.name, row.method, outcomes[row.name]) for row in rows)],
-        "scores": [_table(name, metric, values, config) for (name, metric), values in scores.items()],
+        "scores": [_table(name, metric, values, config, folder) for (name, metric), values in scores.items()],
     }
     write_json(folder.comparison, content)
     table = write_table(folder.comparison)
@@ -194,12 +195,19 @@ def _out(folder: RunFolder, name: str) -> Path:
     return folder.methods / name
 
 
-def _table(name: str, metric: str, values: dict[str, list[float]], config: Config) -> dict[str, Any]:
+def _table(name: str, metric: str, values: dict[str, list[float]], config: Config, folder: RunFolder) -> dict[str, Any]:
     """Return every row's score with its interval, and its difference to FFT on the same examples."""
     binary = right_or_wrong(*values.values())
+    sources = shared_sources(folder.data, "test") if name == "test" else None
     table: dict[str, Any] = {"on": name, "metric": metric, "n": len(values[FFT]), "rows": {}}
     for row, scores in values.items():
-        against = paired(scores, values[FFT], binary=binary, resamples=config.evaluation.resamples)
+        against = paired(
+            scores,
+            values[FFT],
+            binary=binary,
+            resamples=config.evaluation.resamples,
+            sources=sources and sources[: len(scores)],
+        )
         table["rows"][row] = {
             "score": against.candidate,
             "ci95": list(interval(scores, binary=binary)),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mft_ray.config import Config
+from mft_ray.data.prepare import shared_sources
 from mft_ray.search.baseline import Baseline, continued_fft, fft_workers
 from mft_ray.search.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.search.folder import RunFolder
@@ -61,14 +63,15 @@ def judge_winner(
         decisive = values.pop(metric)
         keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
         seeds = over_seeds(group, config, folder, start, row, decisive)
-    rules = Rules(config.evaluation.resamples, config.verdict.real_test)
+    alone = Rules(config.evaluation.resamples, config.verdict.real_test)
+    rules = replace(alone, sources=shared_sources(folder.data, "test"))
     extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
     other_tasks: list[dict[str, Any]] = []
     tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
     for (task, name), by_name in tasks.items():
         keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
         its = other_tasks if task in config.evaluation.other_tasks else extra
-        its.append(_extra(f"{task}: {name}", by_name, rules))
+        its.append(_extra(f"{task}: {name}", by_name, alone))
     evidence = Evidence(
         metric,
         decisive["mft"],

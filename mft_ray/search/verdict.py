@@ -17,7 +17,7 @@ class Rules:
     Attributes:
         resamples: of the bootstrap.
         real_test: of scores that are not right or wrong.
-        sources: of each test example, where several share one.
+        sources: of each test example, where several share one; scores may be of the first so many.
     """
 
     resamples: int = 10_000
@@ -76,6 +76,7 @@ def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
         "metric": evidence.metric,
         "split": "test",
         "n": fft.n,
+        "sources": fft.sources,
         "fft": fft.baseline,
         "mft": fft.candidate,
         "delta": fft.delta,
@@ -139,7 +140,7 @@ def _versus(mine: Sequence[float], theirs: Sequence[float], rules: Rules) -> Pai
         binary=right_or_wrong(mine, theirs),
         resamples=rules.resamples,
         real_test=rules.real_test,
-        sources=rules.sources,
+        sources=rules.sources and rules.sources[: len(mine)],
     )
 
 
@@ -161,8 +162,9 @@ def _rival(method: str, against: Paired) -> dict[str, Any]:
 def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: Paired | None) -> str:
     shown, made = unit(evidence.metric), product(evidence.method)
     judged = {"mask": "masked model", "adapter": "model with the adapter"}.get(made, made)
+    sources = "" if fft.sources == fft.n else f" of {fft.sources:,} sources"
     facts = (
-        f"on {fft.n:,} untouched test examples the {judged} scores {shown.score(fft.candidate)} and FFT "
+        f"on {fft.n:,} untouched test examples{sources} the {judged} scores {shown.score(fft.candidate)} and FFT "
         f"{shown.score(fft.baseline)}: {_difference(shown, fft)}"
     )
     seeds = evidence.seeds

@@ -11,7 +11,6 @@ import ray
 from mft_ray.report.units import duration
 
 _LOOK_S = 5.0
-_PATIENCE_S = 15.0  # a group that finds its place at once is nothing to talk about
 _AGAIN_S = 60.0
 
 
@@ -20,10 +19,13 @@ class Waiting:
 
     Args:
         say: told each line.
+        patience: seconds that a group may look for its place without a word; one that finds it at once is nothing to
+            talk about.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], patience: float = 15.0) -> None:
         self._say = say
+        self._patience = patience
         self._looked = 0.0
         self._since: dict[str, float] = {}  # when a placement group was first seen without its place
         self._said: dict[str, float] = {}
@@ -44,7 +46,7 @@ class Waiting:
         self._since = {name: self._since.get(name, now) for name in pending}
         for name, bundles in pending.items():
             waited = now - self._since[name]
-            if waited >= _PATIENCE_S and now - self._said.get(name, -_AGAIN_S) >= _AGAIN_S:
+            if waited >= self._patience and now - self._said.get(name, -_AGAIN_S) >= _AGAIN_S:
                 self._said[name] = now
                 self._say(
                     f"a trial has waited {duration(waited)} for {_asked(list(bundles.values()))}; the cluster has "

@@ -6,7 +6,7 @@ import pytest
 from mft_ray.config import DataConfig
 from mft_ray.data import arithmetic
 from mft_ray.data.encoding import encode
-from mft_ray.data.prepare import SPLITS, open_split, prepare
+from mft_ray.data.prepare import SPLITS, open_split, prepare, shared_sources
 from mft_ray.data.sources import load
 from mft_ray.errors import UserError
 
@@ -46,3 +46,19 @@ def test_a_split_that_is_not_there_is_said_plainly(tmp_path: Path) -> None:
     prepare(CONFIG, arithmetic.tokenizer(), tmp_path / "data")
     with pytest.raises(UserError, match="no prepared data"):
         open_split(tmp_path / "data", "dev")
+
+
+def test_shared_sources_are_known_and_others_are_not_talked_about(tmp_path: Path) -> None:
+    rows = [{"question": f"1+{n}=", "answer": str(n + 1), "page": f"{n // 2}"} for n in range(40)]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = DataConfig(task="gsm8k", train=str(tmp_path / "all.jsonl"), n_validation=4, n_test=7)
+    prepare(config, arithmetic.tokenizer(), tmp_path / "alone")
+    prepare(config.model_copy(update={"source_column": "page"}), arithmetic.tokenizer(), tmp_path / "shared")
+    assert shared_sources(tmp_path / "alone", "test") is None
+    sources = shared_sources(tmp_path / "shared", "test")
+    assert sources
+    assert len(sources) == 7
+    assert len(set(sources)) == 4
+    old = open_split(tmp_path / "shared", "test").remove_columns("source")
+    old.save_to_disk(str(tmp_path / "old" / "test"))
+    assert shared_sources(tmp_path / "old", "test") is None

@@ -239,3 +239,57 @@ def test_too_few_rows_say_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(UserError, match="too few examples"):
         load(gsm8k(train=str(tmp_path / "empty.jsonl")))
+
+
+def about(start: int, stop: int, each: int = 4) -> list[dict[str, str]]:
+    """Questions of which so many are about the same document."""
+    return [row | {"document": f"document {n // each}"} for n, row in enumerate(questions(start, stop), start)]
+
+
+def documents(examples: Sequence[Any]) -> set[str]:
+    return {example.source for example in examples}
+
+
+def test_what_was_made_from_the_same_stays_in_one_split(tmp_path: Path) -> None:
+    train = write(tmp_path / "all.jsonl", about(0, 80))
+    splits = load(gsm8k(train=train, source_column="document", n_validation=6))
+    found = {split: documents(examples) for split, examples in splits.items()}
+    assert {split: len(examples) for split, examples in splits.items()} == {
+        # Two documents are not used up: what is left of them is left out.
+        "train": 60,
+        "validation": 6,
+        "test": 10,
+    }
+    assert found["test"].isdisjoint(found["validation"] | found["train"])
+    assert found["validation"].isdisjoint(found["train"])
+    assert load(gsm8k(train=train, source_column="document"))["test"] == splits["test"]
+
+
+def test_the_first_test_examples_are_of_as_many_sources_as_can_be(tmp_path: Path) -> None:
+    splits = load(gsm8k(train=write(tmp_path / "all.jsonl", about(0, 80)), source_column="document"))
+    assert len(documents(splits["test"])) == len(documents(splits["test"][:3])) == 3
+
+
+def test_a_test_file_keeps_its_sources_out_of_training(tmp_path: Path) -> None:
+    train, test = write(tmp_path / "train.jsonl", about(0, 80)), write(tmp_path / "test.jsonl", about(62, 76))
+    splits = load(gsm8k(train=train, test=test, source_column="document"))
+    assert not documents(splits["test"]) & documents(splits["train"] + splits["validation"])
+    assert len(splits["train"]) == 80 - 16 - 8  # documents 15 to 18, and two for validation
+
+
+def test_an_example_that_does_not_say_what_it_was_made_from_is_its_own(tmp_path: Path) -> None:
+    rows = [*about(0, 40), *({**row, "document": None} for row in questions(40, 80))]
+    splits = load(gsm8k(train=write(tmp_path / "all.jsonl", rows), source_column="document"))
+    assert sum(example.source is None for examples in splits.values() for example in examples) == 40
+
+
+def test_sources_must_be_there_and_more_than_one(tmp_path: Path) -> None:
+    train, test = write(tmp_path / "all.jsonl", about(0, 80)), write(tmp_path / "test.jsonl", about(80, 90, each=10))
+    with pytest.raises(UserError, match=r"has no column 'page'; its columns are .*document"):
+        load(gsm8k(train=train, source_column="page"))
+    with pytest.raises(UserError, match=r"All 10 test examples were made from the same \(document 'document 8'\)"):
+        load(gsm8k(train=train, test=test, source_column="document"))
+    with pytest.raises(UserError, match=r"nor was made from the same \(document\)"):
+        load(gsm8k(train=train, source_column="document", n_train=66))
+    with pytest.raises(ValueError, match="source_column names a column of train and test; task arithmetic has none"):
+        DataConfig(task="arithmetic", source_column="page")

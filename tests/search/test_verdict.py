@@ -186,6 +186,18 @@ def test_a_second_look_is_said():
     assert "look" not in _judge(_better(fft, 0.2), fft, fft)["sentence"]
 
 
+def test_examples_of_one_source_are_not_counted_as_many():
+    # Ten sources of 500 examples that all say the same: ten facts, not five thousand.
+    fft, sources = [0.0, 1.0] * (N // 2), [n // 500 for n in range(N)]
+    mft = [1.0 if source < 3 else score for score, source in zip(fft, sources, strict=True)]
+    assert _judge(mft, fft)["better_than_fft"]
+    verdict = judge(Evidence("exact_match", mft, fft), Rules(1000, sources=sources))
+    assert not verdict["better_than_fft"]
+    assert (verdict["n"], verdict["sources"], verdict["test"]) == (N, 10, "cluster_t")
+    assert "on 5,000 untouched test examples of 10 sources" in verdict["sentence"]
+    assert compare("exact_match", mft[:1000], fft[:1000], Rules(1000, sources=sources))["test"] == "cluster_t"
+
+
 def test_without_continued_fft_the_verdict_is_about_fft_alone():
     fft = _right(0.5)
     verdict = _judge(_better(fft, 0.5), fft)
