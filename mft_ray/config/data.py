@@ -32,6 +32,7 @@ class DataConfig(Section):
     mixture: list[PartConfig] = Field([], description="several sources instead of train, or of a domain's recipe")
     test: str | None = Field(None, description="file or hub id of the test split; else held out of train")
     n_train: int | None = Field(None, ge=1, description="training examples; null takes all that are left")
+    n_held_out: int = Field(0, ge=0, description="further ones that FFT does not see, for train.examples: held_out")
     n_validation: int = Field(200, ge=2)
     n_test: int = Field(1000, ge=2)
     max_length: int = Field(1024, ge=8, description="tokens; longer examples are cut at the end")

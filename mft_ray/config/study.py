@@ -25,6 +25,7 @@ class StudyConfig(Section):
     scopes: list[Scope] = Field(["matrix", "layer", "model"], description="of experiment scope")
     domains: dict[str, dict[str, Any]] = Field(
         {},
-        description="of experiment transfer: by a domain's name what it changes of data and evaluation. Each mask is "
-        "judged on evaluation.tasks of all domains; on the test examples of those that have none",
+        description="of experiments transfer and recipes: by a domain's name what it changes of data and evaluation. "
+        "In transfer each mask is judged on evaluation.tasks of all domains; on the test examples of those that have "
+        "none",
     )

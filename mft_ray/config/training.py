@@ -37,6 +37,9 @@ class TrainConfig(Section):
     steps: int = Field(300, ge=0, description="optimizer steps at most; 0 only evaluates the start")
     epochs: float | None = Field(None, gt=0, description="instead of steps: passes over the training split")
     max_tokens: int | None = Field(None, ge=1, description="stop after so many input tokens")
+    examples: Literal["train", "held_out"] = Field(
+        "train", description="held_out: those of data.n_held_out, which FFT has not seen"
+    )
     batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
     micro_batch_size: int | None = Field(None, ge=1, description="examples per forward per worker")
     optimizer: Literal["adamw", "rmsprop"] = Field(

@@ -50,6 +50,13 @@ class Config(Section):
     scaling: ScalingConfig = ScalingConfig()
 
     @model_validator(mode="after")
+    def _examples_to_train_on(self) -> Config:
+        for setting, train in (("train", self.train), ("fft.train", self.fft.train)):
+            if train.examples == "held_out" and not self.data.n_held_out:
+                raise ValueError(f"{setting}.examples is held_out, and data.n_held_out says how many: set it above 0")
+        return self
+
+    @model_validator(mode="after")
     def _data_of_tasks(self) -> Config:
         if unknown := sorted(self.evaluation.task_data.keys() - set(self.tasks)):
             raise ValueError(

@@ -30,7 +30,7 @@ def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[s
         say: told how many rows each part of a mixture gave.
 
     Returns:
-        ``train``, ``validation`` and ``test``.
+        ``train``, ``validation`` and ``test``, and ``held_out`` where there is one.
 
     Raises:
         UserError: a file, folder or column is missing, the hub is out of reach, or there are too few rows.
@@ -50,7 +50,11 @@ def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[s
         pool = _made_from_others([example for example in pool if example.prompt_key not in keys], tested)
         tested = _shuffled(tested, config.seed)[: config.n_test]
     validation, pool = _first(pool, config.n_validation)
-    splits = {"train": pool[: config.n_train], "validation": validation, "test": _alternating(tested)}
+    n_train = max(0, len(pool) - config.n_held_out) if config.n_train is None else config.n_train
+    train, pool = _first(pool, n_train)
+    splits = {"train": train, "validation": validation, "test": _alternating(tested)}
+    if config.n_held_out:
+        splits["held_out"] = pool[: config.n_held_out]
     _check_sizes(config, splits, parts, test)
     if len({example.source or example.id for example in tested}) < 2:
         raise UserError(
@@ -77,17 +81,21 @@ def _mixed(parts: Sequence[Located], say: Callable[[str], None]) -> list[Example
 
 
 def _arithmetic(config: DataConfig) -> dict[str, list[Example]]:
-    n_train = config.n_train
+    n_train, others = config.n_train, config.n_held_out + config.n_validation + config.n_test
     if n_train is None:
-        n_train = max(1, arithmetic.available(config.digits, config.operations) - config.n_validation - config.n_test)
+        n_train = max(1, arithmetic.available(config.digits, config.operations) - others)
         if n_train > MOST_GENERATED:
             raise UserError(
                 f"data.n_train is null, which would generate all {n_train:,} examples of data.digits "
                 f"{config.digits} that are left. Set data.n_train to a number, such as 10000."
             )
-    return arithmetic.generate(
-        config.digits, n_train, config.n_validation, config.n_test, config.seed, config.operations
+    seen = n_train + config.n_held_out
+    splits = arithmetic.generate(
+        config.digits, seen, config.n_validation, config.n_test, config.seed, config.operations
     )
+    if config.n_held_out:
+        splits["train"], splits["held_out"] = splits["train"][:n_train], splits["train"][n_train:]
+    return splits
 
 
 def _unique(examples: Iterable[Example]) -> list[Example]:
@@ -133,6 +141,8 @@ def _check_sizes(
     config: DataConfig, splits: Mapping[str, list[Example]], parts: Sequence[Located], test: Located | None
 ) -> None:
     wanted = {"train": config.n_train or 1, "validation": config.n_validation, "test": config.n_test}
+    if config.n_held_out:
+        wanted["held_out"] = config.n_held_out
     short = [split for split, n in wanted.items() if len(splits[split]) < n]
     if not short:
         return

@@ -14,7 +14,7 @@ from mft_ray.domains import DOMAINS
 from mft_ray.errors import UserError
 
 Changes = dict[str, Any]
-FFT, MFT = "fft", "mft"
+FFT, CONTINUED, MFT = "fft", "continued_fft", "mft"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _one(rows: dict[str, Changes], **more: Any) -> list[Panel]:
 
 
 def _curves(config: Config, depth: int) -> list[Panel]:
-    return _one(_methods(config, ("continued_fft", "lora", "random_mask", "l1_mask", MFT)))
+    return _one(_methods(config, (CONTINUED, "lora", "random_mask", "l1_mask", MFT)))
 
 
 def _cost(config: Config, depth: int) -> list[Panel]:
@@ -120,7 +120,7 @@ def _data(config: Config, depth: int) -> list[Panel]:
     examples = config.data.n_train
     if examples is None:
         raise UserError("Experiment data takes shares of data.n_train: set it to a number of training examples.")
-    rows = {**_methods(config, ("continued_fft",)), **_masks(config, {MFT: {}})}
+    rows = {**_methods(config, (CONTINUED,)), **_masks(config, {MFT: {}})}
     return [
         Panel(
             f"share {share:g}",
@@ -152,7 +152,7 @@ def _transfer(config: Config, depth: int) -> list[Panel]:
         )
     tasks = {name: _tasks(changes) for name, changes in domains.items()}
     every = [task for names in tasks.values() for task in names]
-    rows = {**_methods(config, ("continued_fft",)), **_masks(config, {MFT: {}})}
+    rows = {**_methods(config, (CONTINUED,)), **_masks(config, {MFT: {}})}
     panels = []
     for name, changes in domains.items():
         others = [task for task in every if task not in tasks[name]]
@@ -163,7 +163,14 @@ def _transfer(config: Config, depth: int) -> list[Panel]:
 
 
 def _flatness(config: Config, depth: int) -> list[Panel]:
-    return _one({**_methods(config, ("continued_fft",)), **_masks(config, {MFT: {}})})
+    return _one({**_methods(config, (CONTINUED,)), **_masks(config, {MFT: {}})})
+
+
+def _recipes(config: Config, depth: int) -> list[Panel]:
+    if not config.compare.methods:
+        raise UserError("Experiment recipes compares the rows of compare.methods: name them there.")
+    domains = config.study.domains or {"all": {}}
+    return [Panel(name, dict(config.compare.methods), changes) for name, changes in domains.items()]
 
 
 def _tasks(changes: Changes) -> list[str]:
@@ -179,6 +186,7 @@ EXPERIMENTS = {
     "data": Experiment("Does a mask still help with less data?", "share of the training data", _data),
     "scope": Experiment("Over what should scores be ranked?", "what is ranked together", _scope),
     "transfer": Experiment("What does a mask for one domain do to the others?", "judged on", _transfer),
+    "recipes": Experiment("Which recipe wins on every seed?", "recipe", _recipes),
     "cost": Experiment("What does each method cost?", "method", _cost),
     "flatness": Experiment(
         "Is the masked model in a flatter place of the loss?", "distance along a random direction", _flatness

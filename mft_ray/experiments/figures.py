@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mft_ray.experiments.catalogue import EXPERIMENTS, FFT
+from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
 from mft_ray.experiments.gathered import Curve, Gathered, Summary
 from mft_ray.experiments.tables import unit_of
 from mft_ray.report.units import Unit
@@ -189,11 +189,7 @@ def _cost(gathered: Gathered) -> Figure:
                 row.cost[key] / rival.cost[key]
                 for row in rows
                 for rival in rows
-                if row.row == name
-                and rival.row == "continued_fft"
-                and rival.seed == row.seed
-                and row.cost
-                and rival.cost
+                if row.row == name and rival.row == CONTINUED and rival.seed == row.seed and row.cost and rival.cost
             ]
             axis.bar(place, sum(ratios) / len(ratios), color=COLOURS[place % len(COLOURS)], width=0.7)
             axis.plot([place] * len(ratios), ratios, "_", color=INK)

@@ -57,7 +57,7 @@ def study(name: str, config: Config | None, resume: str | None = None) -> Path:
             config.save(folder.config)
             write_json(folder.root / "study.json", {"name": name})
             _write_tasks(cells, folder)
-            with _workers(config, folder) as group:
+            with _workers(cells, config, folder) as group:
                 _run(cells, folder, group)
             more = surroundings(cells) if name == "flatness" else []
             return _report(name, cells, folder, more)
@@ -127,9 +127,9 @@ def _configured(config: Config, panel: Panel, seed: int, at: Path, tasks: list[s
     return parse_config(tree, f"panel {panel.name}, over the rest of the configuration,")
 
 
-def _workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup | None]:
+def _workers(cells: list[Cell], config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup | None]:
     """Have one worker group for all comparisons, if one is enough and no benchmark task needs its place meanwhile."""
-    if one_group(config) and not config.tasks and not config.study.domains:
+    if one_group(config) and not any(cell.config.tasks for cell in cells):
         return workers(config.scaling, folder.work / "group")
     return nullcontext()
 

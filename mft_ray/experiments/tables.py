@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mft_ray.experiments.catalogue import EXPERIMENTS, FFT
+from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
 from mft_ray.experiments.gathered import Gathered, Summary
 from mft_ray.report import units
 from mft_ray.report.units import Unit
@@ -23,6 +23,7 @@ def write_tables(gathered: Gathered, path: Path) -> Path:
         "",
         *_scores(gathered),
         "",
+        *(_wins(gathered) if gathered.name == "recipes" else []),
         *_costs(gathered),
     ]
     if gathered.more:
@@ -54,6 +55,26 @@ def _scores(gathered: Gathered) -> list[str]:
             cells += [unit.signed(each.delta) + interval, ", ".join(unit.signed(delta) for delta in each.deltas)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _wins(gathered: Gathered) -> list[str]:
+    """On how many seeds of each comparison a row scores more on test than FFT, and than FFT that went on."""
+    by_cell: dict[tuple[str, int], dict[str, float]] = {}
+    for each in gathered.rows:
+        if each.on == "test":
+            by_cell.setdefault((each.panel, each.seed), {}).setdefault(each.row, each.score)
+    panels = list(dict.fromkeys(panel for panel, _ in by_cell))
+    names = [name for name in dict.fromkeys(each.row for each in gathered.rows) if name not in (FFT, CONTINUED)]
+    rivals = [rival for rival in (FFT, CONTINUED) if any(rival in scores for scores in by_cell.values())]
+    heads = [f"{panel}, > {rival}" for panel in panels for rival in rivals]
+    lines = [f"| seeds won | {' | '.join(heads)} |", "| --- |" + " --: |" * len(heads)]
+    for name in names:
+        cells = []
+        for panel in panels:
+            scores = [found for (where, _), found in by_cell.items() if where == panel and name in found]
+            cells += [f"{sum(found[name] > found[rival] for found in scores)} of {len(scores)}" for rival in rivals]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def units_interval(unit: Unit, summary: Summary) -> str:

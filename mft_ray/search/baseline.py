@@ -149,7 +149,8 @@ def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baselin
         tokens: the winner's budget.
     """
     fft = config.fft.train
-    lengths = [len(row) for row in open_split(folder.data, "train")["input_ids"]]
+    examples = config.train.examples  # what the winner has seen, its rival may see
+    lengths = [len(row) for row in open_split(folder.data, examples)["input_ids"]]
     tokens = max(tokens, 1)  # a mask that was cut once has used none
     steps = max(1, math.ceil(tokens / (fft.batch_size * sum(lengths) / len(lengths))))
     train = fft.model_copy(
@@ -160,6 +161,7 @@ def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baselin
             "max_tokens": tokens,
             "eval_every": min(fft.eval_every, max(1, steps // 5)),
             "seed": fft.seed + 1,
+            "examples": examples,
         }
     )
     _train(group, config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)

@@ -133,9 +133,10 @@ def make_ready(config: Config, folder: RunFolder) -> str:
 
 def in_steps(config: Config, folder: RunFolder) -> Config:
     """Return a copy in which epochs are steps, now that the data is ready: what runs are made of knows only steps."""
-    examples = len(open_split(folder.data, "train"))
-    fft = config.fft.model_copy(update={"train": config.fft.train.in_steps(examples)})
-    return config.model_copy(update={"fft": fft, "train": config.train.in_steps(examples)})
+    train, fft = (
+        train.in_steps(len(open_split(folder.data, train.examples))) for train in (config.train, config.fft.train)
+    )
+    return config.model_copy(update={"fft": config.fft.model_copy(update={"train": fft}), "train": train})
 
 
 def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:

@@ -72,7 +72,7 @@ class Trainer:
         memory.begin(self.device)
         # Not the model's: what is fine-tuned here is prompted by the data's chat template ever after.
         self.tokenizer = kept.tokenizer(str(Path(job.data) / TOKENIZER))
-        self.training = kept.split(job.data, "train")
+        self.training = kept.split(job.data, job.train.examples)
         self.validation = kept.split(job.data, "validation").rows
         self.micro = micro_batch_size(job.train, job.scaling)
         model = kept.model(job)

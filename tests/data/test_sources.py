@@ -293,3 +293,17 @@ def test_sources_must_be_there_and_more_than_one(tmp_path: Path) -> None:
         load(gsm8k(train=train, source_column="document", n_train=66))
     with pytest.raises(ValueError, match="source_column names a column of train and test; task arithmetic has none"):
         DataConfig(task="arithmetic", source_column="page")
+
+
+def test_held_out_examples_are_further_ones_and_change_no_other_split(tmp_path: Path) -> None:
+    train = write(tmp_path / "all.jsonl", questions(0, 60))
+    for config in (gsm8k(train=train, n_train=20), DataConfig(task="arithmetic", n_train=20, n_validation=5, n_test=9)):
+        without, held = load(config), load(config.model_copy(update={"n_held_out": 12}))
+        assert {split: held[split] for split in without} == without
+        assert len(held["held_out"]) == 12
+        keys = [example.prompt_key for examples in held.values() for example in examples]
+        assert len(set(keys)) == len(keys)
+    everything = load(gsm8k(train=train, n_held_out=12))
+    assert (len(everything["train"]), len(everything["held_out"])) == (33, 12)
+    with pytest.raises(UserError, match="held_out 4 of 12"):
+        load(gsm8k(train=train, n_train=41, n_held_out=12))
