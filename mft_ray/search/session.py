@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,15 @@ def configuration(config: Config | None, resume: str | None) -> Config:
 
 
 @contextmanager
-def session(config: Config | None, resume: str | None = None) -> Iterator[Session]:
+def session(
+    config: Config | None, resume: str | None = None, also: Callable[[Config], None] | None = None
+) -> Iterator[Session]:
     """Check everything, connect, and make data and start model ready; an interruption says how to go on.
 
     Args:
         config: of a new run.
         resume: folder of an interrupted one, whose own configuration is used.
+        also: refuses what else cannot work.
 
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
@@ -64,6 +67,8 @@ def session(config: Config | None, resume: str | None = None) -> Iterator[Sessio
     config = configuration(config, resume)
     seeded = config.seeded()
     check(seeded)
+    if also is not None:
+        also(seeded)
     check_tasks(seeded)
     folder = open_folder(config, resume)
     with connected():
