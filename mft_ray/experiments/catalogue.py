@@ -167,8 +167,6 @@ def _flatness(config: Config, depth: int) -> list[Panel]:
 
 
 def _recipes(config: Config, depth: int) -> list[Panel]:
-    if not config.compare.methods:
-        raise UserError("Experiment recipes compares the rows of compare.methods: name them there.")
     domains = config.study.domains or {"all": {}}
     return [Panel(name, dict(config.compare.methods), changes) for name, changes in domains.items()]
 

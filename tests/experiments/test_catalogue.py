@@ -10,6 +10,7 @@ import pytest
 from mft_ray.config import Config, load_config, parse_config
 from mft_ray.errors import UserError
 from mft_ray.experiments.catalogue import EXPERIMENTS, Panel, groups
+from mft_ray.search.comparison import check_rows
 
 SPACES = Path(__file__).parent.parent.parent / "tune_spaces"
 MASK = {"init": "magnitude", "schedule": "anneal"}
@@ -84,3 +85,12 @@ def test_transfer_judges_each_mask_on_all_domains(tiny: dict[str, Any]) -> None:
         ("addition", ("subtraction",)),
         ("subtraction", ("addition",)),
     ]
+
+
+def test_recipes_are_the_comparisons_rows_on_every_domain() -> None:
+    config = load_config(SPACES / "study" / "recipes.yaml")
+    found = panels("recipes", config)
+    assert [panel.changes for panel in found] == [{}, {"data": {"operations": "-"}}]
+    assert all(panel.rows == config.compare.methods for panel in found)
+    # Each can be trained, the mask without a ratio too.
+    check_rows(config)

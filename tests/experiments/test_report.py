@@ -63,6 +63,15 @@ def gathered(name: str) -> Gathered:
     return Gathered(name, rows, curves, ["mft of seed 2: too hot"], more if name == "flatness" else [])
 
 
+def test_recipes_count_the_seeds_won_against_fft_and_what_went_on(tmp_path: Path) -> None:
+    text = write_tables(gathered("recipes"), tmp_path / "recipes.md").read_text()
+    assert "| seeds won | all, > fft | all, > continued_fft |" in text
+    assert "| mft | 2 of 3 | 1 of 3 |" in text  # +3, -1 and +1 points against 0 and +1: a tie is not won
+    assert "| lora | 2 of 3 | 0 of 3 |" in text
+    assert "| continued_fft | 3 of 3" not in text
+    assert "seeds won" not in write_tables(gathered("cost"), tmp_path / "cost.md").read_text()
+
+
 def test_the_table_has_means_over_seeds_with_their_interval(tmp_path: Path) -> None:
     text = write_tables(gathered("cost"), tmp_path / "cost.md").read_text()
     # The mean of +3, -1 and +1, and Student's 4.303 x 2 / sqrt(3) about it.
