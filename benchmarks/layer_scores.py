@@ -170,7 +170,7 @@ def main() -> None:
     options = arguments.parse_args()
     runs = [
         {"seed": run.parent.name, "panel": run.name, **of_run(run)}
-        for run in sorted((options.run / "runs").glob("seed-*/groups-of-*"))
+        for run in sorted((options.run / "runs").glob("layers/seed-*/groups-of-*"))
     ]
     text = page(runs, ".venv/bin/python benchmarks/layer_scores.py LAYERS_RUN")
     print(text)

@@ -76,7 +76,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
     options = arguments.parse_args()
     rows: list[dict[str, Any]] = []
-    for run in sorted((options.run / "runs").glob("seed-*/*")):
+    for run in sorted((options.run / "runs").glob("recipes/seed-*/*")):
         rows.append({"seed": run.parent.name, "panel": run.name, "found": judge(run)})
         print(rows[-1], flush=True)
     text = page(rows, ".venv/bin/python benchmarks/votes.py RECIPES_RUN")

@@ -1,4 +1,4 @@
-"""Run one of the paper's experiments over seeds: `python -m mft_ray.study NAME --config FILE`."""
+"""Run the paper's experiments over seeds: `python -m mft_ray.study NAME… --config FILE`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from mft_ray.experiments.catalogue import EXPERIMENTS
 
 _EXAMPLES = """
 python -m mft_ray.study ratio --config tune_spaces/study/toy.yaml
+python -m mft_ray.study curves layers ratio --config FILE
 python -m mft_ray.study layers --config FILE --set study.seeds=5 --set study.group_sizes='[4, 8]'
-python -m mft_ray.study transfer --config tune_spaces/study/toy_transfer.yaml
+python -m mft_ray.study transfer --config tune_spaces/study/toy.yaml
 python -m mft_ray.study ratio --resume runs/toy-20260101-120000
 """
 
@@ -16,18 +17,24 @@ python -m mft_ray.study ratio --resume runs/toy-20260101-120000
 def main() -> None:
     """Read the options and run the experiment."""
     arguments = cli.parser(
-        "Repeat an experiment of the Mask Fine-Tuning paper (arXiv 2503.22764) on your model and data, over several "
-        "seeds. Leaves a table with intervals, a figure and the raw rows.",
+        "Repeat experiments of the Mask Fine-Tuning paper (arXiv 2503.22764) on your model and data, over several "
+        "seeds. Leaves of each a table with intervals, a figure and the raw rows.",
         _EXAMPLES,
     )
-    arguments.add_argument("name", choices=EXPERIMENTS, help="of the experiment")
+    arguments.add_argument(
+        "names",
+        nargs="+",
+        choices=EXPERIMENTS,
+        metavar="NAME",
+        help=f"of an experiment: {', '.join(EXPERIMENTS)}. Several share the FFT models that they have in common",
+    )
     cli.add_run(arguments)
     options = arguments.parse_args()
     config, resume = cli.read_run(options)
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
     from mft_ray.experiments.run import study
 
-    study(options.name, config, resume)
+    study(options.names, config, resume)
 
 
 if __name__ == "__main__":

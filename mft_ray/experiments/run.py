@@ -1,11 +1,11 @@
-"""An experiment from its configuration to table, raw rows and figure; every comparison of it can be resumed."""
+"""Experiments from their configuration to table, raw rows and figure; every comparison can be resumed."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mft_ray.experiments.surroundings import surroundings
 from mft_ray.experiments.tables import write_tables
 from mft_ray.masking import depth
 from mft_ray.report.units import duration
+from mft_ray.search.baseline import take_over
 from mft_ray.search.cluster import connected
 from mft_ray.search.comparison import check_rows, compare, one_group
 from mft_ray.search.folder import RunFolder, lock, open_folder
@@ -31,57 +32,62 @@ from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import write_json
 
 
-def study(name: str, config: Config | None, resume: str | None = None) -> Path:
-    """Run an experiment over seeds, or go on with an interrupted one.
+def study(names: Sequence[str], config: Config | None, resume: str | None = None) -> Path:
+    """Run experiments over seeds, or go on with interrupted ones. Comparisons on the same FFT model train it once.
 
     Args:
-        name: of the experiment; with ``resume`` it must be the one that was begun there.
-        config: of a new one; ``study`` says over what.
+        names: of the experiments; with ``resume`` those that were begun there.
+        config: of a new study; ``study`` says over what.
         resume: folder of an interrupted one, whose own configuration is used.
 
     Returns:
-        The folder: ``NAME.md`` (table), ``NAME.png`` and ``NAME.svg`` (figure), ``rows.json`` (raw rows) and the runs.
+        The folder: of each experiment ``NAME.md`` (table), ``NAME.png`` and ``NAME.svg`` (figure), ``NAME.json`` (raw
+        rows), and the runs.
 
     Raises:
         UserError: something given cannot work; a new study has then written nothing.
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
-    _check_name(name, folder)
-    cells = list(_cells(name, config, folder))
-    for cell in cells:
+    _check_names(names, folder)
+    cells = {name: list(_cells(name, config, folder)) for name in dict.fromkeys(names)}
+    every = sorted((cell for mine in cells.values() for cell in mine), key=lambda cell: cell.seed)
+    for cell in every:
         check_rows(cell.config)
     with connected():
         held = lock(folder)
         try:
             config.save(folder.config)
-            write_json(folder.root / "study.json", {"name": name})
-            _write_tasks(cells, folder)
-            with _workers(cells, config, folder) as group:
-                _run(cells, folder, group)
-            more = surroundings(cells) if name == "flatness" else []
-            return _report(name, cells, folder, more)
+            write_json(folder.root / "study.json", {"names": list(cells)})
+            _write_tasks(every, folder)
+            with _workers(every, config, folder) as group:
+                _run(every, folder, group)
+            for name, mine in cells.items():
+                _report(name, mine, folder, surroundings(mine) if name == "flatness" else [])
+            return folder.root
         except KeyboardInterrupt:
-            say(f"interrupted; what was finished is kept: python -m mft_ray.study {name} --resume {folder.root}")
+            begun = " ".join(cells)
+            say(f"interrupted; what was finished is kept: python -m mft_ray.study {begun} --resume {folder.root}")
             raise
         finally:
             held.release()
 
 
-def _check_name(name: str, folder: RunFolder) -> None:
+def _check_names(names: Sequence[str], folder: RunFolder) -> None:
     kept = folder.root / "study.json"
-    if kept.exists() and (begun := json.loads(kept.read_text())["name"]) != name:
+    if kept.exists() and set(begun := json.loads(kept.read_text())["names"]) != set(names):
         raise UserError(
-            f"{folder.root} is a study of {begun}, not of {name}: python -m mft_ray.study {begun} --resume it."
+            f"{folder.root} is a study of {', '.join(begun)}, not of {', '.join(names)}: "
+            f"python -m mft_ray.study {' '.join(begun)} --resume it."
         )
 
 
 def _cells(name: str, config: Config, folder: RunFolder) -> Iterator[Cell]:
-    """Yield all comparisons, seed by seed: an interrupted study has whole seeds."""
+    """Yield all comparisons of an experiment."""
     panels = EXPERIMENTS[name].panels(config, depth(skeleton(config)))
     for seed in range(config.study.seeds):
         for panel in panels:
-            at = folder.root / "runs" / f"seed-{seed}" / panel.name.replace(" ", "-")
+            at = folder.root / "runs" / name / f"seed-{seed}" / panel.name.replace(" ", "-")
             tasks = [str(_task_file(folder, seed, name)) for name in panel.judged_on]
             yield Cell(seed, panel, _configured(config, panel, seed, at, tasks), at)
 
@@ -139,6 +145,7 @@ def _run(cells: list[Cell], folder: RunFolder, group: WorkerGroup | None) -> Non
     if len(missing) < len(cells):
         say(f"{len(cells) - len(missing)} of {len(cells)} comparisons are done already")
     began = time.monotonic()
+    have = {_fft_of(cell.config): cell.folder for cell in cells if cell not in missing}
     for number, cell in enumerate(missing):
         left = (
             f", about {duration((time.monotonic() - began) / number * (len(missing) - number))} left" if number else ""
@@ -148,13 +155,26 @@ def _run(cells: list[Cell], folder: RunFolder, group: WorkerGroup | None) -> Non
             compare(None, str(cell.folder), group)
         else:
             shutil.rmtree(cell.folder, ignore_errors=True)  # interrupted before there was anything to go on with
-            compare(cell.config, group=group)
+            if donor := have.get(_fft_of(cell.config)):
+                take_over(RunFolder(donor), RunFolder(cell.folder))
+                cell.config.save(RunFolder(cell.folder).config)
+                compare(None, str(cell.folder), group)
+            else:
+                compare(cell.config, group=group)
+        have[_fft_of(cell.config)] = cell.folder
 
 
-def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[dict[str, Any]]) -> Path:
+def _fft_of(config: Config) -> str:
+    """Return all that the FFT model, the data and its scores follow from: where it is equal, so are they."""
+    tree = config.model_dump(mode="json")
+    evaluation = {name: value for name, value in tree["evaluation"].items() if "task" not in name}
+    parts = [tree["run"]["seed"], evaluation, *(tree[name] for name in ("model", "data", "fft", "scaling"))]
+    return json.dumps([*parts, tree["train"]["eval_batch_size"]])
+
+
+def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[dict[str, Any]]) -> None:
     gathered = gather(name, cells, more)
-    write_json(folder.root / "rows.json", gathered.raw())
+    write_json(folder.root / f"{name}.json", gathered.raw())
     table = write_tables(gathered, folder.root / f"{name}.md")
     figure = draw(gathered, folder.root / name)
-    print(f"\n{table.read_text()}\ntable   {table}\nfigure  {figure}\nrows    {folder.root / 'rows.json'}", flush=True)
-    return folder.root
+    print(f"\n{table.read_text()}\ntable   {table}\nfigure  {figure}\nrows    {folder.root / name}.json", flush=True)

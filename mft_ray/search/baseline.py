@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -136,6 +138,35 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
     write_json(folder.baseline, public)
     write_json(kept, asdict(baseline))
     return baseline
+
+
+def take_over(donor: RunFolder, folder: RunFolder) -> None:
+    """Give a new run the data, start model and FFT model of another, with FFT's scores, as if it had made them.
+
+    Args:
+        donor: a run with the same model, data, FFT and evaluation.
+        folder: of a run that has not begun.
+    """
+    partial = folder.root / "work.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for path in (donor.data, donor.start_model, donor.fft):
+        if path.exists():
+            shutil.copytree(path, partial / path.name, copy_function=_link)
+    (partial / donor.scores.name).mkdir(parents=True)
+    for path in donor.scores.glob("fft-*.json"):
+        _link(path, partial / donor.scores.name / path.name)
+    kept = donor.work / "baseline.json"
+    for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
+        to.write_text(source.read_text().replace(str(donor.root), str(folder.root)))
+    partial.rename(folder.work)  # whole, so that what was interrupted begins anew
+
+
+def _link(source: str | Path, to: str | Path) -> None:
+    """Copy a file that nobody changes in place, for nothing where the disk can."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copy2(source, to)
 
 
 def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, tokens: int) -> Subject:

@@ -27,9 +27,9 @@ def tree(make_tiny: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def flat(ray_cluster: None, tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of two seeds that was interrupted between them and resumed."""
+    """Two experiments of two seeds that were interrupted after their first comparison and resumed."""
     root = tmp_path_factory.mktemp("study") / "run"
-    config = parse_config({**tree, "run": {"dir": str(root)}, "study": {"seeds": 2}})
+    config = parse_config({**tree, "run": {"dir": str(root)}, "study": {"seeds": 2, "ratios": [0.1]}})
     with pytest.MonkeyPatch.context() as patch:
         compare = module.compare
 
@@ -42,23 +42,25 @@ def flat(ray_cluster: None, tree: dict[str, Any], tmp_path_factory: pytest.TempP
 
         patch.setattr(module, "compare", once)
         with pytest.raises(KeyboardInterrupt):
-            study("flatness", config)
-    done = root / "runs" / "seed-0" / "all" / "comparison.json"
+            study(["flatness", "ratio"], config)
+    done = root / "runs" / "flatness" / "seed-0" / "all" / "comparison.json"
     before = done.stat().st_mtime_ns
     assert not (root / "flatness.md").exists()
-    study("flatness", None, str(root))
+    study(["flatness", "ratio"], None, str(root))
     assert done.stat().st_mtime_ns == before
     return root
 
 
 @pytest.mark.slow
 def test_an_experiment_leaves_table_figure_and_raw_rows(flat: Path) -> None:
-    content = json.loads((flat / "rows.json").read_text())
+    content = json.loads((flat / "flatness.json").read_text())
     assert {(row["seed"], row["row"]) for row in content["rows"]} == {
         (seed, row) for seed in (0, 1) for row in ("fft", "continued_fft", "mft")
     }
     for row in content["rows"]:
-        comparison = json.loads((flat / "runs" / f"seed-{row['seed']}" / "all" / "comparison.json").read_text())
+        comparison = json.loads(
+            (flat / "runs" / "flatness" / f"seed-{row['seed']}" / "all" / "comparison.json").read_text()
+        )
         assert comparison["scores"][0]["rows"][row["row"]]["score"] == row["score"]
     assert len(content["curves"]) == 6
     for ending in ("md", "png", "svg"):
@@ -67,13 +69,13 @@ def test_an_experiment_leaves_table_figure_and_raw_rows(flat: Path) -> None:
 
 @pytest.mark.slow
 def test_seeds_are_other_models_and_data(flat: Path) -> None:
-    prints = {path.read_text() for path in flat.glob("runs/*/all/work/baseline.json")}
+    prints = {path.read_text() for path in flat.glob("runs/flatness/*/all/work/baseline.json")}
     assert len({json.loads(text)["fingerprint"] for text in prints}) == 2
 
 
 @pytest.mark.slow
 def test_the_loss_rises_away_from_each_model(flat: Path) -> None:
-    more = json.loads((flat / "rows.json").read_text())["more"]
+    more = json.loads((flat / "flatness.json").read_text())["more"]
     assert len(more) == 6
     for each in more:
         middle = each["distances"].index(0.0)
@@ -84,8 +86,19 @@ def test_the_loss_rises_away_from_each_model(flat: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_is_not_taken_for_another(flat: Path) -> None:
-    with pytest.raises(UserError, match=r"is a study of flatness, not of ratio"):
-        study("ratio", None, str(flat))
+    with pytest.raises(UserError, match=r"is a study of flatness, ratio, not of ratio: .* flatness ratio --resume it"):
+        study(["ratio"], None, str(flat))
+
+
+@pytest.mark.slow
+def test_experiments_share_the_fft_models_that_they_have_in_common(flat: Path) -> None:
+    for seed in (0, 1):
+        first, second = (flat / "runs" / name / f"seed-{seed}" / "all" for name in ("flatness", "ratio"))
+        assert (first / "work/fft/outcome.json").samefile(second / "work/fft/outcome.json")
+        assert json.loads((second / "work/baseline.json").read_text())["model"] == str(second / "work/fft/best")
+        rows = [json.loads((run / "comparison.json").read_text())["rows"] for run in (first, second)]
+        assert rows[0][0] == rows[1][0]
+        assert {row["name"] for row in rows[1]} == {"fft", "ratio 0.1"}
 
 
 @pytest.mark.slow
@@ -93,8 +106,8 @@ def test_masks_of_one_domain_are_judged_on_the_others(ray_cluster: None, tree: d
     domains = {"addition": {"data": {"operations": "+", "n_train": 20, "n_validation": 10, "n_test": 12}}}
     domains["subtraction"] = {"data": {**domains["addition"]["data"], "operations": "-"}}
     study_ = {"seeds": 1, "domains": domains}
-    root = study("transfer", parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": study_}))
-    rows = json.loads((root / "rows.json").read_text())["rows"]
+    root = study(["transfer"], parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": study_}))
+    rows = json.loads((root / "transfer.json").read_text())["rows"]
     judged = {(row["panel"], Path(row["on"]).stem) for row in rows if row["row"] == "mft"}
     assert judged == {
         ("addition", "test"),
@@ -111,9 +124,9 @@ def test_masks_of_one_domain_are_judged_on_the_others(ray_cluster: None, tree: d
 def test_what_cannot_work_is_refused_before_anything_is_written(tree: dict[str, Any], tmp_path: Path) -> None:
     config = parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": {"group_sizes": [3]}})
     with pytest.raises(UserError, match="has 3, and the model has 2 decoder layers"):
-        study("layers", config)
+        study(["layers"], config)
     domains = {"a": {"train": {"lr": 1}}, "b": {}}
     config = parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": {"domains": domains}})
     with pytest.raises(UserError, match="may change data and evaluation; a changes train"):
-        study("transfer", config)
+        study(["transfer"], config)
     assert not (tmp_path / "run").exists()
