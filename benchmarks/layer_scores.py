@@ -118,21 +118,15 @@ def of_run(run: Path) -> dict[str, Any]:
 
 def correlation(runs: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
     """Return Spearman's correlation of a score with the gains, averaged over runs, and its permutation p-value."""
-    pairs = [
-        (
-            stats.rankdata([run["scores"][group][name] for group in run["gains"]]),
-            stats.rankdata(list(run["gains"].values())),
-        )
-        for run in runs
-    ]
-
-    def mean(shuffle: np.random.Generator | None) -> float:
-        return float(
-            np.mean([np.corrcoef(a if shuffle is None else shuffle.permutation(a), b)[0, 1] for a, b in pairs])
-        )
-
-    seen, rng = mean(None), np.random.default_rng(0)
-    beyond = sum(abs(mean(rng)) >= abs(seen) - 1e-12 for _ in range(PERMUTATIONS))
+    seen, chance, rng = 0.0, np.zeros(PERMUTATIONS), np.random.default_rng(0)
+    for run in runs:
+        ranks = stats.rankdata([run["scores"][group][name] for group in run["gains"]])
+        gains = stats.zscore(stats.rankdata(list(run["gains"].values()))) / len(ranks)
+        # Spearman's correlation is Pearson's of ranks.
+        ranks = stats.zscore(ranks)
+        seen += float(ranks @ gains) / len(runs)
+        chance += rng.permuted(np.tile(ranks, (PERMUTATIONS, 1)), axis=1) @ gains / len(runs)
+    beyond = int((np.abs(chance) >= abs(seen) - 1e-12).sum())
     return seen, (beyond + 1) / (PERMUTATIONS + 1)
 
 
