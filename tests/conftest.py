@@ -10,13 +10,6 @@ import pytest
 from mft_ray.config import Config, parse_config
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes test (pytest-xdist), give one of them all that needs a cluster: it is shared, as its CPUs."""
-    for item in items:
-        if item.get_closest_marker("slow") or "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private Ray of two CPUs, shared by the session's tests."""
