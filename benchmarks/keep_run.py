@@ -39,6 +39,14 @@ def main() -> None:
     (RESULTS / f"{options.name}.md").write_text(page(options.name, content))
 
 
+def keep(out: Path | None, text: str, content: dict[str, Any]) -> None:
+    """Print what a benchmark says, and write it to OUT.md and, with the versions it ran on, to OUT.json."""
+    print(text)
+    if out:
+        out.with_suffix(".json").write_text(json.dumps({"machine": machine(), **content}, indent=1) + "\n")
+        out.with_suffix(".md").write_text(text)
+
+
 def keep_comparison(run: Path, name: str, command: str | None) -> None:
     config = _without_folders(yaml.safe_load((run / "config.yaml").read_text()))
     comparison = _without_folders(json.loads((run / "comparison.json").read_text()))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from keep_run import machine
+from keep_run import keep
 from scipy import stats
 
 from mft_ray.data.collate import collate
@@ -166,11 +166,7 @@ def main() -> None:
         {"seed": run.parent.name, "panel": run.name, **of_run(run)}
         for run in sorted((options.run / "runs").glob("layers/seed-*/groups-of-*"))
     ]
-    text = page(runs, ".venv/bin/python benchmarks/layer_scores.py LAYERS_RUN")
-    print(text)
-    if options.out:
-        options.out.with_suffix(".json").write_text(json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
+    keep(options.out, page(runs, ".venv/bin/python benchmarks/layer_scores.py LAYERS_RUN"), {"runs": runs})
 
 
 if __name__ == "__main__":

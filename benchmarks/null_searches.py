@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from keep_run import machine
+from keep_run import keep
 
 from mft_ray.config import parse_config
 from mft_ray.evaluation.statistics import interval
@@ -107,12 +107,7 @@ def main() -> None:
             left = (time.monotonic() - began) / len(rows) * (options.searches - len(rows))
             print(f"{len(rows)} of {options.searches} searches, about {left:.0f} s left", flush=True)
     command = f".venv/bin/python benchmarks/null_searches.py --searches {options.searches} --trials {options.trials}"
-    text = page(rows, command)
-    print(text)
-    if options.out:
-        content = {"machine": machine(), "config": TREE, "rows": rows}
-        options.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
+    keep(options.out, page(rows, command), {"config": TREE, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from keep_run import machine
+from keep_run import keep
 
 from mft_ray.data.prepare import open_split
 from mft_ray.evaluation.metrics import per_example
@@ -32,10 +32,8 @@ def judge(run: Path) -> dict[str, float]:
     kept = [json.loads((run / "work" / "scores" / f"{name}-test-{METRIC}.json").read_text()) for name in ("fft", *ROWS)]
     fft, *singles = [sum(values) / len(values) for values in kept]
     masks = [load_mask(run / "methods" / name / "mask.safetensors").masks for name in ROWS]
-    tokenizer, rows = (
-        load_tokenizer(run / "work" / "data" / "tokenizer"),
-        list(open_split(run / "work" / "data", "test")),
-    )
+    data = run / "work" / "data"
+    tokenizer, rows = load_tokenizer(data / "tokenizer"), list(open_split(data, "test"))
     ids = {"pad_id": tokenizer.pad_token_id, "eos_id": tokenizer.eos_token_id}
     found = {name: score - fft for name, score in zip(ROWS, singles, strict=True)}
     for name, least in VOTES.items():
@@ -79,11 +77,7 @@ def main() -> None:
     for run in sorted((options.run / "runs").glob("recipes/seed-*/*")):
         rows.append({"seed": run.parent.name, "panel": run.name, "found": judge(run)})
         print(rows[-1], flush=True)
-    text = page(rows, ".venv/bin/python benchmarks/votes.py RECIPES_RUN")
-    print(text)
-    if options.out:
-        options.out.with_suffix(".json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
+    keep(options.out, page(rows, ".venv/bin/python benchmarks/votes.py RECIPES_RUN"), {"rows": rows})
 
 
 if __name__ == "__main__":

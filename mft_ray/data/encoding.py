@@ -21,7 +21,7 @@ class Row(TypedDict):
     """One encoded example.
 
     `labels` is as long as `input_ids` and -100 except on answer tokens. `prompt_ids` is what stands
-    before the last answer, and `answer` that answer's text. `source` is the example's, or else its id.
+    before the last answer, and `answer` that answer's text. `source` is the example's origin.
     """
 
     id: str
@@ -100,7 +100,7 @@ def _without_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_
         "labels": labels[:max_length],
         "prompt_ids": prompt_ids,
         "answer": example.answer,
-        "source": example.source or example.id,
+        "source": example.origin,
     }
 
 
@@ -130,7 +130,7 @@ def _with_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_len
         "labels": labels[:max_length],
         "prompt_ids": prompt_ids,
         "answer": answer,
-        "source": example.source or example.id,
+        "source": example.origin,
     }
 
 

@@ -44,6 +44,11 @@ class Example:
         return self.messages[-1]["content"]
 
     @property
+    def origin(self) -> str:
+        """What it was made from; an example of which nothing is said is its own."""
+        return self.source or self.id
+
+    @property
     def prompt_key(self) -> str:
         """The prompt without case, spacing and Unicode form: examples that share it ask the same."""
         turns = ("\n".join((message["role"], message["content"])) for message in self.messages[:-1])

@@ -56,7 +56,7 @@ def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[s
     if config.n_held_out:
         splits["held_out"] = pool[: config.n_held_out]
     _check_sizes(config, splits, parts, test)
-    if len({example.source or example.id for example in tested}) < 2:
+    if len({example.origin for example in tested}) < 2:
         raise UserError(
             f"All {len(tested):,} test examples were made from the same ({config.source_column} {tested[0].source!r}), "
             "so nothing could be said of others. Give test data of at least two sources, or leave "
@@ -111,9 +111,8 @@ def _alternating(examples: Sequence[Example]) -> list[Example]:
     seen: Counter[str] = Counter()
     turns: list[tuple[int, Example]] = []
     for example in examples:
-        source = example.source or example.id
-        turns.append((seen[source], example))
-        seen[source] += 1
+        turns.append((seen[example.origin], example))
+        seen[example.origin] += 1
     return [example for _, example in sorted(turns, key=lambda turn: turn[0])]
 
 
@@ -121,7 +120,7 @@ def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
     """Shuffle, with those next to each other that were made from the same."""
     together: dict[str, list[Example]] = {}
     for example in examples:
-        together.setdefault(example.source or example.id, []).append(example)
+        together.setdefault(example.origin, []).append(example)
     groups = list(together.values())
     random.Random(seed).shuffle(groups)
     return [example for group in groups for example in group]

@@ -135,11 +135,14 @@ def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None
     if config.tasks:
         say(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
         scores |= score_on_tasks(subjects, config, folder, config.scaling, run.concurrent)
+    sources = {"test": shared_sources(folder.data, "test")}  # of tasks nothing is known
     content = {
         "backbone": baseline.model,
         "validation_metric": config.evaluation.watched,
         "rows": [_fft_row(folder), *(_row(row.name, row.method, outcomes[row.name]) for row in rows)],
-        "scores": [_table(name, metric, values, config, folder) for (name, metric), values in scores.items()],
+        "scores": [
+            _table(name, metric, values, config, sources.get(name)) for (name, metric), values in scores.items()
+        ],
     }
     write_json(folder.comparison, content)
     table = write_table(folder.comparison)
@@ -195,19 +198,15 @@ def _out(folder: RunFolder, name: str) -> Path:
     return folder.methods / name
 
 
-def _table(name: str, metric: str, values: dict[str, list[float]], config: Config, folder: RunFolder) -> dict[str, Any]:
+def _table(
+    name: str, metric: str, values: dict[str, list[float]], config: Config, sources: list[str] | None
+) -> dict[str, Any]:
     """Return every row's score with its interval, and its difference to FFT on the same examples."""
     binary = right_or_wrong(*values.values())
-    sources = shared_sources(folder.data, "test") if name == "test" else None
+    sources = sources and sources[: len(values[FFT])]
     table: dict[str, Any] = {"on": name, "metric": metric, "n": len(values[FFT]), "rows": {}}
     for row, scores in values.items():
-        against = paired(
-            scores,
-            values[FFT],
-            binary=binary,
-            resamples=config.evaluation.resamples,
-            sources=sources and sources[: len(scores)],
-        )
+        against = paired(scores, values[FFT], binary=binary, resamples=config.evaluation.resamples, sources=sources)
         table["rows"][row] = {
             "score": against.candidate,
             "ci95": list(interval(scores, binary=binary)),

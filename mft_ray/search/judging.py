@@ -65,13 +65,10 @@ def judge_winner(
         seeds = over_seeds(group, config, folder, start, row, decisive)
     alone = Rules(config.evaluation.resamples, config.verdict.real_test)
     rules = replace(alone, sources=shared_sources(folder.data, "test"))
+    on_tasks = _on_tasks(subjects, fft, mft, config, folder, concurrent, alone)
+    others = config.evaluation.other_tasks
     extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
-    other_tasks: list[dict[str, Any]] = []
-    tasks = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
-    for (task, name), by_name in tasks.items():
-        keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
-        its = other_tasks if task in config.evaluation.other_tasks else extra
-        its.append(_extra(f"{task}: {name}", by_name, alone))
+    extra += [each for task, each in on_tasks if task not in others]
     evidence = Evidence(
         metric,
         decisive["mft"],
@@ -80,7 +77,7 @@ def judge_winner(
         rival=(rival[0], decisive[rival[1].name]) if rival else None,
         method=config.search.method,
         seeds=seeds,
-        other_tasks=warn(other_tasks),
+        other_tasks=warn([each for task, each in on_tasks if task in others]),
         earlier_looks=len(earlier),
     )
     verdict = {
@@ -93,6 +90,24 @@ def judge_winner(
     _complete_baseline(config, folder, decisive, continued_validation)
     write_json(folder.verdict, verdict)
     return verdict
+
+
+def _on_tasks(
+    subjects: Sequence[Subject],
+    fft: Subject,
+    mft: Subject,
+    config: Config,
+    folder: RunFolder,
+    concurrent: int,
+    rules: Rules,
+) -> list[tuple[str, dict[str, Any]]]:
+    """Score models on the benchmark tasks, keep the examples on which two differ, and return a row for each metric."""
+    rows = []
+    found = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
+    for (task, name), by_name in found.items():
+        keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
+        rows.append((task, _extra(f"{task}: {name}", by_name, rules)))
+    return rows
 
 
 def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mft_ray.search.baseline import fft_baseline, fft_workers
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.judging import judge_winner
-from mft_ray.search.preparation import check_search, in_steps
+from mft_ray.search.preparation import in_steps
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
 from mft_ray.search.session import session
@@ -38,7 +38,7 @@ def search(config: Config | None, resume: str | None = None, look_again: bool = 
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
     """
-    with session(config, resume, check_search) as run:
+    with session(config, resume, searched=True) as run:
         _run(in_steps(run.config, run.folder), run.folder, run.start, run.concurrent, look_again)
     return run.folder
 

@@ -25,8 +25,12 @@ from mft_ray.training.batches import micro_batch_size
 from mft_ray.training.export import save_model
 
 
-def check(config: Config) -> None:
+def check(config: Config, searched: bool = False) -> None:
     """Refuse, within seconds and before anything is written, what cannot work.
+
+    Args:
+        config: of the run.
+        searched: refuse what cannot be searched, too.
 
     Raises:
         UserError: the first thing found, with what to do.
@@ -41,6 +45,11 @@ def check(config: Config) -> None:
             f"model.architecture makes a model without a tokenizer, which only the arithmetic task has; task "
             f"{config.data.task} needs model.path."
         )
+    if searched and config.fft.given and config.search.method == "fft":
+        raise UserError(
+            "search.method fft trains from the model before fine-tuning, and fft.given says that model.path is "
+            "fine-tuned already. Use continued_fft, or leave fft.given out."
+        )
     _check_before(config)
     if config.data.task != "arithmetic":
         locate_training(config.data), locate_test(config.data)
@@ -49,20 +58,8 @@ def check(config: Config) -> None:
     model = skeleton(config)
     select(model, config.mask.layers, config.mask.target)
     select(model, config.lora.layers, config.lora.target)
-
-
-def check_search(config: Config) -> None:
-    """Refuse what cannot be searched, beside what `check` refuses.
-
-    Raises:
-        UserError: the first thing found, with what to do.
-    """
-    if config.fft.given and config.search.method == "fft":
-        raise UserError(
-            "search.method fft trains from the model before fine-tuning, and fft.given says that model.path is "
-            "fine-tuned already. Use continued_fft, or leave fft.given out."
-        )
-    model = skeleton(config)
+    if not searched:
+        return
     build_space(config, depth(model))
     for point in points_to_evaluate(config, depth(model)):
         chosen = apply(config, point).mask

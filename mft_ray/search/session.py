@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,24 +51,20 @@ def configuration(config: Config | None, resume: str | None) -> Config:
 
 
 @contextmanager
-def session(
-    config: Config | None, resume: str | None = None, also: Callable[[Config], None] | None = None
-) -> Iterator[Session]:
+def session(config: Config | None, resume: str | None = None, searched: bool = False) -> Iterator[Session]:
     """Check everything, connect, and make data and start model ready; an interruption says how to go on.
 
     Args:
         config: of a new run.
         resume: folder of an interrupted one, whose own configuration is used.
-        also: refuses what else cannot work.
+        searched: as of `check`.
 
     Raises:
         UserError: something given cannot work; a new run has then written nothing.
     """
     config = configuration(config, resume)
     seeded = config.seeded()
-    check(seeded)
-    if also is not None:
-        also(seeded)
+    check(seeded, searched)
     check_tasks(seeded)
     folder = open_folder(config, resume)
     with connected():

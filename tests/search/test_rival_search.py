@@ -14,7 +14,7 @@ from mft_ray.config import METHODS, parse_config
 from mft_ray.errors import UserError
 from mft_ray.evaluation.answers import match
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.preparation import check_search
+from mft_ray.search.preparation import check
 from mft_ray.search.space import apply, build_space, points_to_evaluate
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_model
@@ -50,7 +50,7 @@ def test_every_method_has_knobs_and_trials_follow_them(tiny: dict[str, Any], met
 def test_fft_cannot_be_searched_where_it_is_given(tiny: dict[str, Any], tmp_path: Path) -> None:
     given = {"model": {"path": str(tmp_path)}, "fft": {"given": True}, "search": {"method": "fft"}}
     with pytest.raises(UserError, match=r"search\.method fft trains from the model before fine-tuning"):
-        check_search(parse_config({**tiny, **given}))
+        check(parse_config({**tiny, **given}), searched=True)
 
 
 def test_a_front_of_ratios_needs_a_ratio(tiny: dict[str, Any]) -> None:
