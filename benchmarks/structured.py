@@ -1,0 +1,166 @@
+"""Would a mask over heads, norm weights or MLP neurons help, where single weights do not?
+
+    .venv/bin/python benchmarks/structured.py RECIPES_RUN --out benchmarks/results/structured
+
+takes the FFT models that `python -m mft_ray.study recipes --config tune_spaces/study/recipes.yaml` left. No training:
+units are removed one by one, each time the one of the most promising (by the first-order fall of the training loss)
+that scores best on validation, until none is better than leaving all as they are. That looks harder for a gain than a
+learned mask does; what was found is then judged on test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from keep_run import keep
+
+from mft_ray.data.collate import collate
+from mft_ray.data.prepare import open_split
+from mft_ray.evaluation.metrics import per_example
+from mft_ray.evaluation.statistics import interval
+from mft_ray.training.backbone import load_model, load_tokenizer
+
+KINDS = ("heads", "norms", "neurons")
+CANDIDATES, ROUNDS = 16, 8
+BATCH, BATCHES = 256, 4
+METRIC = "exact_match"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is removed at once: the columns ``first`` to ``last`` of a parameter (of a vector, its elements)."""
+
+    parameter: str
+    first: int
+    last: int
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[..., self.first : self.last]
+
+
+def units(model: torch.nn.Module, kind: str) -> Iterator[Unit]:
+    """Yield all units of a kind. A head is its columns of the output projection, a neuron its column of the last."""
+    for name, parameter in model.named_parameters():
+        if kind == "heads" and name.endswith("o_proj.weight"):
+            size = parameter.shape[1] // model.config.num_attention_heads
+        elif (kind == "neurons" and name.endswith("down_proj.weight")) or (kind == "norms" and parameter.dim() == 1):
+            size = 1
+        else:
+            continue
+        for first in range(0, parameter.shape[-1], size):
+            yield Unit(name, first, first + size)
+
+
+def promises(model: torch.nn.Module, units: list[Unit], batches: list[dict[str, torch.Tensor]]) -> list[float]:
+    """Return by how much the loss falls without each unit, to first order: the sum of gradient times weight."""
+    model.zero_grad()
+    for batch in batches:
+        (model(**batch).loss / len(batches)).backward()
+    with torch.no_grad():
+        effects = {name: p.grad * p for name, p in model.named_parameters() if p.grad is not None}
+    return [float(unit.of(effects[unit.parameter]).sum()) for unit in units]
+
+
+@torch.no_grad()
+def without(model: torch.nn.Module, unit: Unit, score: Callable[[], float]) -> float:
+    """Return the score without a unit, which is put back."""
+    place = unit.of(model.get_parameter(unit.parameter))
+    kept = place.clone()
+    place.zero_()
+    found = score()
+    place.copy_(kept)
+    return found
+
+
+def remove(
+    model: torch.nn.Module, left: list[Unit], batches: list[dict[str, torch.Tensor]], score: Callable[[], float]
+) -> list[Unit]:
+    """Remove units while that makes the score better; return them."""
+    removed: list[Unit] = []
+    best = score()
+    while left and len(removed) < ROUNDS:
+        ranked = sorted(zip(promises(model, left, batches), left, strict=True), key=lambda pair: -pair[0])
+        tried = {unit: without(model, unit, score) for _, unit in ranked[:CANDIDATES]}
+        winner = max(tried, key=tried.__getitem__)
+        if tried[winner] <= best:
+            break
+        best = tried[winner]
+        with torch.no_grad():
+            winner.of(model.get_parameter(winner.parameter)).zero_()
+        removed.append(winner)
+        left = [unit for unit in left if unit != winner]
+    return removed
+
+
+def of_run(run: Path) -> dict[str, Any]:
+    """Return what was removed of one FFT model, and the differences that makes on validation and test."""
+    data = run / "work" / "data"
+    tokenizer = load_tokenizer(data / "tokenizer")
+    split = open_split(data, "train")
+    rows = [split[at] for at in range(min(BATCH * BATCHES, len(split)))]
+    batches = [collate(rows[at : at + BATCH], tokenizer.pad_token_id) for at in range(0, len(rows), BATCH)]
+    examples = {name: list(open_split(data, name)) for name in ("validation", "test")}
+    ids = {"pad_id": tokenizer.pad_token_id, "eos_id": tokenizer.eos_token_id}
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        model = load_model(run / "work" / "fft" / "best")
+
+        def score(name: str, model: torch.nn.Module = model) -> float:
+            values = per_example(model, examples[name], METRIC, **ids, batch_size=1000, device="cpu")
+            return sum(values) / len(values)
+
+        every = list(units(model, kind))
+        before = {name: score(name) for name in examples}
+        removed = remove(model, every, batches, lambda score=score: score("validation"))
+        gains = {name: score(name) - before[name] for name in examples}
+        found[kind] = {"units": len(every), "removed": [vars(unit) for unit in removed], **gains}
+    return found
+
+
+def page(rows: list[dict[str, Any]], command: str) -> str:
+    lines = [
+        "# structured",
+        "",
+        f"    {command}",
+        "",
+        f"Units removed one by one, of the {CANDIDATES} most promising the best on 1,000 validation examples, at most",
+        f"{ROUNDS}. Points of exact match over the FFT model of the same seed; Student's 95% interval over seeds.",
+        "",
+        "| task | units | removed | on validation, which chose | − FFT on test (95%) | each seed |",
+        "| --- | --- | --- | --: | --: | --- |",
+    ]
+    for panel in dict.fromkeys(row["panel"] for row in rows):
+        for kind in KINDS:
+            mine = [row["found"][kind] for row in rows if row["panel"] == panel]
+            gains = [100 * found["test"] for found in mine]
+            low, high = interval(gains, binary=False)
+            chosen = sum(100 * found["validation"] for found in mine) / len(mine)
+            counts = ", ".join(str(len(found["removed"])) for found in mine)
+            each = ", ".join(f"{gain:+.2f}" for gain in gains)
+            lines.append(
+                f"| {panel} | {kind} | {counts} of {mine[0]['units']} | {chosen:+.2f} "
+                f"| {sum(gains) / len(gains):+.2f} [{low:+.2f}, {high:+.2f}] | {each} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("run", type=Path)
+    arguments.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
+    options = arguments.parse_args()
+    rows: list[dict[str, Any]] = []
+    for run in sorted((options.run / "runs").glob("recipes/seed-*/*")):
+        rows.append({"seed": run.parent.name, "panel": run.name, "found": of_run(run)})
+        print(json.dumps(rows[-1]), flush=True)
+    keep(options.out, page(rows, ".venv/bin/python benchmarks/structured.py RECIPES_RUN"), {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
