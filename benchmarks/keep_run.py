@@ -1,8 +1,9 @@
-"""Keep what a search or a comparison says: its configuration and results, without the paths of this machine.
+"""Keep what a search, a comparison or a study says: configuration and results, without the paths of this machine.
 
     .venv/bin/python benchmarks/keep_run.py RUN NAME [COMMAND]
 
-Writes benchmarks/results/NAME.{json,md}; COMMAND is what made the run, to stand in there.
+Writes benchmarks/results/NAME.{json,md}; COMMAND is what made the run, to stand in there. Of a study, NAME ends in that
+of an experiment (toy/ratio), and its figure is kept too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ def main() -> None:
     if (options.run / "comparison.json").exists():
         keep_comparison(options.run, options.name, options.command)
         return
+    if (options.run / "study.json").exists():
+        keep_study(options.run, options.name, options.command)
+        return
     read = {name: json.loads((options.run / f"{name}.json").read_text()) for name in ("leaderboard", "verdict")}
     config = _without_folders(yaml.safe_load((options.run / "config.yaml").read_text()))
     leaderboard = _without_folders(read["leaderboard"])
@@ -47,12 +52,30 @@ def keep(out: Path | None, text: str, content: dict[str, Any]) -> None:
         out.with_suffix(".md").write_text(text)
 
 
+def keep_study(run: Path, name: str, command: str | None) -> None:
+    at = RESULTS / name
+    at.parent.mkdir(parents=True, exist_ok=True)
+    for ending in (".json", ".png", ".svg"):
+        shutil.copyfile(run / f"{at.name}{ending}", at.with_suffix(ending))
+    title, rest = (run / f"{at.name}.md").read_text().split("\n", 1)
+    lines = [
+        title,
+        "",
+        *([f"    {command}", ""] if command else []),
+        f"CPU, two shared cores, {_versions(machine())}; times were taken while other work ran. Raw rows are in",
+        f"[{at.name}.json]({at.name}.json).",
+        "",
+        f"![{title.removeprefix('# ')}]({at.name}.png)",
+    ]
+    at.with_suffix(".md").write_text("\n".join(lines) + "\n" + rest)
+
+
 def keep_comparison(run: Path, name: str, command: str | None) -> None:
     config = _without_folders(yaml.safe_load((run / "config.yaml").read_text()))
     comparison = _without_folders(json.loads((run / "comparison.json").read_text()))
     content = {"machine": machine(), "config": config, "comparison": comparison}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    versions = ", ".join(f"{package} {release}" for package, release in content["machine"].items())
+    versions = _versions(content["machine"])
     lines = [
         f"# {name}",
         "",
@@ -71,10 +94,14 @@ def machine() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+def _versions(machine: dict[str, str]) -> str:
+    return ", ".join(f"{package} {release}" for package, release in machine.items())
+
+
 def page(name: str, content: dict[str, Any]) -> str:
     verdict, leaderboard = content["verdict"], content["leaderboard"]
     shown, baseline = unit(verdict["metric"]), leaderboard["baseline"]
-    versions = ", ".join(f"{package} {release}" for package, release in content["machine"].items())
+    versions = _versions(content["machine"])
     validation = baseline["validation"]
     lines = [
         f"# {name}",

@@ -13,6 +13,7 @@ matplotlib.use("Agg")  # no screen
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
 from mft_ray.experiments.gathered import Curve, Gathered, Summary
@@ -77,13 +78,14 @@ def _differences(gathered: Gathered) -> Figure:
                 _errorbars(axis, [each.x or 0.0 for each in line], line, colour, name, joined=True)
         else:
             _errorbars(axis, list(range(len(mine))), mine, COLOURS[0], "mean over seeds, 95% interval")
-            labels = [each.row.split(" ", 1)[-1] for each in mine]
+            labels = [each.row.removeprefix(f"{gathered.name} ") for each in mine]
             axis.set_xticks(
                 range(len(mine)), labels, rotation=30 if len(mine) > 5 else 0, ha="right" if len(mine) > 5 else "center"
             )
             axis.set_title((len(panels) > 1 and panel) or "", fontsize=10)
         _fft_line(axis, 0.0, "FFT")
         axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
+        _make_room(axis, mine)
     unit = unit_of(rows[0])
     axes[0].set_ylabel(f"{unit.label} on test: difference to FFT\n({_unit_name(unit)})")
     axes[-1].legend(frameon=False, fontsize=9)
@@ -100,6 +102,23 @@ def _errorbars(
     axis.errorbar(xs, means, yerr=reach, fmt=style, color=colour, capsize=4, linewidth=1.4, label=label)
     for x, each in zip(xs, rows, strict=True):
         axis.plot([x] * len(each.deltas), [delta * scale for delta in each.deltas], "_", color=colour, alpha=0.6)
+
+
+def _make_room(axis: Axes, rows: Sequence[Summary]) -> None:
+    """Where one row is far from all others, scale logarithmically beyond them, so that they can be told apart."""
+    sizes = [abs(each.delta) * unit_of(each).scale for each in rows]
+    typical = float(np.median(sizes))
+    if max(sizes) > 10 * typical > 0:
+        linear = float(f"{4 * typical:.0g}")
+        axis.set_yscale("symlog", linthresh=linear)
+        ticks = [*(sign * linear * step for sign in (-1, 1) for step in (0.5, 1, 4, 16, 64)), 0.0]
+        low, high = axis.get_ylim()
+        axis.set_yticks([tick for tick in ticks if low <= tick <= high])
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.minorticks_off()
+        axis.annotate(
+            f"logarithmic beyond ±{linear:g}", (1, 1), xycoords="axes fraction", ha="right", va="top", fontsize=8
+        )
 
 
 def _curves(gathered: Gathered) -> Figure:

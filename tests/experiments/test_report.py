@@ -118,6 +118,16 @@ def test_every_figure_says_what_it_shows(name: str, tmp_path: Path) -> None:
     assert EXPERIMENTS[name].axis in said or name in ("curves", "cost")
 
 
+def test_a_row_far_off_leaves_room_for_the_others(tmp_path: Path) -> None:
+    near = gathered("recipes")
+    said = "logarithmic beyond"
+    assert said not in draw(near, tmp_path / "near").with_suffix(".svg").read_text()
+    far = replace(near, rows=[*near.rows, *(row(seed, "seed 2", -0.4) for seed in range(3))])
+    svg = draw(far, tmp_path / "far").with_suffix(".svg").read_text()
+    assert said in svg
+    assert "seed 2" in svg  # the whole name
+
+
 def test_raw_rows_are_json() -> None:
     content = json.loads(json.dumps(gathered("ratio").raw()))
     assert {"seed", "panel", "row", "score", "delta_fft", "cost"} <= content["rows"][0].keys()
