@@ -93,7 +93,7 @@ def generate(
 
 def encode(model: Any, tokenizer: Any, prompts: Sequence[Prompt], until: Sequence[str], max_new_tokens: int) -> Encoded:
     """Turn prompts into tokens, and tell stop strings that are tokens from others. Arguments as of `generate`."""
-    room = _positions(model, max_new_tokens)
+    room = room_for_prompts(model.config, max_new_tokens)
     special = tokenizer.all_special_tokens
     return Encoded(
         [(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)[-room:] for prompt in prompts],
@@ -147,15 +147,23 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
     return made
 
 
-def _positions(model: Any, max_new_tokens: int) -> int:
-    """Return how long a prompt may be."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+def room_for_prompts(config: Any, max_new_tokens: int) -> int:
+    """Return how many tokens a prompt may have.
+
+    Args:
+        config: of the model.
+        max_new_tokens: to be generated after it.
+
+    Raises:
+        UserError: none.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return 2**31
     if positions <= max_new_tokens:
         raise UserError(
             f"The model has {positions} positions, so {max_new_tokens} new tokens leave no room for a prompt. Generate "
-            "fewer."
+            "fewer: evaluation.task_max_new_tokens."
         )
     return int(positions) - max_new_tokens
 

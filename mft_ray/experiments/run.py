@@ -25,7 +25,7 @@ from mft_ray.search.baseline import take_over
 from mft_ray.search.cluster import connected
 from mft_ray.search.comparison import check_rows, compare, one_group
 from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import skeleton
+from mft_ray.search.preparation import check_tasks, skeleton
 from mft_ray.search.progress import say
 from mft_ray.search.session import configuration
 from mft_ray.training.group import WorkerGroup, workers
@@ -45,7 +45,7 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
         rows), and the runs.
 
     Raises:
-        UserError: something given cannot work; a new study has then written nothing.
+        UserError: something given cannot work; a new study has then trained nothing.
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
@@ -60,6 +60,9 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
             config.save(folder.config)
             write_json(folder.root / "study.json", {"names": list(cells)})
             _write_tasks(every, folder)
+            for cell in every:
+                if cell.seed == 0:  # the others' are the same, with other examples
+                    check_tasks(cell.config)
             with _workers(every, config, folder) as group:
                 _run(every, folder, group)
             for name, mine in cells.items():

@@ -47,6 +47,10 @@ def load_tasks(
         load_task(name, TaskOptions(evaluation.task_data.get(name), limit, shots, chat, allowed)) for name in names
     ]
     for task in tasks:
+        if len(task.prompts) < 2:
+            raise UserError(
+                f"Task {task.name} has {len(task.prompts)} example(s) here; an error of its score needs at least two."
+            )
         task.max_new_tokens = evaluation.task_max_new_tokens or task.max_new_tokens
     return tasks
 
@@ -163,7 +167,7 @@ def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> 
     same = json.loads(first) == about and all(
         row["index"] < len(prompts) and row["prompt"] == prompts[row["index"]] for row in rows
     )  # more examples than before are welcome
-    if not same:
+    if rows and not same:
         raise UserError(
             f"{file} holds what another model, or other settings, answered. Give another --out, or delete it."
         )

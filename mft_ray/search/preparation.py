@@ -15,6 +15,7 @@ from mft_ray.data.mixture import locate_test, locate_training
 from mft_ray.data.prepare import open_split, prepare
 from mft_ray.data.template import chat_template
 from mft_ray.errors import UserError
+from mft_ray.evaluation.generation import room_for_prompts
 from mft_ray.masking import depth, select
 from mft_ray.search.benchmark import load_tasks
 from mft_ray.search.folder import RunFolder
@@ -73,7 +74,9 @@ def check_tasks(config: Config) -> None:
         UserError: the first thing found.
     """
     if config.tasks:
-        load_tasks(config.tasks, config.evaluation, tokenizer_of(config))
+        model = skeleton(config).config
+        for task in load_tasks(config.tasks, config.evaluation, tokenizer_of(config)):
+            room_for_prompts(model, task.max_new_tokens)
 
 
 def _check_before(config: Config) -> None:

@@ -130,3 +130,14 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tree: dict[str, 
     with pytest.raises(UserError, match="may change data and evaluation; a changes train"):
         study(["transfer"], config)
     assert not (tmp_path / "run").exists()
+
+
+def test_tasks_that_leave_no_room_are_refused_before_anything_is_trained(
+    ray_cluster: None, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    sizes = {"n_train": 20, "n_validation": 10, "n_test": 12}
+    domains = {name: {"data": {**sizes, "operations": sign}} for name, sign in (("a", "+"), ("b", "-"))}
+    more = {"evaluation": {"metric": "exact_match"}, "study": {"seeds": 1, "domains": domains}}
+    with pytest.raises(UserError, match="32 positions, so 256 new tokens leave no room"):
+        study(["transfer"], parse_config({**tree, **more, "run": {"dir": str(tmp_path / "run")}}))
+    assert not (tmp_path / "run" / "runs").exists()

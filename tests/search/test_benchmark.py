@@ -160,9 +160,19 @@ def test_what_was_interrupted_goes_on(
 
 def test_results_of_something_else_are_not_continued(command: Command, model: Path, task: Path, tmp_path: Path) -> None:
     command(model)
-    task.write_text(json.dumps({"prompt": "another"}) + "\n")
+    task.write_text('{"prompt": "another"}\n{"prompt": "one more"}\n')
     with pytest.raises(UserError, match="holds what another model, or other settings, answered"):
         command(model)
+    [file] = (tmp_path / "out").glob("*/*.jsonl")
+    file.write_text(file.read_text().splitlines()[0] + "\n")  # ended before its first answer: nothing is lost
+    command(model)
+
+
+def test_one_example_is_too_few(command: Command, model: Path, task: Path, tmp_path: Path) -> None:
+    task.write_text('{"prompt": "alone"}\n')
+    with pytest.raises(UserError, match=r"has 1 example\(s\) here; an error of its score needs at least two"):
+        command(model)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mask_of_another_model_is_refused(command: Command, model: Path, tmp_path: Path) -> None:
