@@ -30,12 +30,12 @@ BATCHES, BATCH_SIZE = 8, 64
 PERMUTATIONS = 10_000
 SCORES = {
     "depth": "number of the first layer",
-    "magnitude": "mean |W|, relative to its spread",
-    "sensitivity": "sum of |g W|: what the loss feels of the group at all",
+    "magnitude": "mean of abs(W), relative to its spread",
+    "sensitivity": "sum of abs(g W): what the loss feels of the group at all",
     "removal": "first-order gain of removing the smallest tenth: sum of g W there",
     "promise": "first-order gain of removing the tenth that promises most: its sum of g W",
     "disagreement": "how much the gradient differs between batches, relative to its mean (noise)",
-    "wanda": "share of |W| ‖x‖ in its smallest tenth: how little that does",
+    "wanda": "share of abs(W) ‖x‖ in its smallest tenth: how little that does",
 }
 
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")  # no screen
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import EngFormatter, ScalarFormatter
 
 from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
 from mft_ray.experiments.gathered import Curve, Gathered, Summary
@@ -83,9 +83,9 @@ def _differences(gathered: Gathered) -> Figure:
                 range(len(mine)), labels, rotation=30 if len(mine) > 5 else 0, ha="right" if len(mine) > 5 else "center"
             )
             axis.set_title((len(panels) > 1 and panel) or "", fontsize=10)
+            _make_room(axis, mine)
         _fft_line(axis, 0.0, "FFT")
         axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
-        _make_room(axis, mine)
     unit = unit_of(rows[0])
     axes[0].set_ylabel(f"{unit.label} on test: difference to FFT\n({_unit_name(unit)})")
     axes[-1].legend(frameon=False, fontsize=9)
@@ -140,6 +140,7 @@ def _curves(gathered: Gathered) -> Figure:
     if best:
         _fft_line(axis, unit.scale * sum(best) / len(best), "FFT, best checkpoint")
     axis.axvline(0, color="#9aa5b1", linewidth=0.8)
+    axis.xaxis.set_major_formatter(EngFormatter())
     axis.set_xlabel("tokens trained on, from the end of FFT (left of 0: FFT itself)")
     axis.set_ylabel(f"{unit.axis} on validation")
     axis.legend(frameon=False, fontsize=9, ncols=2)
