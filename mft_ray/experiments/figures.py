@@ -165,9 +165,9 @@ def _transfer(gathered: Gathered) -> Figure:
     rows = [*_test(gathered), *(each for each in gathered.summary() if each.on != "test")]
     rows = [each for each in rows if each.row == "mft"]
     panels = list(dict.fromkeys(each.panel for each in rows))
-    tasks = list(dict.fromkeys(Path(each.on).stem for each in rows if each.on != "test"))
-    # A domain without a task is judged on its own test examples, which are the others' task of its name.
-    by_place = {(each.panel, each.panel if each.on == "test" else Path(each.on).stem): each for each in rows}
+    tasks = list(dict.fromkeys(each.on for each in rows if each.on != "test"))
+    # A domain without a task is judged on its own test examples, which the others are judged on by its name.
+    by_place = {(each.panel, each.panel if each.on == "test" else each.on): each for each in rows}
     figure, (axis,) = _figure(gathered)
     axis.grid(visible=False)
     values = np.full((len(panels), len(tasks)), np.nan)

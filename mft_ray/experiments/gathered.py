@@ -25,7 +25,7 @@ class Row:
         row: its name there.
         method: one of `mft_ray.config.METHODS`.
         x: its place on the figure's axis, where that is a number.
-        on: ``test`` or a benchmark task.
+        on: ``test``, a benchmark task, or another panel on whose test examples it was judged.
         metric: of the scores.
         n: examples.
         score: mean over the examples.
@@ -153,13 +153,15 @@ def gather(name: str, cells: Sequence[Cell], more: list[dict[str, Any]]) -> Gath
 def _row(cell: Cell, each: dict[str, Any], table: dict[str, Any]) -> Row:
     name = each["name"]
     found = table["rows"][name]
+    # The test examples of another panel are a file of this seed's own; over seeds they go by the panel's name.
+    other = Path(table["on"]).stem
     return Row(
         seed=cell.seed,
         panel=cell.panel.name,
         row=name,
         method=each["method"],
         x=cell.panel.x.get(name),
-        on=table["on"],
+        on=other if other in cell.panel.judged_on else table["on"],
         metric=table["metric"],
         n=table["n"],
         score=found["score"],

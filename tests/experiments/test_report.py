@@ -57,7 +57,7 @@ def gathered(name: str) -> Gathered:
                 {"seed": seed, "row": each, "distances": [-0.5, 0.0, 0.5], "losses": losses, "top_eigenvalue": 7.0}
             )
     if name == "transfer":  # each domain's test examples are the other's task
-        other = {"addition": "/x/subtraction.jsonl", "subtraction": "/x/addition.jsonl"}
+        other = {"addition": "subtraction", "subtraction": "addition"}
         rows = [replace(each, panel=domain) for each in rows for domain in other]
         rows += [replace(each, on=other[each.panel]) for each in rows]
     return Gathered(name, rows, curves, ["mft of seed 2: too hot"], more if name == "flatness" else [])
