@@ -166,6 +166,7 @@ def _transfer(gathered: Gathered) -> Figure:
     rows = [each for each in rows if each.row == "mft"]
     panels = list(dict.fromkeys(each.panel for each in rows))
     tasks = list(dict.fromkeys(each.on for each in rows if each.on != "test"))
+    tasks.sort(key=lambda task: panels.index(task) if task in panels else len(panels))  # own domains on the diagonal
     # A domain without a task is judged on its own test examples, which the others are judged on by its name.
     by_place = {(each.panel, each.panel if each.on == "test" else each.on): each for each in rows}
     figure, (axis,) = _figure(gathered)
@@ -193,7 +194,8 @@ def _transfer(gathered: Gathered) -> Figure:
     axis.set_yticks(range(len(panels)), panels)
     axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
     axis.set_ylabel("mask trained for")
-    axis.set_title("difference to FFT [95% over seeds], bold where beyond noise", fontsize=10)
+    units = ", ".join(dict.fromkeys(_unit_name(unit_of(each)) for each in by_place.values()))
+    axis.set_title(f"difference to FFT in {units} [95% over seeds], bold where beyond noise", fontsize=10)
     return figure
 
 
