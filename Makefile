@@ -10,8 +10,8 @@ ARGS ?=
 quickstart: install  ## the whole way on this machine: FFT baseline, mask search, verdict, mask, model
 	$(BIN)/python cluster/local.py -- python -m mft_ray.tune --config tune_spaces/quickstart.yaml $(ARGS)
 
-test: install  ## all tests, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: install  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
 
 check: install  ## lint, types, import contract
 	$(BIN)/ruff check .

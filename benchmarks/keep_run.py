@@ -62,7 +62,7 @@ def keep_study(run: Path, name: str, command: str | None) -> None:
         title,
         "",
         *([f"    {command}", ""] if command else []),
-        f"CPU, two shared cores, {_versions(machine())}; times were taken while other work ran. Raw rows are in",
+        f"CPU, two shared cores, {_versions(machine())}; times depend on what else ran. Raw rows are in",
         f"[{at.name}.json]({at.name}.json).",
         "",
         f"![{title.removeprefix('# ')}]({at.name}.png)",

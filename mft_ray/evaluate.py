@@ -53,13 +53,16 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
         "--tasks", metavar="NAMES", help="such as gsm8k,ifeval; FILE.jsonl or FILE.jsonl:SCORES.py is yours"
     )
     group.add_argument("--data", metavar="TASK=PATH", action="append", default=[], help="a local copy of a task's data")
-    group.add_argument("--limit", metavar="N", type=int, help="the first N examples of each task")
+    group.add_argument("--limit", metavar="N", type=_count, help="the first N examples of each task")
     group.add_argument("--shots", metavar="N", type=int, help="examples before each prompt; without it, as is usual")
+    group.add_argument(
+        "--max-new-tokens", metavar="N", type=_count, help="generated for each; without it, the task's own number"
+    )
     group.add_argument("--chat", action="store_true", help="prompt by the model's chat template")
     group.add_argument(
         "--allow-code-execution", action="store_true", help="run programs that the model writes, in a jail (humaneval)"
     )
-    group.add_argument("--batch-size", metavar="N", type=int, default=16, help="prompts per forward (16)")
+    group.add_argument("--batch-size", metavar="N", type=_count, default=16, help="prompts per forward (16)")
     group.add_argument(
         "--engine", choices=("transformers", "vllm"), default="transformers", help="what generates; vLLM needs a GPU"
     )
@@ -77,6 +80,7 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
         tasks=names,
         task_data=data,
         task_limit=options.limit,
+        task_max_new_tokens=options.max_new_tokens,
         task_batch_size=options.batch_size,
         chat=options.chat,
         allow_code_execution=options.allow_code_execution,
@@ -96,6 +100,12 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
     for line in benchmark(backbone, judged, tasks, out, evaluation.task_batch_size):
         say(line)
     print(f"prompts, texts and scores: {options.out}")
+
+
+def _count(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {given!r}")
+    return int(given)
 
 
 def _pair(given: str) -> tuple[str, str]:

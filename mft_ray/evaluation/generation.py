@@ -155,7 +155,7 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
         max_new_tokens: to be generated after it.
 
     Raises:
-        UserError: none.
+        UserError: there is no room left for one.
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
@@ -163,7 +163,7 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
     if positions <= max_new_tokens:
         raise UserError(
             f"The model has {positions} positions, so {max_new_tokens} new tokens leave no room for a prompt. Generate "
-            "fewer: evaluation.task_max_new_tokens."
+            "fewer (evaluation.task_max_new_tokens; --max-new-tokens of mft_ray.evaluate)."
         )
     return int(positions) - max_new_tokens
 

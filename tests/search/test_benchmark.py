@@ -168,6 +168,19 @@ def test_results_of_something_else_are_not_continued(command: Command, model: Pa
     command(model)
 
 
+def test_how_much_is_generated_can_be_said(command: Command, model: Path, tmp_path: Path) -> None:
+    command(model, "--max-new-tokens", "3")
+    _, *rows = lines(tmp_path / "out", "tiny")
+    assert max(row["tokens"] for row in rows) == 3
+
+
+@pytest.mark.parametrize("option", ["--limit", "--max-new-tokens", "--batch-size"])
+def test_counts_begin_at_one(command: Command, model: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(model, option, "0")
+    assert "must be a whole number from 1, got '0'" in capsys.readouterr().err
+
+
 def test_one_example_is_too_few(command: Command, model: Path, task: Path, tmp_path: Path) -> None:
     task.write_text('{"prompt": "alone"}\n')
     with pytest.raises(UserError, match=r"has 1 example\(s\) here; an error of its score needs at least two"):
