@@ -226,7 +226,7 @@ def test_a_domain_names_its_benchmarks_and_programs_are_not_run_unasked(tiny):
 def test_tasks_that_leave_no_room_for_a_prompt_are_refused_before_anything_is_trained(tiny, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n' * 2)
     own = {"tasks": [str(tmp_path / "mine.jsonl")]}
-    with pytest.raises(UserError, match=r"32 positions, so 256 new tokens .* evaluation\.task_max_new_tokens"):
+    with pytest.raises(UserError, match=r"32 positions, so 256 new tokens .* \(evaluation\.task_max_new_tokens"):
         check_tasks(parse_config({**tiny, "evaluation": own}))
     check_tasks(parse_config({**tiny, "evaluation": {**own, "task_max_new_tokens": 4}}))
 
