@@ -10,7 +10,6 @@ within seeds.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,9 @@ import numpy as np
 import torch
 from keep_run import keep
 from scipy import stats
+from study_runs import comparisons, fft_model, options, training_batches
 
-from mft_ray.data.collate import collate
-from mft_ray.data.prepare import open_split
 from mft_ray.masking import keep_mask, select
-from mft_ray.training.backbone import load_model, load_tokenizer
 
 BATCHES, BATCH_SIZE = 8, 64
 PERMUTATIONS = 10_000
@@ -107,12 +104,7 @@ def of_run(run: Path) -> dict[str, Any]:
         for name, found in comparison["scores"][0]["rows"].items()
         if name.startswith("layers ")
     }
-    model = load_model(run / "work" / "fft" / "best")
-    split = open_split(run / "work" / "data", "train")
-    pad_id = load_tokenizer(run / "work" / "data" / "tokenizer").pad_token_id
-    rows = [split[index] for index in range(min(BATCHES * BATCH_SIZE, len(split)))]
-    batches = [collate(rows[at : at + BATCH_SIZE], pad_id) for at in range(0, len(rows), BATCH_SIZE)]
-    layers = layer_scores(model, batches)
+    layers = layer_scores(fft_model(run), training_batches(run, BATCHES, BATCH_SIZE))
     return {"gains": gains, "scores": {group: group_scores(layers, group) for group in gains}}
 
 
@@ -158,15 +150,9 @@ def page(runs: list[dict[str, Any]], command: str) -> str:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("run", type=Path)
-    arguments.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
-    options = arguments.parse_args()
-    runs = [
-        {"seed": run.parent.name, "panel": run.name, **of_run(run)}
-        for run in sorted((options.run / "runs").glob("layers/seed-*/groups-of-*"))
-    ]
-    keep(options.out, page(runs, ".venv/bin/python benchmarks/layer_scores.py LAYERS_RUN"), {"runs": runs})
+    told = options(__doc__)
+    runs = [{**about, **of_run(run)} for about, run in comparisons(told.run, "layers")]
+    keep(told.out, page(runs, ".venv/bin/python benchmarks/layer_scores.py LAYERS_RUN"), {"runs": runs})
 
 
 if __name__ == "__main__":

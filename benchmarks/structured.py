@@ -10,26 +10,20 @@ learned mask does; what was found is then judged on test.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from keep_run import keep
-
-from mft_ray.data.collate import collate
-from mft_ray.data.prepare import open_split
-from mft_ray.evaluation.metrics import per_example
-from mft_ray.evaluation.statistics import interval
-from mft_ray.training.backbone import load_model, load_tokenizer
+from study_runs import comparisons, fft_model, options, over_seeds, scorer, training_batches
 
 KINDS = ("heads", "norms", "neurons")
 CANDIDATES, ROUNDS = 16, 8
 BATCH, BATCHES = 256, 4
-METRIC = "exact_match"
 
 
 @dataclass(frozen=True)
@@ -100,25 +94,16 @@ def remove(
 
 def of_run(run: Path) -> dict[str, Any]:
     """Return what was removed of one FFT model, and the differences that makes on validation and test."""
-    data = run / "work" / "data"
-    tokenizer = load_tokenizer(data / "tokenizer")
-    split = open_split(data, "train")
-    rows = [split[at] for at in range(min(BATCH * BATCHES, len(split)))]
-    batches = [collate(rows[at : at + BATCH], tokenizer.pad_token_id) for at in range(0, len(rows), BATCH)]
-    examples = {name: list(open_split(data, name)) for name in ("validation", "test")}
-    ids = {"pad_id": tokenizer.pad_token_id, "eos_id": tokenizer.eos_token_id}
+    batches = training_batches(run, BATCHES, BATCH)
+    scores = {name: scorer(run, name) for name in ("validation", "test")}
+    model = fft_model(run)
+    before = {name: score(model) for name, score in scores.items()}
     found: dict[str, Any] = {}
     for kind in KINDS:
-        model = load_model(run / "work" / "fft" / "best")
-
-        def score(name: str, model: torch.nn.Module = model) -> float:
-            values = per_example(model, examples[name], METRIC, **ids, batch_size=1000, device="cpu")
-            return sum(values) / len(values)
-
+        model = fft_model(run)
         every = list(units(model, kind))
-        before = {name: score(name) for name in examples}
-        removed = remove(model, every, batches, lambda score=score: score("validation"))
-        gains = {name: score(name) - before[name] for name in examples}
+        removed = remove(model, every, batches, partial(scores["validation"], model))
+        gains = {name: score(model) - before[name] for name, score in scores.items()}
         found[kind] = {"units": len(every), "removed": [vars(unit) for unit in removed], **gains}
     return found
 
@@ -138,28 +123,20 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
     for panel in dict.fromkeys(row["panel"] for row in rows):
         for kind in KINDS:
             mine = [row["found"][kind] for row in rows if row["panel"] == panel]
-            gains = [100 * found["test"] for found in mine]
-            low, high = interval(gains, binary=False)
             chosen = sum(100 * found["validation"] for found in mine) / len(mine)
             counts = ", ".join(str(len(found["removed"])) for found in mine)
-            each = ", ".join(f"{gain:+.2f}" for gain in gains)
-            lines.append(
-                f"| {panel} | {kind} | {counts} of {mine[0]['units']} | {chosen:+.2f} "
-                f"| {sum(gains) / len(gains):+.2f} [{low:+.2f}, {high:+.2f}] | {each} |"
-            )
+            gains = over_seeds([found["test"] for found in mine])
+            lines.append(f"| {panel} | {kind} | {counts} of {mine[0]['units']} | {chosen:+.2f} | {gains} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("run", type=Path)
-    arguments.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
-    options = arguments.parse_args()
+    told = options(__doc__)
     rows: list[dict[str, Any]] = []
-    for run in sorted((options.run / "runs").glob("recipes/seed-*/*")):
-        rows.append({"seed": run.parent.name, "panel": run.name, "found": of_run(run)})
+    for about, run in comparisons(told.run, "recipes"):
+        rows.append({**about, "found": of_run(run)})
         print(json.dumps(rows[-1]), flush=True)
-    keep(options.out, page(rows, ".venv/bin/python benchmarks/structured.py RECIPES_RUN"), {"rows": rows})
+    keep(told.out, page(rows, ".venv/bin/python benchmarks/structured.py RECIPES_RUN"), {"rows": rows})
 
 
 if __name__ == "__main__":

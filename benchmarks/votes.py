@@ -8,23 +8,18 @@ masks that differ in the seed of their batches. A weight is removed where any, m
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from keep_run import keep
+from study_runs import METRIC, comparisons, fft_model, options, over_seeds, scorer
 
-from mft_ray.data.prepare import open_split
-from mft_ray.evaluation.metrics import per_example
-from mft_ray.evaluation.statistics import interval
 from mft_ray.masking import load_mask
-from mft_ray.training.backbone import load_model, load_tokenizer
 
 ROWS = ("anneal", "seed 2", "seed 3")
 VOTES = {"any of three": 1, "two of three": 2, "all three": 3}
-METRIC = "exact_match"
 
 
 def judge(run: Path) -> dict[str, float]:
@@ -32,18 +27,15 @@ def judge(run: Path) -> dict[str, float]:
     kept = [json.loads((run / "work" / "scores" / f"{name}-test-{METRIC}.json").read_text()) for name in ("fft", *ROWS)]
     fft, *singles = [sum(values) / len(values) for values in kept]
     masks = [load_mask(run / "methods" / name / "mask.safetensors").masks for name in ROWS]
-    data = run / "work" / "data"
-    tokenizer, rows = load_tokenizer(data / "tokenizer"), list(open_split(data, "test"))
-    ids = {"pad_id": tokenizer.pad_token_id, "eos_id": tokenizer.eos_token_id}
-    found = {name: score - fft for name, score in zip(ROWS, singles, strict=True)}
+    score = scorer(run, "test")
+    found = {name: single - fft for name, single in zip(ROWS, singles, strict=True)}
     for name, least in VOTES.items():
-        model = load_model(run / "work" / "fft" / "best")
+        model = fft_model(run)
         with torch.no_grad():
             for weight in masks[0]:
                 removed = sum((~mask[weight]).int() for mask in masks) >= least
                 model.get_parameter(weight).masked_fill_(removed, 0.0)
-        values = per_example(model, rows, METRIC, **ids, batch_size=1000, device="cpu")
-        found[name] = sum(values) / len(values) - fft
+        found[name] = score(model) - fft
     return found
 
 
@@ -61,23 +53,17 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
     for panel in dict.fromkeys(row["panel"] for row in rows):
         mine = [row["found"] for row in rows if row["panel"] == panel]
         for name in (*ROWS, *VOTES):
-            gains = [100 * found[name] for found in mine]
-            low, high = interval(gains, binary=False)
-            each = ", ".join(f"{gain:+.2f}" for gain in gains)
-            lines.append(f"| {panel} | {name} | {sum(gains) / len(gains):+.2f} [{low:+.2f}, {high:+.2f}] | {each} |")
+            lines.append(f"| {panel} | {name} | {over_seeds([found[name] for found in mine])} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("run", type=Path)
-    arguments.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
-    options = arguments.parse_args()
+    told = options(__doc__)
     rows: list[dict[str, Any]] = []
-    for run in sorted((options.run / "runs").glob("recipes/seed-*/*")):
-        rows.append({"seed": run.parent.name, "panel": run.name, "found": judge(run)})
+    for about, run in comparisons(told.run, "recipes"):
+        rows.append({**about, "found": judge(run)})
         print(rows[-1], flush=True)
-    keep(options.out, page(rows, ".venv/bin/python benchmarks/votes.py RECIPES_RUN"), {"rows": rows})
+    keep(told.out, page(rows, ".venv/bin/python benchmarks/votes.py RECIPES_RUN"), {"rows": rows})
 
 
 if __name__ == "__main__":
