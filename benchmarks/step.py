@@ -53,6 +53,14 @@ SHAPES = {
         "num_attention_heads": 32,
         "vocab_size": 32000,
     },
+    "llama3.1-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
 }
 Step = Callable[[], None]
 
@@ -151,7 +159,8 @@ def reference(source: Path) -> Callable[[nn.Module, Setting], Any]:
             with torch.device("meta"):
                 new = layer(linear.in_features, linear.out_features, bias=linear.bias is not None, sparsity=0.9)
             new.weight, new.bias = linear.weight, linear.bias
-            new.scores = nn.Parameter(linear.weight.detach().float().abs())
+            # As there, of the weights' dtype: its product of the two has no cast.
+            new.scores = nn.Parameter(linear.weight.detach().abs())
             scores.append(new.scores)
             model.set_submodule(name, new)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,20 @@ def test_memory_counts_bytes_per_selected_weight(tmp_path: Path) -> None:
     rows = json.loads(out.read_text())["rows"]
     assert [row["optimizer"] for row in rows] == ["adamw", "adamw", "rmsprop", "rmsprop"]
     assert all(row["weights"] == 4 * (4 * 64 * 64 + 3 * 64 * 172) for row in rows)
+
+
+def test_the_gpu_script_runs_its_parts_and_tells_of_those_that_fail(tmp_path: Path) -> None:
+    small = {"GPU_DEVICE": "cpu", "GPU_SHAPES": "tiny", "GPU_ROUNDS": "1", "GPU_TOKENS": "32"}
+    path = {"PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+
+    def gpu(*arguments: str, part: str = "step-tiny") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **path, **small, "GPU_ONLY": part}
+        command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+    done = gpu()
+    assert done.returncode == 0, done.stdout
+    assert rows_of(tmp_path / "gpu-step-tiny.json")["mft_ray"]["seconds"] > 0
+    broken = gpu(str(tmp_path / "no such reference"))
+    assert broken.returncode == 1
+    assert "step-tiny: FAILED" in broken.stdout

@@ -48,9 +48,11 @@ def masks_on(make: Make, kind: str) -> Masks:
 
 
 def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    # On a GPU what is fused or computed again adds up in another order.
+    rtol, atol = (1e-4, 1e-7) if torch.get_default_device().type == "cuda" else (1e-6, 1e-9)
     for one, other in zip(found, expected, strict=True):
         assert other.abs().sum() > 0
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -89,7 +89,8 @@ BEFORE = dict(before().named_parameters())
 
 def autocast(cache: bool | torch.dtype) -> AbstractContextManager[None]:
     # A copy in bfloat16 is for autocast, which would make one in every forward.
-    context: AbstractContextManager[None] = torch.autocast("cpu", torch.bfloat16, enabled=cache is torch.bfloat16)
+    device = torch.get_default_device().type
+    context: AbstractContextManager[None] = torch.autocast(device, torch.bfloat16, enabled=cache is torch.bfloat16)
     return context
 
 

@@ -75,13 +75,13 @@ def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether tensors by name are all equal."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
     """Every parameter, to be compared bit for bit: -0.0 and 0.0 differ."""
     return {
-        name: parameter.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        name: parameter.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()
         for name, parameter in model.named_parameters()
     }
 

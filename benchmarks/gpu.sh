@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# What a GPU is asked first: exactness of the masks on CUDA, what a masked step costs, and how much memory it takes.
+#
+#     bash benchmarks/gpu.sh OUT [REFERENCE]
+#
+# Writes OUT/gpu-*.json and OUT/gpu-*.log. Needs torch and transformers only; no Ray, no DeepSpeed. REFERENCE is
+# transformers/src/transformers/models/llama/modeling_llama.py of github.com/Ming-K9/MFT. One command must not cost
+# the others: each has its own time limit, and the script exits with the number of those that failed.
+set -u
+cd "$(dirname "$0")/.."
+out=$1 failed=0
+reference=(${2:+--reference "$2"})
+mkdir -p "$out"
+export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+part() { # NAME SECONDS COMMAND...
+    local name=$1 limit=$2 began=$SECONDS
+    shift 2
+    case ${GPU_ONLY:-$name} in bench) [ "$name" = masking ] && return ;; "$name") ;; *) return ;; esac
+    if timeout "$limit" "$@" > "$out/gpu-$name.log" 2>&1; then echo "$name: done in $((SECONDS - began)) s"; else
+        echo "$name: FAILED ($?) after $((SECONDS - began)) s"
+        failed=$((failed + 1))
+    fi
+    tail -n "${LINES_SHOWN:-12}" "$out/gpu-$name.log"
+}
+
+nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null
+python3 -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'
+size=${GPU_SHAPES:-llama2-7b llama3.1-8b}
+device=${GPU_DEVICE:-cuda}
+rounds=${GPU_ROUNDS:-3}
+tokens=${GPU_TOKENS:-2048}
+for shape in $size; do
+    part "step-$shape" 150 python3 benchmarks/step.py --shape "$shape" --dtype bfloat16 --tokens "$tokens" \
+        --device "$device" --layers 4-7 20-23 --rounds "$rounds" --lora --full "${reference[@]}" --out "$out/gpu-step-$shape.json"
+    part "memory-$shape" 90 python3 benchmarks/memory.py --shape "$shape" --dtype bfloat16 --layers 4-7 \
+        --device "$device" --out "$out/gpu-memory-$shape.json"
+done
+part masking 150 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking -q -x --maxfail=40 \
+    -p no:cacheprovider -p no:randomly --durations=5
+exit "$failed"
