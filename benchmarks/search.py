@@ -32,6 +32,7 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC, build_search
+from mft_ray.search.study_file import new_storage
 from mft_ray.search.trial import MaskTrial, TrialPlan
 from mft_ray.search.tuner import DRIVER
 from mft_ray.training.job import Outcome
@@ -83,7 +84,7 @@ def search(trainable: Any, plan: TrialPlan, watch: Watch, depth: int, slots: int
         for ratio in (0.1, 0.2, 0.3, 0.4)
         for layers in (f"0-{depth - 1}", f"{depth // 2}-{depth - 1}", f"0-{depth // 2 - 1}")
     ]
-    algorithm = build_search(folder.study, build_space(config, depth), points, "random", 6, 0)
+    algorithm = build_search(new_storage(folder.study), build_space(config, depth), points, "random", 6, 0)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own tables
     began = time.time()
     ray.tune.Tuner(

@@ -14,3 +14,7 @@ class RunFailed(RuntimeError):
 
     Entry points print it without a traceback and exit with status 1; what was finished before is kept.
     """
+
+
+class Diverged(RunFailed):
+    """A training run's loss, scores or masks became NaN: its settings are to blame, and another try would end alike."""

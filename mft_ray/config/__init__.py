@@ -7,14 +7,15 @@ saved beside every result, so that a run folder is enough to run again.
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig, Metric, PartConfig
 from mft_ray.config.methods import METHODS, Method
-from mft_ray.config.search import (
-    BudgetConfig,
+from mft_ray.config.paths import setting_type, with_settings
+from mft_ray.config.search import BudgetConfig, SearchConfig, StopConfig
+from mft_ray.config.space import (
     FloatRange,
     LearningRateRange,
     MaskingRatioRange,
-    SearchConfig,
+    SettingRange,
     SpaceConfig,
-    StopConfig,
+    short_names,
 )
 from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
@@ -41,6 +42,7 @@ __all__ = [
     "RunConfig",
     "ScalingConfig",
     "SearchConfig",
+    "SettingRange",
     "SpaceConfig",
     "StopConfig",
     "StudyConfig",
@@ -48,4 +50,7 @@ __all__ = [
     "VerdictConfig",
     "load_config",
     "parse_config",
+    "setting_type",
+    "short_names",
+    "with_settings",
 ]

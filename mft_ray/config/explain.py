@@ -13,12 +13,12 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _WRONG_SHAPE = ("list_type", "model_type")
 
 
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
+def explain(error: ValidationError, root: type[Any]) -> str:
     """Say of every problem where it is, what was given and what is allowed.
 
     Args:
         error: what pydantic found.
-        root: the configuration's class, to name the keys that there are.
+        root: the class that was read, the configuration's or a section's, to name the keys that there are.
     """
     items = error.errors(include_url=False)
     paths = [_path(item["loc"], keep_last=item["type"] in _UNKNOWN) for item in items]

@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from mft_ray.config.methods import Method
 from mft_ray.config.section import Section
-from mft_ray.masking import Init, Schedule, Target
-
-Ratio = Annotated[float, Field(ge=0, lt=1)]
-
-
-class FloatRange(Section):
-    """A range of numbers to search, both ends included."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> FloatRange:
-        if self.low > self.high or (self.log and self.low <= 0):
-            raise ValueError(f"needs low <= high (and low > 0 with log), got {self.low} and {self.high}")
-        return self
-
-
-class MaskingRatioRange(FloatRange):
-    """A range of masking ratios."""
-
-    low: Ratio = 0.02
-    high: Ratio = 0.5
-
-
-class LearningRateRange(FloatRange):
-    """A range of learning rates, searched by order of magnitude."""
-
-    low: float = Field(2e-5, gt=0)
-    high: float = Field(1e-2, gt=0)
-    log: bool = True
-
-
-class SpaceConfig(Section):
-    """What the search may choose, of what its method has: one of a list's entries, or anything in a range."""
-
-    ratio: MaskingRatioRange | list[Ratio] = MaskingRatioRange()
-    layers: Literal["auto"] | list[str] = Field("auto", description="auto derives groups from the depth")
-    lr: LearningRateRange | list[Annotated[float, Field(gt=0)]] = LearningRateRange()
-    target: list[Target] = Field(["both"])
-    init: list[Init] = Field(["normal", "magnitude"])
-    schedule: list[Schedule] = Field(["constant", "anneal"])
-    rank: list[Annotated[int, Field(ge=1)]] = Field([8, 16, 64], description="of LoRA")
-    weight_decay: list[Annotated[float, Field(ge=0)]] = Field([0.0, 0.01, 0.1], description="of FFT")
-    dropout: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.0, 0.1], description="of FFT")
+from mft_ray.config.space import SpaceConfig, by_name, searchable
 
 
 class StopConfig(Section):
@@ -101,7 +56,29 @@ class SearchConfig(Section):
     recycle_after: int = Field(50, ge=1, description="trials after which a worker group makes way for a fresh one")
     keep: int = Field(5, ge=1, description="the best so many ended trials keep their mask on disk")
     seed: int = 0
-    extra_points: list[dict[str, Any]] = Field([], description="configurations tried right after the paper's preset")
+    extra_points: list[dict[str, Any]] = Field(
+        [], description="configurations tried right after the first, the paper's preset; they lie in the space"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_names(cls, tree: Any) -> Any:
+        """Sort out what of the space is named by its path."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("space"), dict):
+            return tree
+        return {**tree, "space": by_name(tree["space"], tree.get("method", "mft"))}
+
+    @model_validator(mode="after")
+    def _paths_of_trials(self) -> SearchConfig:
+        sections = searchable(self.method)
+        for path in self.space.paths:
+            if not path.startswith(tuple(f"{section}." for section in sections)):
+                raise ValueError(
+                    f"space.{path} cannot be searched: trials of method {self.method} are trained by "
+                    f"{' and '.join(sections)}, and all else is the same for every trial and for FFT, which they are "
+                    "held against"
+                )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> SearchConfig:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mft_ray.config.search import Ratio
 from mft_ray.config.section import Section
+from mft_ray.config.space import Ratio
 from mft_ray.masking import Scope
 
 Share = Annotated[float, Field(gt=0, le=1)]

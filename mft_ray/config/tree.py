@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -13,8 +13,10 @@ from pydantic import Field, ValidationError, model_validator
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
 from mft_ray.config.explain import explain, explain_yaml
+from mft_ray.config.paths import setting_type
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
+from mft_ray.config.space import SettingRange
 from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.verdict import VerdictConfig
@@ -54,6 +56,17 @@ class Config(Section):
         for setting, train in (("train", self.train), ("fft.train", self.fft.train)):
             if train.examples == "held_out" and not self.data.n_held_out:
                 raise ValueError(f"{setting}.examples is held_out, and data.n_held_out says how many: set it above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _searched_settings(self) -> Config:
+        for path, knob in self.search.space.paths.items():
+            try:
+                kind = setting_type(type(self), path)
+            except ValueError as error:
+                raise ValueError(f"search.space.{path} names no setting: {error}") from None
+            if isinstance(knob, SettingRange) and not {int, float} & {kind, *get_args(kind)}:
+                raise ValueError(f"search.space.{path} is a range, and {path} is no number; give a list of its values")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray.tune
 
+from mft_ray.search.study import TOTAL_STEPS
 from mft_ray.training.job import Evaluation, StopRule
 
 
@@ -17,7 +18,7 @@ class Backstop(ray.tune.Stopper):  # type: ignore[misc]
 
     Args:
         rule: of every trial.
-        total_steps: of a trial, at most.
+        total_steps: of a trial, at most, where it does not say so itself.
     """
 
     def __init__(self, rule: StopRule, total_steps: int) -> None:
@@ -33,11 +34,11 @@ class Backstop(ray.tune.Stopper):  # type: ignore[misc]
         # A trial that was started anew goes on from its last checkpoint.
         before = [earlier for earlier in self._histories.get(trial_id, []) if earlier.step < evaluation.step]
         self._histories[trial_id] = [*before, evaluation]
-        return bool(before) and self._over(before)
+        return bool(before) and self._over(before, result.get(TOTAL_STEPS, self.total_steps))
 
     def stop_all(self) -> bool:
         """Never end the whole search: the budget does."""
         return False
 
-    def _over(self, history: list[Evaluation]) -> bool:
-        return history[-1].step >= self.total_steps or self.rule(history, self.total_steps) is not None
+    def _over(self, history: list[Evaluation], total_steps: int) -> bool:
+        return history[-1].step >= total_steps or self.rule(history, total_steps) is not None

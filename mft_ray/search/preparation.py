@@ -20,7 +20,7 @@ from mft_ray.masking import depth, select
 from mft_ray.search.benchmark import load_tasks
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
-from mft_ray.search.space import apply, build_space, points_to_evaluate
+from mft_ray.search.space import points_to_evaluate, what_may_be_chosen
 from mft_ray.training.backbone import check_path, load_tokenizer, new_model
 from mft_ray.training.batches import micro_batch_size
 from mft_ray.training.export import save_model
@@ -61,10 +61,14 @@ def check(config: Config, searched: bool = False) -> None:
     select(model, config.lora.layers, config.lora.target)
     if not searched:
         return
-    build_space(config, depth(model))
-    for point in points_to_evaluate(config, depth(model)):
-        chosen = apply(config, point).mask
-        select(model, chosen.layers, chosen.target)
+    points_to_evaluate(config, depth(model))
+    places = set()
+    for chosen in what_may_be_chosen(config, depth(model)):
+        _check_before(chosen)
+        micro_batch_size(chosen.train, config.scaling)
+        places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
+    for layers, target in places:
+        select(model, layers, target)
 
 
 def check_tasks(config: Config) -> None:
@@ -143,7 +147,8 @@ def make_ready(config: Config, folder: RunFolder) -> str:
 def in_steps(config: Config, folder: RunFolder) -> Config:
     """Return a copy in which epochs are steps, now that the data is ready: what runs are made of knows only steps."""
     train, fft = (
-        train.in_steps(len(open_split(folder.data, train.examples))) for train in (config.train, config.fft.train)
+        train.in_steps(len(open_split(folder.data, train.examples))) if train.epochs is not None else train
+        for train in (config.train, config.fft.train)
     )
     return config.model_copy(update={"fft": config.fft.model_copy(update={"train": fft}), "train": train})
 

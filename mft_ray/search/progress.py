@@ -13,7 +13,7 @@ from mft_ray.config import EvaluationConfig, load_config
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
-from mft_ray.search.study import METRIC
+from mft_ray.search.study import METRIC, TOTAL_STEPS
 from mft_ray.search.waiting import Waiting
 from mft_ray.training.desk import Progress
 from mft_ray.training.job import Counted, Restart, write_json
@@ -113,9 +113,9 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             say(f"{self._name(trials, trial)}: {_restarted(result['restart'])}")
         self.budget.note(trial.trial_id, result["tokens"])
         note = "" if result["eligible"] else f" (ratio still {result['ratio']:.3f})"
-        left = self._time_left(trials)
+        left, steps = self._time_left(trials), result.get(TOTAL_STEPS, self.steps)
         say(
-            f"{self._name(trials, trial)} step {result['step']}/{self.steps}: {self.unit.score(result['score'])}, "
+            f"{self._name(trials, trial)} step {result['step']}/{steps}: {self.unit.score(result['score'])}, "
             f"{self.unit.delta(result['score'] - self.fft_watched)} against FFT{note}{left}"
         )
 

@@ -1,14 +1,14 @@
-"""What the search may choose from, as Optuna distributions, and the points that are always tried."""
+"""What the search may choose from, as Optuna distributions, and the points that are tried first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any, get_args
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mft_ray.config import Config, FloatRange
+from mft_ray.config import Config, FloatRange, SettingRange, setting_type, short_names, with_settings
 from mft_ray.domains import DOMAINS, Domain
 from mft_ray.errors import UserError
 from mft_ray.masking import parse_layers, parse_pattern
@@ -20,75 +20,123 @@ PAPER: dict[str, Any] = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "no
 PAPER_LAYERS = tuple(domain.layers for domain in DOMAINS.values())
 # Of the trials at most one in so many goes to the paper's further groups: they are prior knowledge, not the search.
 _PAPER_SHARE = 8
+# What a mask without a ratio has no use for.
+_OF_RATIOS = ("ratio", "schedule")
 
 
 def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
-    """Return the distribution of every searched knob, wide enough to hold the points always tried.
+    """Return the distribution of every searched setting: what ``search.space`` says and nothing outside it.
 
     Args:
         config: ``search.method`` and ``search.space`` are used.
         depth: decoder layers of the backbone.
 
     Raises:
-        UserError: a layer group lies outside the model.
+        UserError: a layer group lies outside the model, or the masks have no ratio to search.
     """
     space = config.search.space
-    groups = layer_groups(depth) if space.layers == "auto" else list(space.layers)
+    derived = dict.fromkeys([*layer_groups(depth), *paper_layers(depth)])
+    groups = list(derived) if space.layers == "auto" else list(space.layers)
     for group in groups:
         check_group(group, depth)
-    points, fixed = points_to_evaluate(config, depth), _fixed_ratio(config)
-    knobs = {name: getattr(space, name) for name in points[0]}
+    ratio = _fixed_ratio(config)
+    knobs: dict[str, FloatRange | Sequence[Any]] = {name: getattr(space, name) for name in _short(config)}
     if "layers" in knobs:
         knobs["layers"] = groups
-    if fixed is not None:
-        knobs["ratio"] = [fixed]
-    return {name: _distribution(knob, [point[name] for point in points]) for name, knob in knobs.items()}
+    if ratio is not None:
+        knobs["ratio"] = [ratio]
+    return {name: _distribution(name, knob) for name, knob in (knobs | space.paths).items()}
 
 
 def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
-    """Return the configurations tried first: the preset, the user's, then a mask's in the paper's further layer groups.
+    """Return the configurations tried first, each once and all in the space.
+
+    They are `first_point`, the user's, then, for masks, the first one in the paper's further layer groups.
 
     Raises:
-        UserError: a point of the user's has an unknown knob or a value that no mask can have.
+        UserError: a point of the user's has an unknown setting, or a value that no mask can have or the space has not.
     """
-    preset = _preset(config, depth)
-    points = [preset]
-    for point in config.search.extra_points:
-        unknown = sorted(point.keys() - preset.keys())
-        if unknown:
-            raise UserError(
-                f"search.extra_points has the unknown knob {', '.join(unknown)}; known: {', '.join(sorted(preset))}."
-            )
-        for knob in {"ratio", "lr"} & preset.keys():
-            _check_number(knob, point.get(knob, preset[knob]))
-        points.append({**preset, **point})
-        if "layers" in preset:
-            points[-1]["layers"] = str(points[-1]["layers"])  # a layer group such as 4 is a number to YAML
-            check_group(points[-1]["layers"], depth)
-        apply(config, points[-1])
+    space, first = build_space(config, depth), first_point(config, depth)
+    points = [first, *(_extra(config, point, first, space, depth) for point in config.search.extra_points)]
     further = config.search.trials // _PAPER_SHARE - 1 if config.search.method in MASKED else 0
-    return points + [
-        {**preset, "layers": group} for group in paper_layers(depth, config.data.domain)[1:][: max(further, 0)]
-    ]
+    groups = [group for group in paper_layers(depth, config.data.domain)[1:] if _holds(space.get("layers"), group)]
+    points += [{**first, "layers": group} for group in groups[: max(further, 0)]]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
+
+
+def first_point(config: Config, depth: int) -> dict[str, Any]:
+    """Return the method's preset, the paper's where it has one, or the point of the space that is nearest to it."""
+    preset, space = _preset(config, depth), build_space(config, depth)
+    return {name: _nearest(preset[name], distribution) for name, distribution in space.items()}
+
+
+def left_out(config: Config, depth: int) -> str | None:
+    """Say what of the preset the space does not hold, and what is tried first instead; None if it holds all."""
+    preset, first = _preset(config, depth), first_point(config, depth)
+    other = [f"{name} {first[name]} instead of {preset[name]}" for name in first if first[name] != preset[name]]
+    if not other:
+        return None
+    whose = "the paper's preset" if config.search.method in MASKED else "the configured setting"
+    return f"{whose} lies outside search.space; tried first is what is nearest to it: {', '.join(other)}"
+
+
+def what_may_be_chosen(config: Config, depth: int) -> Iterator[Config]:
+    """Yield what every value, and every two together, make of the first point: to be refused before a trial is.
+
+    Args:
+        config: of the search.
+        depth: decoder layers of the backbone.
+
+    Raises:
+        UserError: a value is not allowed for its setting, or not beside another one.
+    """
+    first = first_point(config, depth)
+    yield _chosen(config, first, "what is tried first")
+    ends = {name: _ends(distribution) for name, distribution in build_space(config, depth).items()}
+    single = [(name, value) for name, values in ends.items() for value in values if value != first[name]]
+    for name, value in single:
+        yield _chosen(config, {**first, name: value}, f"search.space.{name} with {value}")
+    for (one, value), (other, second) in combinations(single, 2):
+        if one != other:
+            where = f"search.space.{one} with {value} beside search.space.{other} with {second}"
+            yield _chosen(config, {**first, one: value, other: second}, where)
+
+
+def _chosen(config: Config, point: dict[str, Any], where: str) -> Config:
+    try:
+        return apply(config, point)
+    except UserError as error:
+        raise UserError(f"{where} cannot be: {error}") from None
+
+
+def _short(config: Config) -> dict[str, str]:
+    """Return the settings that are searched under a short name: path by name."""
+    names = short_names(config.search.method)
+    if config.mask.rule == "threshold" and config.search.method in MASKED:
+        return {name: path for name, path in names.items() if name not in _OF_RATIOS}
+    return names
 
 
 def _preset(config: Config, depth: int) -> dict[str, Any]:
-    """Return the first configuration, with every knob that the method has: the paper's, where it has one."""
+    """Return the method's own configuration: the paper's, where it has one."""
     method, fft = config.search.method, config.fft
+    preset = {path: _get(config, path) for path in config.search.space.paths}
     if method == "lora":
         lr = config.lora.lr or config.train.lr
-        return {"rank": config.lora.rank, "layers": f"0-{depth - 1}", "target": "both", "lr": lr}
+        return {**preset, "rank": config.lora.rank, "layers": f"0-{depth - 1}", "target": "both", "lr": lr}
     if method in ("fft", "continued_fft"):
         lr = fft.continued_lr or fft.train.lr if method == "continued_fft" else fft.train.lr
-        return {"lr": lr, "weight_decay": fft.train.weight_decay, "dropout": fft.train.dropout}
+        return {**preset, "lr": lr, "weight_decay": fft.train.weight_decay, "dropout": fft.train.dropout}
     fixed = _fixed_ratio(config)
-    preset = {
-        **PAPER,
-        "ratio": PAPER["ratio"] if fixed is None else fixed,
-        "layers": paper_layers(depth, config.data.domain)[0],
-    }
-    # What else a learned mask could choose is what makes another method of it.
-    return preset if method == "mft" else {knob: preset[knob] for knob in ("ratio", "layers", "target")}
+    ratio = PAPER["ratio"] if fixed is None else fixed
+    return {**preset, **PAPER, "ratio": ratio, "layers": paper_layers(depth, config.data.domain)[0]}
+
+
+def _get(config: Config, path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def layer_groups(depth: int) -> list[str]:
@@ -133,38 +181,64 @@ def check_group(group: str, depth: int) -> None:
 def apply(config: Config, point: dict[str, Any]) -> Config:
     """Return the configuration with what the search chose for one trial.
 
+    Args:
+        config: of the search.
+        point: value by short name or path.
+
     Raises:
-        UserError: no mask can be so.
+        UserError: no mask can be so, or a setting cannot have its value.
     """
-    knobs = dict(point)
-    method = config.search.method
-    if method == "lora":
-        return config.model_copy(update={"lora": config.lora.model_copy(update=knobs)})
-    if method in ("fft", "continued_fft"):
-        fft = config.fft.model_copy(update={"train": config.fft.train.model_copy(update=knobs), "continued_lr": None})
-        return config.model_copy(update={"fft": fft})
-    train = config.train.model_copy(update={"lr": knobs.pop("lr", config.train.lr)})
-    return config.model_copy(update={"mask": replace(config.mask, **knobs), "train": train})
+    short = short_names(config.search.method)
+    values = {short.get(name, name): value for name, value in point.items()}
+    if values.get("train.epochs") is not None:  # the steps were by default, or came of other epochs
+        values = {"train.steps": type(config.train).model_fields["steps"].default, **values}
+    return with_settings(config, values, "a trial's configuration")
 
 
 def _fixed_ratio(config: Config) -> float | None:
     """Return the only ratio that an N:M pattern allows; None where the search chooses, or there is none.
 
     Raises:
-        UserError: the masks have no ratio.
+        UserError: the masks have no ratio, and nothing else to search in its place.
     """
     mask = config.mask
     if config.search.method not in MASKED:
         return None
-    if mask.rule == "threshold":
+    if mask.rule == "threshold" and "mask.threshold" not in config.search.space.paths:
         raise UserError(
-            "A search chooses masking ratios, and mask.rule threshold has none. Use rule ratio, or learn that mask "
-            "with python -m mft_ray.train --method mft."
+            "A search chooses masking ratios, and mask.rule threshold has none. Use rule ratio, give "
+            "search.space.mask.threshold a range, or learn that mask with python -m mft_ray.train --method mft."
         )
-    if mask.pattern is None:
+    if mask.rule == "threshold" or mask.pattern is None:
         return None
     kept, of = parse_pattern(mask.pattern)
     return 1 - kept / of
+
+
+def _extra(
+    config: Config, point: dict[str, Any], first: dict[str, Any], space: dict[str, BaseDistribution], depth: int
+) -> dict[str, Any]:
+    """Return a point of the user's with every setting that the space has; what it leaves open is the first point's."""
+    names = {path: name for name, path in _short(config).items()}
+    given = {names.get(name, name): value for name, value in point.items()}
+    if unknown := sorted(given.keys() - first.keys()):
+        raise UserError(
+            f"search.extra_points has the unknown knob {', '.join(unknown)}; known: {', '.join(sorted(first))}."
+        )
+    for knob in {"ratio", "lr"} & given.keys():
+        _check_number(knob, given[knob])
+    if "layers" in given:
+        given["layers"] = str(given["layers"])  # a layer group such as 4 is a number to YAML
+        check_group(given["layers"], depth)
+    whole = {**first, **given}
+    apply(config, whole)
+    for knob, value in given.items():
+        if not _holds(space[knob], value):
+            raise UserError(
+                f"search.extra_points has {knob} {value}, which lies outside search.space.{knob} "
+                f"({_described(space[knob])}). Widen the space or leave the point out."
+            )
+    return whole
 
 
 def _check_number(knob: str, value: Any) -> None:
@@ -174,7 +248,52 @@ def _check_number(knob: str, value: Any) -> None:
         )
 
 
-def _distribution(knob: FloatRange | Sequence[Any], always: list[Any]) -> BaseDistribution:
-    if isinstance(knob, FloatRange):
-        return FloatDistribution(min(knob.low, *always), max(knob.high, *always), log=knob.log)
-    return CategoricalDistribution(list(dict.fromkeys([*knob, *always])))
+def _distribution(name: str, knob: FloatRange | Sequence[Any]) -> BaseDistribution:
+    if not isinstance(knob, FloatRange):
+        # By type as well: 1 and true are not the same.
+        return CategoricalDistribution(list({(type(value), value): value for value in knob}.values()))
+    step = knob.step if isinstance(knob, SettingRange) else None
+    kind = setting_type(Config, name) if "." in name else float
+    if float in (kind, *get_args(kind)):
+        return FloatDistribution(knob.low, knob.high, log=knob.log, step=step)
+    numbers = (knob.low, knob.high, step or 1)
+    if any(number != int(number) for number in numbers):
+        raise UserError(f"search.space.{name} is a range of {knob.low:g} to {knob.high:g}; {name} is a whole number.")
+    low, high, each = map(int, numbers)
+    return IntDistribution(low, high, log=knob.log, step=each)
+
+
+def _nearest(value: Any, distribution: BaseDistribution) -> Any:
+    if _holds(distribution, value):
+        return value
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if value is None:
+        return distribution.low
+    inside = min(max(value, distribution.low), distribution.high)
+    if distribution.step:
+        inside = distribution.low + round((inside - distribution.low) / distribution.step) * distribution.step
+    return type(distribution.low)(inside)
+
+
+def _holds(distribution: BaseDistribution | None, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return any(
+            value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in distribution.choices
+        )
+    if distribution is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(value)))
+
+
+def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return distribution.low, distribution.high
+
+
+def _described(distribution: BaseDistribution) -> str:
+    ends = _ends(distribution)
+    return ", ".join(map(str, ends)) if isinstance(distribution, CategoricalDistribution) else f"{ends[0]} to {ends[1]}"

@@ -46,12 +46,12 @@ class AgainstFft:
             return "target"
         best = max(evaluation.delta for evaluation in eligible)
         past_grace = last.step >= settings.grace * total_steps
-        if settings.below_fft and past_grace and max(best, _projected(eligible, total_steps)) + noise < 0:
+        if settings.below_fft and past_grace and max(best, projected(eligible, total_steps)) + noise < 0:
             return "below_fft"
         return "plateau" if _still(eligible, settings.plateau) else None
 
 
-def _projected(history: Sequence[Evaluation], total_steps: int) -> float:
+def projected(history: Sequence[Evaluation], total_steps: int) -> float:
     """Return the difference to FFT at the full budget if the run goes on as between its last two evaluations.
 
     A run that gains less and less will not exceed that line. One that still gains more and more, as masks do

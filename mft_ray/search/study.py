@@ -6,27 +6,31 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from mft_ray.search.study_file import open_storage
-
 METRIC = "best_score"
 RATIO = "ratio"
+TOTAL_STEPS = "total_steps"  # of a trial, at most; the search may choose it
 STUDY_NAME = "mft_ray"
-# Trials that ended for one of these reasons did not spend their budget: Optuna calls that pruned.
-_PRUNED = ("below_fft", "plateau", "pruned", "cancelled")
+# Attributes of Optuna's trials, for whoever looks at the study.
+TRIAL_ID, STOPPED_REASON, VALUE_IS = "trial_id", "stopped_reason", "value_is"
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
-    """`OptunaSearch` that tells Optuna PRUNED, FAIL and COMPLETE apart, and leaves no trial RUNNING.
+    """`OptunaSearch` that tells Optuna what every trial scored, however it ended, and leaves no trial RUNNING.
+
+    A trial that was stopped early is COMPLETE with its best score, and one that diverged with the worst score of the
+    others: samplers learn from values. Told PRUNED, TPE ranks trials by the step that they reached and below all
+    complete ones, and GP and CMA-ES do not look at them; told FAIL, none does. How a trial ended is its attribute
+    ``stopped_reason``. Only one that came to nothing through no fault of its settings is FAIL.
 
     Attributes:
         over: asked before each suggestion; True ends the search.
@@ -52,7 +56,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if len(self._ot_study.directions) > 1:
             return
         if value is not None and math.isfinite(value) and "stopped_reason" not in result:
-            # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
+            # As in `on_trial_complete`.
             with suppress(optuna.exceptions.UpdateFinishedTrialError):
                 # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
                 self._ot_trials[trial_id].report(value, result["step"])
@@ -62,23 +66,39 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if trial_id in self._completed_trials:
             return
         told = result or {}
-        values = [told.get(metric, math.nan) for metric in (METRIC, RATIO)][: len(self._ot_study.directions)]
+        trial = self._ot_trials[trial_id]
         # Without a reason it is Tune that ended it.
-        if told and not error and told.get("stopped_reason", "pruned") in _PRUNED:
-            state = TrialState.PRUNED
-        elif error or not all(value is not None and math.isfinite(value) for value in values):
-            state = TrialState.FAIL
-        else:
-            state = TrialState.COMPLETE
-        self._ot_study.tell(
-            self._ot_trials[trial_id],
-            values if state == TrialState.COMPLETE else None,
-            state=state,
-            skip_if_finished=True,
-        )
+        reason = "failed" if error or not told else told.get("stopped_reason", "pruned")
+        values, what = self._values(trial_id, told, reason)
+        # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for name, attribute in ((TRIAL_ID, trial_id), (STOPPED_REASON, reason), (VALUE_IS, what)):
+                trial.set_user_attr(name, attribute)
+        state = TrialState.COMPLETE if values else TrialState.FAIL
+        self._ot_study.tell(trial, values, state=state, skip_if_finished=True)
         self._completed_trials.add(trial_id)
         if self.keep:
             self.keep()
+
+    def _values(self, trial_id: str, told: dict[str, Any], reason: str) -> tuple[list[float] | None, str]:
+        """Return what a trial is worth to a sampler, and what that is; None if nothing can be learned from it."""
+        objectives = len(self._ot_study.directions)
+        ratio = told.get(RATIO, math.nan)
+        values = [told.get(METRIC), ratio][:objectives]
+        if reason != "failed" and all(value is not None and math.isfinite(value) for value in values):
+            return values, "its best score"
+        if not told.get("diverged"):
+            return None, "none"
+        worst = self._worst_score()
+        # It may have diverged before its first evaluation.
+        ratio = ratio if math.isfinite(ratio) else self._ot_trials[trial_id].params.get(RATIO, 0.0)
+        return (None, "none") if worst is None else ([worst, ratio][:objectives], "the worst score: it diverged")
+
+    def _worst_score(self) -> float | None:
+        """Return the lowest score that a trial ended with, or, before any has, that one had on its way."""
+        trials = self._ot_study.get_trials(deepcopy=False)
+        ended = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+        return min(ended or [value for trial in trials for value in trial.intermediate_values.values()], default=None)
 
     def restore(self, checkpoint_path: str) -> None:
         """Go on with a study; trials that were asked for after the last snapshot are failed, not forgotten."""
@@ -112,7 +132,7 @@ def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
 
 
 def build_search(
-    path: Path,
+    storage: BaseStorage,
     space: dict[str, BaseDistribution],
     points: list[dict[str, Any]],
     sampler: str,
@@ -120,10 +140,10 @@ def build_search(
     seed: int,
     objectives: int = 1,
 ) -> StudySearch:
-    """Return the search algorithm over a new SQLite study.
+    """Return the search algorithm over a study: a new one, or one that goes on with the trials that it has.
 
     Args:
-        path: of the study's database, replaced if it exists.
+        storage: of the study.
         space: distribution by knob.
         points: configurations tried first.
         sampler: of `build_sampler`.
@@ -131,7 +151,6 @@ def build_search(
         seed: of the sampler.
         objectives: 1 is the score, 2 the masking ratio as well.
     """
-    path.unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return StudySearch(
         space,
@@ -140,5 +159,5 @@ def build_search(
         points_to_evaluate=points,
         sampler=build_sampler(sampler, startup_trials, seed),
         study_name=STUDY_NAME,
-        storage=open_storage(path),
+        storage=storage,
     )

@@ -17,6 +17,12 @@ from mft_ray.errors import RunFailed
 PATIENCE_S = 60.0
 
 
+def new_storage(path: Path) -> RDBStorage:
+    """Return Optuna's storage over a SQLite file, replaced if it is there."""
+    path.unlink(missing_ok=True)
+    return open_storage(path)
+
+
 def open_storage(path: Path) -> RDBStorage:
     """Return Optuna's storage over a SQLite file, made if it is not there."""
     return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": PATIENCE_S}})

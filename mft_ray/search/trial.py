@@ -10,12 +10,13 @@ from typing import Any
 import ray.tune
 
 from mft_ray.config import Config
-from mft_ray.errors import RunFailed
+from mft_ray.errors import Diverged, RunFailed
 from mft_ray.search.budget import spent
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.preparation import in_steps
 from mft_ray.search.space import apply
 from mft_ray.search.stopping import AgainstFft
-from mft_ray.search.study import METRIC, RATIO
+from mft_ray.search.study import METRIC, RATIO, TOTAL_STEPS
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
@@ -50,7 +51,7 @@ class TrialPlan:
         method, folder = self.config.search.method, RunFolder(Path(self.root))
         return train_job(
             method,
-            apply(self.config, point),
+            in_steps(apply(self.config, point), folder),
             model=self.before if method == "fft" and self.before else self.backbone,
             data=str(folder.data),
             out=str(folder.trial(trial_id)),
@@ -100,7 +101,9 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             # No error of Tune's: that would end this actor, and the workers are as good as before.
             write_json(self._out / "error.json", {"error": str(error)})
             drop_checkpoints(self._out / "checkpoints")
-            return {RATIO: math.nan, **self._last, METRIC: math.nan, "stopped_reason": "failed", "done": True}
+            diverged = isinstance(error, Diverged)
+            ended = {METRIC: math.nan, "diverged": diverged, "stopped_reason": "failed", "done": True}
+            return {RATIO: math.nan, **self._last, **ended}
         if isinstance(event, Evaluation):
             if event.eligible and not event.score <= self._best:
                 self._best = event.score
@@ -111,7 +114,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
                 self._group.break_off()
             evaluation = self._plan.config.evaluation
             # Values of another metric would not compare with those that trials end with.
-            return {**self._last, METRIC: self._best if evaluation.watched == evaluation.metric else math.nan}
+            best = self._best if evaluation.watched == evaluation.metric else math.nan
+            return {**self._last, METRIC: best, TOTAL_STEPS: self._steps}
         assert isinstance(event, Outcome)
         return {
             **asdict(event.history[-1]),
@@ -130,5 +134,5 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._out.mkdir(parents=True, exist_ok=True)
         (self._out / "error.json").unlink(missing_ok=True)
         write_json(self._out / "config.json", point)
-        self._best, self._last = math.nan, dict[str, Any]()
+        self._best, self._last, self._steps = math.nan, dict[str, Any](), job.train.steps
         self._group.submit(job, self._plan.stop)

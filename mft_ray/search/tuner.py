@@ -21,9 +21,9 @@ from mft_ray.search.budget import spent
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import TrialProgress, say
-from mft_ray.search.space import build_space, points_to_evaluate
+from mft_ray.search.space import build_space, left_out, points_to_evaluate
 from mft_ray.search.study import build_search
-from mft_ray.search.study_file import explained, keep_copy, mend
+from mft_ray.search.study_file import explained, keep_copy, mend, new_storage
 from mft_ray.search.trial import MaskTrial, TrialPlan
 from mft_ray.training.recipes import recipe
 
@@ -77,8 +77,10 @@ def _new(trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, progres
     for leftover in (folder.trials, folder.tune):
         shutil.rmtree(leftover, ignore_errors=True)
     search = plan.config.search
+    if note := left_out(plan.config, depth):
+        say(note)
     algorithm = build_search(
-        folder.study,
+        new_storage(folder.study),
         build_space(plan.config, depth),
         points_to_evaluate(plan.config, depth),
         search.sampler,

@@ -27,9 +27,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that came to nothing, and why."""
+    """A job that came to nothing.
+
+    Attributes:
+        reason: why.
+        diverged: whether its numbers became NaN, which its settings are to blame for.
+    """
 
     reason: str
+    diverged: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import ray.train.torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import ScalingConfig
-from mft_ray.errors import RunFailed
+from mft_ray.errors import Diverged, RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result
 from mft_ray.training.failures import root_cause
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
@@ -78,11 +78,12 @@ class WorkerGroup:
 
         Raises:
             RunFailed: it failed on every allowed try; the message is the worker's.
+            Diverged: its loss or scores became NaN.
         """
         event = self._event()
         self._busy = isinstance(event, Progress)
         if isinstance(event, Failure):
-            raise RunFailed(event.reason)
+            raise (Diverged if event.diverged else RunFailed)(event.reason)
         return event
 
     def train(self, job: TrainJob, stop: StopRule | None = None, heard: Heard | None = None) -> Outcome:

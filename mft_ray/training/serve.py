@@ -56,7 +56,7 @@ def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
         )
     except FloatingPointError as error:
         # It has diverged, on all workers alike: another try would as well, and the group is as good as before.
-        return Failure(str(error))
+        return Failure(str(error), diverged=True)
 
 
 def _give_back_memory() -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from mft_ray.search.study import METRIC, RATIO, STUDY_NAME, StudySearch, build_search
+from mft_ray.search.study_file import new_storage, open_storage
 
 SPACE = {"ratio": FloatDistribution(0.0, 0.5), "init": CategoricalDistribution(["normal", "magnitude"])}
 PRESET = {"ratio": 0.1, "init": "normal"}
@@ -32,7 +34,18 @@ def _search(
     startup: int = 3,
     objectives: int = 1,
 ) -> StudySearch:
-    return build_search(path, SPACE, [PRESET] if points is None else points, sampler, startup, seed, objectives)
+    return _searched(new_storage(path), points, seed, sampler, startup, objectives)
+
+
+def _searched(
+    storage: BaseStorage,
+    points: list[dict[str, Any]] | None = None,
+    seed: int = 0,
+    sampler: str = "tpe",
+    startup: int = 3,
+    objectives: int = 1,
+) -> StudySearch:
+    return build_search(storage, SPACE, [PRESET] if points is None else points, sampler, startup, seed, objectives)
 
 
 def _trials(path: Path) -> list[FrozenTrial]:
@@ -67,26 +80,67 @@ def test_suggestions_depend_on_the_seed_alone(tmp_path):
     assert drawn("a.db", 1) != drawn("c.db", 2)
 
 
-@pytest.mark.parametrize(
-    ("reason", "state"),
-    [
-        ("completed", TrialState.COMPLETE),
-        ("below_fft", TrialState.PRUNED),
-        ("plateau", TrialState.PRUNED),
-        ("pruned", TrialState.PRUNED),
-    ],
-)
-def test_how_a_trial_ended_is_told(path, reason, state):
+@pytest.mark.parametrize("reason", ["completed", "below_fft", "plateau", "target", "pruned", "cancelled"])
+def test_however_a_trial_ended_its_best_score_is_told(path, reason):
     search = _search(path)
     search.suggest("a")
     _report(search, "a", 0.3, 0.5, 0.4)
     _end(search, "a", 0.5, reason)
     (trial,) = _trials(path)
-    assert trial.state == state
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
     assert trial.params == PRESET
     assert trial.intermediate_values == {0: 0.3, 10: 0.5, 20: 0.4}
-    # Optuna gives a pruned trial the last value that it reported.
-    assert trial.value == (0.5 if state == TrialState.COMPLETE else 0.4)
+    assert trial.user_attrs == {"trial_id": "a", "stopped_reason": reason, "value_is": "its best score"}
+
+
+def _diverge(search: StudySearch, trial: str) -> None:
+    search.on_trial_complete(trial, {METRIC: math.nan, RATIO: math.nan, "stopped_reason": "failed", "diverged": True})
+
+
+def test_a_trial_that_diverged_is_told_the_worst_that_another_one_ended_with(path):
+    search = _search(path)
+    for trial, value in (("a", 0.5), ("b", 0.3), ("c", 0.4)):
+        search.suggest(trial)
+        _report(search, trial, 0.1)
+        _end(search, trial, value)
+    search.suggest("d")
+    _diverge(search, "d")
+    trial = _trials(path)[-1]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.3)
+    assert trial.user_attrs["stopped_reason"] == "failed"
+    assert trial.user_attrs["value_is"] == "the worst score: it diverged"
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
+    assert study.best_trial.user_attrs["trial_id"] == "a"
+
+
+def test_the_first_that_diverges_is_told_the_worst_on_anyones_way(path):
+    search = _search(path)
+    search.suggest("a")
+    search.suggest("b")
+    _report(search, "b", 0.2, 0.4)
+    _diverge(search, "a")
+    assert (_trials(path)[0].state, _trials(path)[0].value) == (TrialState.COMPLETE, 0.2)
+
+
+def test_where_nothing_is_known_a_trial_that_diverged_has_failed(path):
+    search = _search(path)
+    search.suggest("a")
+    _diverge(search, "a")
+    assert _trials(path)[0].state == TrialState.FAIL
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+def test_samplers_keep_away_from_where_trials_diverge(sampler):
+    search = _searched(InMemoryStorage(), points=[], sampler=sampler, startup=5)
+    ratios = []
+    for index in range(24):
+        ratios.append(search.suggest(f"{index}")["ratio"])
+        if ratios[-1] > 0.25:
+            _diverge(search, f"{index}")
+        else:
+            _end(search, f"{index}", ratios[-1])
+    assert sum(ratio > 0.25 for ratio in ratios[-10:]) <= 5
+    assert max(ratio for ratio in ratios if ratio <= 0.25) > 0.2
 
 
 def test_a_failed_trial_is_told_and_the_search_goes_on(path):
@@ -220,15 +274,6 @@ def test_nothing_is_suggested_once_the_search_is_over(path):
     assert [trial.state for trial in _trials(path)] == [TrialState.RUNNING]
 
 
-def test_a_trial_that_was_broken_off_did_not_spend_its_budget(path):
-    search = _search(path)
-    search.suggest("a")
-    _report(search, "a", 0.5)
-    _end(search, "a", 0.5, "cancelled")
-    (trial,) = _trials(path)
-    assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {0: 0.5})
-
-
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp"])
 def test_every_sampler_searches_and_is_repeated_by_its_seed(sampler, tmp_path):
     def drawn(name: str, seed: int) -> list[Any]:
@@ -255,20 +300,52 @@ def test_two_objectives_are_both_told_and_searched(sampler, path):
     search.suggest("stopped")
     search.on_trial_complete("stopped", {METRIC: 0.1, RATIO: 0.2, "stopped_reason": "below_fft"})
     search.suggest("diverged")
-    search.on_trial_complete("diverged", {METRIC: math.nan, RATIO: math.nan, "stopped_reason": "failed"})
+    search.on_trial_complete(
+        "diverged", {METRIC: math.nan, RATIO: math.nan, "stopped_reason": "failed", "diverged": True}
+    )
     *complete, stopped, diverged = _trials(path)
     assert all(trial.values == [1 - trial.params["ratio"], trial.params["ratio"]] for trial in complete)
-    assert (stopped.state, diverged.state) == (TrialState.PRUNED, TrialState.FAIL)
+    assert stopped.values == [0.1, 0.2]
+    assert diverged.values == [0.1, diverged.params["ratio"]]
     # What one objective gains the other loses.
     study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
-    assert len(study.best_trials) == len({trial.params["ratio"] for trial in complete}) > 3
+    assert len({trial.params["ratio"] for trial in complete}) > 3
+    assert {trial.number for trial in complete} <= {trial.number for trial in study.best_trials}
 
 
-def test_a_trial_that_tune_ended_is_pruned(path):
+def test_a_trial_that_tune_ended_is_told_as_any(path):
     search = _search(path)
     search.suggest("a")
     search.on_trial_complete("a", {METRIC: 0.5, "step": 10})
-    assert [trial.state for trial in _trials(path)] == [TrialState.PRUNED]
+    (trial,) = _trials(path)
+    assert (trial.state, trial.value, trial.user_attrs["stopped_reason"]) == (TrialState.COMPLETE, 0.5, "pruned")
+
+
+def test_optunas_own_tools_have_all_trials_to_work_with(path):
+    search = _search(path)
+    for index in range(8):
+        ratio = search.suggest(f"{index}")["ratio"]
+        _report(search, f"{index}", 0.1, 1 - ratio)
+        _end(search, f"{index}", 1 - ratio, ("plateau", "below_fft")[index % 2])
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
+    importance = optuna.importance.get_param_importances(study)
+    assert importance["ratio"] > importance["init"]
+    assert study.best_value == max(1 - trial.params["ratio"] for trial in study.trials)
+    contour = optuna.visualization.plot_contour(study, params=["ratio", "init"])
+    assert contour.data[0].type == "contour"
+
+
+def test_a_search_goes_on_with_a_study_and_gives_no_point_twice(path):
+    _end(first := _search(path, startup=1), _first(first), 0.5)
+    again = build_search(open_storage(path), SPACE, [], "tpe", 1, 1)
+    assert again.suggest("b") != PRESET
+    _end(again, "b", 0.6)
+    assert [trial.value for trial in _trials(path)] == [0.5, 0.6]
+
+
+def _first(search: StudySearch) -> str:
+    search.suggest("a")
+    return "a"
 
 
 def test_whoever_keeps_the_study_is_told_of_every_change(path):

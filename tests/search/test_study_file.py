@@ -14,14 +14,14 @@ from optuna.distributions import FloatDistribution
 from mft_ray.errors import RunFailed
 from mft_ray.search import study_file
 from mft_ray.search.study import STUDY_NAME, build_search
-from mft_ray.search.study_file import explained, keep_copy, mend
+from mft_ray.search.study_file import explained, keep_copy, mend, new_storage
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A study with one trial."""
     path = tmp_path / "study.db"
-    build_search(path, {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0).suggest("a")
+    build_search(new_storage(path), {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0).suggest("a")
     return path
 
 
@@ -79,7 +79,9 @@ def test_a_damaged_study_without_a_copy_is_not_touched(path, tmp_path):
 def test_a_study_that_is_held_for_a_while_is_waited_for(path):
     holder = sqlite3.connect(path, check_same_thread=False)
     holder.execute("BEGIN EXCLUSIVE")
-    search = build_search(path.with_name("other.db"), {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0)
+    search = build_search(
+        new_storage(path.with_name("other.db")), {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0
+    )
     assert search.suggest("b")
     release = threading.Timer(6, holder.rollback)  # longer than SQLite's own patience
     release.start()
