@@ -76,23 +76,17 @@ class Recorded:
             config = row["config"]
             place = (config["ratio"], math.log(config["lr"]))
             cells[config["layers"], config["init"], config["schedule"]][place] = row["curve"]
-        lengths = {cell: len(points) for cell, points in cells.items()}
-        whole = max(lengths.values())
-        # A point beside the grid, such as the preset's ratio, is no part of it.
-        ratios = {cell: self._axis(points, 0) for cell, points in cells.items()}
-        logs = {cell: self._axis(points, 1) for cell, points in cells.items()}
-        assert whole and all(len(ratios[cell]) * len(logs[cell]) <= lengths[cell] for cell in cells), lengths
-        self._cells, self._ratios, self._logs = dict(cells), ratios, logs
-        ends = [_best(self._mix(cell, ratio, log)) for cell in cells for ratio in ratios[cell] for log in logs[cell]]
+        # A point beside the grid, such as the preset's ratio, is on no axis of it.
+        self._ratios = {cell: _axis([ratio for ratio, _ in points]) for cell, points in cells.items()}
+        self._logs = {cell: _axis([log for _, log in points]) for cell, points in cells.items()}
+        self._cells = dict(cells)
+        ends = [
+            _best(self._mix(cell, ratio, log))
+            for cell in cells
+            for ratio in self._ratios[cell]
+            for log in self._logs[cell]
+        ]
         self.best, self.worst = max(ends), min(ends)
-
-    @staticmethod
-    def _axis(points: dict[tuple[float, float], Any], which: int) -> list[float]:
-        values = sorted({place[which] for place in points})
-        others = {place[1 - which] for place in points}
-        most = max(sum(place[which] == value for place in points) for value in values)
-        assert most <= len(others)
-        return [value for value in values if sum(place[which] == value for place in points) == most]
 
     def curve(self, config: dict[str, Any], seed: int) -> list[Evaluation]:
         """Return the evaluations of a trial."""
@@ -156,6 +150,10 @@ class MadeUp:
         end = 0.9 - 0.1 * (1 - math.exp(-far / 3)) - 0.02 * math.log1p(far)
         pace = 4.0 if end > self._fft else 1.0  # good ones are there early, and stay
         return [0.5 + (end - 0.5) * (1 - math.exp(-pace * (1 + step / 100))) for step in self._steps]
+
+
+def _axis(places: Sequence[float]) -> list[float]:
+    return sorted({place for place in places if places.count(place) > 1})
 
 
 def _weights(axis: list[float], value: float) -> list[tuple[float, float]]:

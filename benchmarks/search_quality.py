@@ -5,11 +5,11 @@
     .venv/bin/python benchmarks/search_quality.py record RUN --out recordings/quickstart-grid.json
     .venv/bin/python benchmarks/search_quality.py run recordings/quickstart-grid.json --out search_quality.json
 
-``grid`` is the quickstart with 180 given trials, every one run to its full length: five learning rates by three ratios in
-each of the twelve combinations of layer group, start and schedule. What the search is then played against is that
-recording, interpolated between the grid's points (``response.py``), with the noise of a seed added to every trial, and a
-made-up response in which high learning rates diverge. Samplers, what Optuna is told, and the stop rule are the
-product's own code. Regret is the best true score there is, less that of the trial the search would pick, in points.
+``grid`` is the quickstart with 180 given trials, every one run to its full length: five learning rates by three ratios
+in each of the twelve combinations of layer group, start and schedule. What the search is then played against is that
+recording, interpolated between the grid's points (``response.py``), with the noise of a seed added to every trial, and,
+with ``--made-up``, a hill on which high learning rates diverge. Samplers, what Optuna is told, and the stop rule are
+the product's own code. Regret is the best true score there is, less that of the trial the search would pick, in points.
 """
 
 from __future__ import annotations

@@ -195,13 +195,17 @@ def test_a_trial_that_diverges_fails_with_its_reason_and_no_other(ended: Ended) 
 
 def test_the_study_knows_it_all(ended: Ended) -> None:
     study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{ended.folder / 'study.db'}")
-    states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert [trial.state for trial in study.trials] == states
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
     scores = {row["config"]["ratio"]: row["score"] for row in ended.rows() if row["score"] is not None}
-    told = [trial.values for trial in study.trials if trial.state == TrialState.COMPLETE]
-    assert [(values[0], round(values[1], 2)) for values in told] == [
+    first, diverged, *others = study.trials
+    assert [(trial.values[0], round(trial.values[1], 2)) for trial in (first, *others)] == [
         (scores[ratio], ratio) for ratio in (0.1, 0.2, 0.3)
     ]
+    # It teaches the sampler to keep away.
+    assert diverged.values[0] == first.values[0]
+    assert diverged.user_attrs["stopped_reason"] == "failed"
+    rows = {row["trial_id"]: row["stopped_reason"] for row in ended.rows()}
+    assert {trial.user_attrs["trial_id"]: trial.user_attrs["stopped_reason"] for trial in study.trials} == rows
 
 
 def test_the_pareto_front_is_shown(ended: Ended) -> None:
