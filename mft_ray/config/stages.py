@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+from mft_ray.config.tree import Config
+from mft_ray.errors import UserError
 
 Stage = Literal["data", "baseline", "trials", "verdict", "methods", "scores", "training", "study"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -67,6 +72,8 @@ FREE: dict[str, str] = {
         }.items()
     },
 }
+# Of the file that keeps what stages were made with.
+SCHEMA = 1
 # What is deeper is one value: a row of a comparison, a knob of a search, a domain.
 _DEPTH = 3
 _SHOWN = 120
@@ -145,21 +152,31 @@ def made_from(stage: Stage, flat: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in flat.items() if stage in stages_of(path)}
 
 
+def defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every setting's default by path.
+
+    Args:
+        tree: a configuration; which kind of model it has is used, for that has no default.
+    """
+    model = {"path": "model"} if tree["model"].get("path") is not None else {"architecture": {}}
+    return flatten(Config.model_validate({"model": model}).model_dump(mode="json"))
+
+
 def differences(
-    recorded: Mapping[Stage, Mapping[str, Any]], flat: Mapping[str, Any], defaults: Mapping[str, Any]
+    recorded: Mapping[Stage, Mapping[str, Any]], flat: Mapping[str, Any], by_default: Mapping[str, Any]
 ) -> list[Difference]:
     """Return what is set otherwise than the stages that have begun were made with.
 
     Args:
         recorded: by stage the settings that it was made with, by path.
         flat: the configuration's settings by path.
-        defaults: the same by default: what a setting was for a version that did not know it yet.
+        by_default: what a setting was for a version that did not know it yet, by path.
     """
     used = used_settings(recorded)
     now = {path: value for path, value in flat.items() if _first(path, recorded)}
     for path in now.keys() - used.keys():
-        if path in defaults and not _gathered(path, used):
-            used[path] = defaults[path]
+        if path in by_default and not _gathered(path, used):
+            used[path] = by_default[path]
     paths = {path for path in used.keys() | now.keys() if used.get(path, LEFT_OUT) != now.get(path, LEFT_OUT)}
     # A section that was null and is there now differs once, not with each of its settings.
     tops = sorted(path for path in paths if not any(path.startswith(f"{other}.") for other in paths))
@@ -195,6 +212,33 @@ def as_used(flat: Mapping[str, Any], differing: Iterable[Difference]) -> dict[st
     return result
 
 
+def read_settled(path: Path) -> dict[Stage, dict[str, Any]] | None:
+    """Return by stage the settings that it was made with, by path; None for a run of a version that kept none.
+
+    Args:
+        path: of the run's ``work/settled.json``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema, stages = content["schema"], {stage: dict(used) for stage, used in content["stages"].items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}, which says what the run was made with, cannot be read: {error!r}. Start a new run; or, if the "
+            "run's config.yaml was not changed since it began, delete that file."
+        ) from None
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema}, and this version of mft_ray reads {SCHEMA}. Use the version that the run was "
+            "begun with."
+        )
+    return stages
+
+
 def _leaves(tree: Mapping[str, Any], above: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
     for name, value in tree.items():
         path = (*above, str(name))
@@ -215,7 +259,7 @@ def _first(path: str, recorded: Mapping[Stage, Mapping[str, Any]]) -> Stage | No
 
 def _stage(path: str, recorded: Mapping[Stage, Mapping[str, Any]]) -> Stage:
     holding = [stage for stage in STAGES if path in recorded.get(stage, {})]
-    return holding[0] if holding else _first(path, recorded) or next(iter(recorded))
+    return holding[0] if holding else next(stage for stage in recorded if stage in stages_of(path))
 
 
 def _gathered(path: str, flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
 from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths
 from mft_ray.search.progress import say
-from mft_ray.search.settled import Settled, settled_search
+from mft_ray.search.settled import Settled, check_settled
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
-    settled = settled_search(folder, config)
-    settled.check()
+    check_settled(folder, config)
     seeded = config.seeded()
     check(seeded, searched)
     check_tasks(seeded)
@@ -77,8 +76,7 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
         concurrent_trials(seeded.fft.scaling or seeded.scaling)
         held = lock(folder)
         try:
-            settled = settled_search(folder, config)  # again, now that nobody else is at it
-            settled.check()
+            settled = check_settled(folder, config)  # again, now that nobody else is at it
             start = _prepare(config, seeded, settled, new=resume is None)
             yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from mft_ray.config import Config, load_config
 from mft_ray.config.stages import (
+    SCHEMA,
     STAGES,
     Difference,
     Stage,
+    defaults,
     differences,
     flatten,
     made_from,
+    read_settled,
     used_settings,
 )
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.training.job import write_json
-
-SCHEMA = 1
 
 
 class Settled:
@@ -34,8 +34,8 @@ class Settled:
     """
 
     def __init__(self, folder: RunFolder, tree: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
-        self.folder, self._now = folder, flatten(tree)
-        recorded = _read(folder)
+        self.folder, self._now, self._defaults = folder, flatten(tree), defaults(tree)
+        recorded = read_settled(folder.settled)
         if recorded is None:
             was = flatten(tree if before is None else before)
             recorded = {stage: made_from(stage, was) for stage in STAGES if _there(stage, folder)}
@@ -46,22 +46,7 @@ class Settled:
 
     def differences(self) -> list[Difference]:
         """Return the settings that are not what a stage that has begun was made with."""
-        return differences(self.recorded, self._now, _defaults(self._now))
-
-    def check(self) -> None:
-        """Refuse settings that differ from what was made with others.
-
-        Raises:
-            UserError: naming each, the value it was used with and the one it has now, and what to do.
-        """
-        if found := self.differences():
-            raise UserError(
-                f"{self.folder.root} has begun with other settings: {'; '.join(map(str, found))}. What was made with "
-                f"them stays as it is: put them back in {self.folder.config} (or leave out --set) and --resume again, "
-                "or start a new run with --config."
-            )
-        self._check_not_below("search.trials", begun_trials(self.folder), "trials have begun")
-        self._check_not_below("study.seeds", _begun_seeds(self.folder), "seeds have begun")
+        return differences(self.recorded, self._now, self._defaults)
 
     def used(self, path: str) -> Any:
         """Return the value that a setting was used with; None if no stage that reads it has begun.
@@ -81,25 +66,36 @@ class Settled:
         self.folder.settled.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.folder.settled, {"schema": SCHEMA, "stages": self.recorded})
 
-    def _check_not_below(self, path: str, begun: int, what: str) -> None:
-        asked = self._now.get(path)
-        if asked is not None and asked < begun:
-            raise UserError(
-                f"{path} is {asked}, and {begun} {what} in {self.folder.root}: none is taken back. Set it to {begun} "
-                "or more."
-            )
 
-
-def settled_search(folder: RunFolder, config: Config) -> Settled:
-    """Return what was settled in a run of several stages.
+def check_settled(folder: RunFolder, config: Config) -> Settled:
+    """Return what was settled in a run of several stages, if the configuration keeps to it.
 
     Args:
         folder: of the run; one of an earlier version was made with the ``config.yaml`` that is in it.
         config: as it is asked for now, with absolute paths.
+
+    Raises:
+        UserError: naming each setting that differs, the value it was used with and the one it has now, and what to do.
     """
     known = folder.settled.exists() or not folder.config.exists()
     before = None if known else load_config(folder.config).model_dump(mode="json")
-    return Settled(folder, config.model_dump(mode="json"), before)
+    settled = Settled(folder, config.model_dump(mode="json"), before)
+    if found := settled.differences():
+        raise UserError(
+            f"{folder.root} has begun with other settings: {'; '.join(map(str, found))}. What was made with them stays "
+            f"as it is: put them back in {folder.config} (or leave out --set) and --resume again, or start a new run "
+            "with --config."
+        )
+    for path, asked, begun in (
+        ("search.trials", config.search.trials, begun_trials(folder)),
+        ("study.seeds", config.study.seeds, _begun_seeds(folder)),
+    ):
+        if asked < begun:
+            raise UserError(
+                f"{path} is {asked}, and {begun} have begun in {folder.root}: none is taken back. Set {path} to "
+                f"{begun} or more."
+            )
+    return settled
 
 
 def begun_trials(folder: RunFolder) -> int:
@@ -116,25 +112,6 @@ def _begun_seeds(folder: RunFolder) -> int:
     return 1 + max((int(path.name.removeprefix("seed-")) for path in folder.root.glob("runs/*/seed-*")), default=-1)
 
 
-def _read(folder: RunFolder) -> dict[Stage, dict[str, Any]] | None:
-    try:
-        content = json.loads(folder.settled.read_text(encoding="utf-8"))
-        schema, stages = content["schema"], content["stages"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder.settled}, which says what the run was made with, cannot be read: {error!r}. Start a new run with "
-            f"--config; or, if {folder.config} was not changed since the run began, delete that file and --resume."
-        ) from None
-    if schema != SCHEMA:
-        raise UserError(
-            f"{folder.settled} has schema {schema}, and this version of mft_ray reads {SCHEMA}. Use the version that "
-            "the run was begun with."
-        )
-    return dict(stages)
-
-
 def _there(stage: Stage, folder: RunFolder) -> bool:
     """Say whether anything was made in a stage."""
     root = folder.root
@@ -149,10 +126,3 @@ def _there(stage: Stage, folder: RunFolder) -> bool:
         "study": [root / "runs"] if (root / "study.json").exists() else [],
     }
     return any(path.exists() for path in made[stage])
-
-
-def _defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every setting's default by path."""
-    name = "model.path" if flat.get("model.path") is not None else "model.architecture"
-    model = {"architecture": {}} if name == "model.architecture" else {"path": flat[name]}
-    return flatten(Config.model_validate({"model": model}).model_dump(mode="json"))
