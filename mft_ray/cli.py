@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from mft_ray.config import Config, load_config
@@ -40,22 +41,28 @@ def add_config(arguments: argparse.ArgumentParser, required: bool = True) -> Non
 
 
 def add_run(arguments: argparse.ArgumentParser) -> None:
-    """Add what a long command takes: ``--config`` and ``--set`` for a new run, ``--resume`` for an interrupted one."""
+    """Add what a long command takes: ``--config`` for a new run, ``--resume`` for one to go on with, and ``--set``."""
     add_config(arguments, required=False)
-    arguments.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+    arguments.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with an interrupted run, or add to a finished one (--set search.trials=32). With --set, settings "
+        "change that nothing was made with yet, and those that results do not depend on; others are refused by name",
+    )
 
 
 def read_run(options: argparse.Namespace) -> tuple[Config | None, str | None]:
-    """Return the configuration of a new run, or the folder of an interrupted one.
+    """Return the configuration of a new run, or the folder of one to go on with, and its changed configuration.
 
     Raises:
         UserError: both are given, or neither.
     """
     if (options.config is None) == (options.resume is None):
         raise UserError("Give either --config FILE for a new run or --resume RUN for an interrupted one.")
-    if options.resume and options.overrides:
-        raise UserError("--resume goes on with the run's own config.yaml; --set cannot change it now.")
-    return (read_config(options) if options.config else None), options.resume
+    if options.resume is None:
+        return read_config(options), None
+    own = Path(options.resume).expanduser() / "config.yaml"
+    return (load_config(own, options.overrides) if options.overrides else None), options.resume
 
 
 def read_config(options: argparse.Namespace) -> Config:

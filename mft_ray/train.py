@@ -19,7 +19,8 @@ def main() -> None:
     arguments = cli.parser(
         "Train once, by the loop that searches use, and leave a model, a mask or an adapter. fft starts from "
         "model.path or model.architecture; for all other methods model.path is the fine-tuned model. An interrupted "
-        "run goes on when called again.",
+        "run goes on when called again, a finished one is not trained again, and other settings or another method are "
+        "refused there.",
         _EXAMPLES,
     )
     known = "; ".join(f"{name}: {what}" for name, what in METHODS.items())

@@ -8,6 +8,7 @@ _EXAMPLES = """
 python -m mft_ray.tune --config tune_spaces/quickstart.yaml
 python -m mft_ray.tune --config tune_spaces/gsm8k_smollm2.yaml --set search.trials=20
 python -m mft_ray.tune --resume runs/quickstart-20260101-120000
+python -m mft_ray.tune --resume runs/quickstart-20260101-120000 --set search.trials=32
 ray job submit --working-dir . -- python -m mft_ray.tune --config FILE --set run.dir=/shared/runs/mine
 """
 

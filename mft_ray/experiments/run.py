@@ -28,6 +28,7 @@ from mft_ray.search.folder import RunFolder, lock, open_folder
 from mft_ray.search.preparation import check_tasks, skeleton
 from mft_ray.search.progress import say
 from mft_ray.search.session import configuration
+from mft_ray.search.settled import check_settled
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import write_json
 
@@ -37,19 +38,20 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
 
     Args:
         names: of the experiments; with ``resume`` those that were begun there.
-        config: of a new study; ``study`` says over what.
-        resume: folder of an interrupted one, whose own configuration is used.
+        config: of a new study, or the changed one of a study to go on with; ``study`` says over what.
+        resume: folder of the study to go on with, whose own configuration is used if no other is given.
 
     Returns:
         The folder: of each experiment ``NAME.md`` (table), ``NAME.png`` and ``NAME.svg`` (figure), ``NAME.json`` (raw
         rows), and the runs.
 
     Raises:
-        UserError: something given cannot work; a new study has then trained nothing.
+        UserError: something given cannot work, or is not what the study was begun with; nothing was then trained.
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
     _check_names(names, folder)
+    check_settled(folder, config)
     cells = {name: list(_cells(name, config, folder)) for name in dict.fromkeys(names)}
     every = sorted((cell for mine in cells.values() for cell in mine), key=lambda cell: cell.seed)
     for cell in every:
@@ -57,6 +59,8 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
     with connected():
         held = lock(folder)
         try:
+            settled = check_settled(folder, config)  # again, now that nobody else is at it
+            settled.begin("study")
             config.save(folder.config)
             write_json(folder.root / "study.json", {"names": list(cells)})
             _write_tasks(every, folder)
@@ -155,13 +159,13 @@ def _run(cells: list[Cell], folder: RunFolder, group: WorkerGroup | None) -> Non
         )
         say(f"comparison {len(cells) - len(missing) + number + 1} of {len(cells)}: {cell.config.run.name}{left}")
         if RunFolder(cell.folder).config.exists():
-            compare(None, str(cell.folder), group)
+            compare(cell.config, str(cell.folder), group)
         else:
             shutil.rmtree(cell.folder, ignore_errors=True)  # interrupted before there was anything to go on with
             if donor := have.get(_fft_of(cell.config)):
                 take_over(RunFolder(donor), RunFolder(cell.folder))
                 cell.config.save(RunFolder(cell.folder).config)
-                compare(None, str(cell.folder), group)
+                compare(cell.config, str(cell.folder), group)
             else:
                 compare(cell.config, group=group)
         have[_fft_of(cell.config)] = cell.folder

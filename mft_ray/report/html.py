@@ -61,6 +61,7 @@ def _content(run: Run) -> dict[str, Any]:
         "fft_stopped": _fft_stopped(run.baseline),
         "facts": _facts(run),
         "config": run.config_text,
+        "changed": run.changed,
         "figures": _figures(run),
         "plotly": Markup(get_plotlyjs()),
     }

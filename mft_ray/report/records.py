@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from mft_ray.config import parse_config
+from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
 from mft_ray.errors import UserError
 from mft_ray.report import units
 
@@ -216,7 +218,10 @@ class Curves(Record):
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run folder says so far; ``verdict`` is None while the search is unfinished."""
+    """Everything that a run folder says so far; ``verdict`` is None while the search is unfinished.
+
+    Its configuration is the one that it was made with; ``changed`` says where ``config.yaml`` has other settings now.
+    """
 
     folder: Path
     baseline: Baseline
@@ -226,6 +231,7 @@ class Run:
     differences: Differences
     config: dict[str, Any]
     config_text: str
+    changed: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -278,7 +284,7 @@ def read(folder: Path) -> Run:
             f"There is no run folder {folder}. Give the folder that a search wrote, "
             "such as runs/NAME-TIME, which holds baseline.json and leaderboard.json."
         )
-    config, text = _config(folder / "config.yaml")
+    config, text, changed = _as_used(*_config(folder / "config.yaml"), folder / "work" / "settled.json")
     return Run(
         folder=folder,
         baseline=_needed(folder / "baseline.json", Baseline, "once the FFT baseline is trained"),
@@ -288,6 +294,7 @@ def read(folder: Path) -> Run:
         differences=_optional(folder / "work" / "discordant.json", Differences) or Differences(),
         config=config,
         config_text=text,
+        changed=changed,
     )
 
 
@@ -334,3 +341,21 @@ def _config(path: Path) -> tuple[dict[str, Any], str]:
             "or give another run folder."
         ) from None
     return (tree if isinstance(tree, dict) else {}), text
+
+
+def _as_used(tree: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Return the configuration with the settings that the run's stages were made with, and what differs from them."""
+    recorded = read_settled(path)
+    if not recorded:
+        return tree, text, ()
+    try:
+        tree = parse_config(tree, "config.yaml").model_dump(mode="json")
+    except UserError as error:
+        used = nested(used_settings(recorded))
+        return used, yaml.safe_dump(used, sort_keys=False), (str(error),)
+    flat = flatten(tree)
+    found = differences(recorded, flat, defaults(tree))
+    if not found:
+        return tree, text, ()
+    used = nested(as_used(flat, found))
+    return used, yaml.safe_dump(used, sort_keys=False), tuple(map(str, found))

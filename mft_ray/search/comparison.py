@@ -76,12 +76,12 @@ def compare(config: Config | None, resume: str | None = None, group: WorkerGroup
     """Train every method on one FFT model and score all on the same examples, or go on with an interrupted run.
 
     Args:
-        config: of a new comparison.
-        resume: folder of an interrupted one, whose own configuration is used.
+        config: of a new comparison, or the changed one of a comparison to go on with.
+        resume: folder of the comparison to go on with, whose own configuration is used if no other is given.
         group: does it all, one after the other; None has workers as the configuration asks.
 
     Raises:
-        UserError: something given cannot work; a new run has then written nothing.
+        UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
     if config is not None:
         check_rows(config)
@@ -116,11 +116,14 @@ def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None
     say(f"run folder {folder.root}")
     with nullcontext(given) if given or not one_group(config) else fft_workers(config, folder) as group:
         say("1/4 FFT, which all others start from")
+        run.settled.begin("baseline")
         with nullcontext(group) if group else fft_workers(config, folder) as its:
             baseline = fft_baseline(its, config, folder, run.start)
         say(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
+        run.settled.begin("methods")
         outcomes = _trained(rows, run, baseline, group)
         say("3/4 scores on the test examples")
+        run.settled.begin("scores")
         subjects = [
             Subject(FFT, baseline.model),
             *(

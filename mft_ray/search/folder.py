@@ -41,6 +41,7 @@ class RunFolder:
         self.tasks = self.work / "tasks"
         self.tune = self.work / "tune"
         self.looks = self.work / "looks.json"
+        self.settled = self.work / "settled.json"
         self.discordant = self.work / "discordant.json"
         self.rivals = self.work / "rivals"
         self.seeds = self.work / "seeds"

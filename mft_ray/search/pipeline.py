@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from mft_ray.errors import UserError
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
 from mft_ray.report.units import unit
-from mft_ray.search.baseline import fft_baseline, fft_workers
+from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.judging import judge_winner
 from mft_ray.search.preparation import in_steps
 from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.results import write_results
-from mft_ray.search.session import session
+from mft_ray.search.session import Session, session
+from mft_ray.search.settled import begun_trials
 from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
@@ -28,62 +30,32 @@ from mft_ray.training.recipes import recipe
 
 
 def search(config: Config | None, resume: str | None = None, look_again: bool = False) -> RunFolder:
-    """Run a search from backbone to verdict, or go on with an interrupted one.
+    """Run a search from backbone to verdict, go on with an interrupted one, or add trials to a finished one.
 
     Args:
-        config: of a new search.
-        resume: folder of an interrupted one, whose own configuration is used.
+        config: of a new search, or the changed one of a search to go on with.
+        resume: folder of the search to go on with, whose own configuration is used if no other is given.
         look_again: the test examples may be looked at for another trial than before.
 
     Raises:
-        UserError: something given cannot work; a new run has then written nothing.
+        UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
     with session(config, resume, searched=True) as run:
-        _run(in_steps(run.config, run.folder), run.folder, run.start, run.concurrent, look_again)
+        _run(replace(run, config=in_steps(run.config, run.folder)), look_again)
     return run.folder
 
 
-def _run(config: Config, folder: RunFolder, start: str, concurrent: int, look_again: bool) -> None:
+def _run(run: Session, look_again: bool) -> None:
+    config, folder = run.config, run.folder
     shown = unit(config.evaluation.metric)
     say(f"run folder {folder.root}")
     say("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
+    run.settled.begin("baseline")
     with fft_workers(config, folder) as group:
-        baseline = fft_baseline(group, config, folder, start)
+        baseline = fft_baseline(group, config, folder, run.start)
     say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
-    steps = recipe(config.search.method, config).train.steps
-    say(f"2/4 search: {config.search.trials} trials of at most {steps} steps, {concurrent} at a time")
-    plan = TrialPlan(
-        config,
-        str(folder.root),
-        baseline.model,
-        baseline.fingerprint,
-        baseline.before,
-        baseline.scores,
-        AgainstFft(config.search.stop),
-    )
-    keep_results = partial(write_results, folder, baseline, config.search.keep)
-    keep_results()
-    progress = TrialProgress(
-        config.search.trials,
-        steps,
-        concurrent,
-        config.evaluation,
-        baseline.score,
-        baseline.watched,
-        folder,
-        keep_results,
-    )
-    try:
-        run_trials(plan, folder, baseline.depth, progress)
-    except KeyboardInterrupt:
-        if any(row["watched"] is not None for row in keep_results()):
-            say(f"report so far: {render(folder.root)}")
-        raise
-    rows = keep_results()
-    if limit := Budget(config.search.budget, folder.work).reached():
-        say(f"the budget is spent ({limit}): the verdict is on what there is")
-
+    rows = _searched(run, baseline)
     if not rows or rows[0]["watched"] is None:
         render(folder.root)
         raise UserError(
@@ -91,14 +63,52 @@ def _run(config: Config, folder: RunFolder, start: str, concurrent: int, look_ag
             f"{_reasons(rows)}. See report.html there."
         )
     say("3/4 verdict: one look at the untouched test examples")
-    verdict = judge_winner(config, folder, baseline, start, rows, concurrent, look_again)
+    run.settled.begin("verdict")
+    verdict = judge_winner(config, folder, baseline, run.start, rows, run.concurrent, look_again)
 
     say("4/4 mask, model and report")
     [winner] = [row for row in rows if row["trial_id"] == verdict["trial_id"]]
     keep_winner(folder, config, baseline, winner, verdict["sentence"])
-    keep_results()
+    write_results(folder, baseline, config.search.keep)
     report = render(folder.root)
     _tell(folder, verdict, report)
+
+
+def _searched(run: Session, baseline: Baseline) -> list[dict[str, Any]]:
+    """Run the trials that there are to be; return the leaderboard's rows."""
+    config, folder, search = run.config, run.folder, run.config.search
+    steps = recipe(search.method, config).train.steps
+    begun = begun_trials(folder)
+    say(
+        f"2/4 search: {search.trials} trials of at most {steps} steps, {run.concurrent} at a time"
+        + (f"; {begun} have begun already" if begun else "")
+    )
+    run.settled.begin("trials")
+    plan = TrialPlan(
+        config,
+        str(folder.root),
+        baseline.model,
+        baseline.fingerprint,
+        baseline.before,
+        baseline.scores,
+        AgainstFft(search.stop),
+    )
+    keep_results = partial(write_results, folder, baseline, search.keep)
+    keep_results()
+    progress = TrialProgress(
+        search.trials, steps, run.concurrent, config.evaluation, baseline.score, baseline.watched, folder, keep_results
+    )
+    try:
+        run_trials(plan, folder, baseline.depth, run.concurrent, progress)
+    except KeyboardInterrupt:
+        if any(row["watched"] is not None for row in keep_results()):
+            say(f"report so far: {render(folder.root)}")
+        raise
+    if limit := Budget(search.budget, folder.work).reached():
+        missing = search.trials - begun_trials(folder)
+        more = f"; {missing} of {search.trials} trials have not begun, for which search.budget must be raised"
+        say(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
+    return keep_results()
 
 
 def _reasons(rows: list[dict[str, Any]]) -> str:

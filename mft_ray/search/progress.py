@@ -55,8 +55,20 @@ class Lines:
         say(f"{self.label}: step {event.step} of at most {self.steps}, validation {score}{tail}")
 
 
+# The one of the search that this process runs.
+_current: TrialProgress | None = None
+
+
+def _of_this_session() -> ray.tune.Callback:
+    """Return the progress of the search that this process runs; one that prints nothing where there is none."""
+    return _current or ray.tune.Callback()
+
+
 class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
     """Print what trials do, against FFT.
+
+    Tune saves its callbacks with an experiment and restores them with it. Of this one it gets back that of the session:
+    the number of trials, what is kept of them and what they may spend may have been changed since.
 
     Args:
         total: trials of the search.
@@ -67,7 +79,12 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         fft_watched: the same by the metric that training is watched by.
         folder: of the run, whose configuration limits what trials may use.
         after_each: called when a trial has ended, so that the leaderboard is never behind.
+
+    Attributes:
+        earlier: trials of the search that belong to Tune's earlier experiments.
     """
+
+    earlier = 0
 
     def __init__(
         self,
@@ -87,9 +104,14 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.waiting = Waiting(say)
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
+        global _current
+        _current = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_this_session, ()
 
     def setup(self, **info: Any) -> None:
-        """Begin a session. Of an interrupted one Tune restores this object, but the limits may have been changed."""
+        """Begin an experiment."""
         self.seconds = {}
         self.budget = Budget(load_config(self.folder.config).search.budget, self.folder.work)
 
@@ -151,7 +173,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.ended.append(now - self.seconds.get(trial.trial_id, now))
 
     def _name(self, trials: list[Any], trial: Any) -> str:
-        return f"trial {trials.index(trial) + 1}/{self.total}"
+        return f"trial {self.earlier + trials.index(trial) + 1}/{self.total}"
 
     def _time_left(self, trials: list[Any]) -> str:
         now = time.monotonic()
@@ -160,7 +182,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             return left
         mean = sum(self.ended) / len(self.ended)
         running = [now - self.seconds[trial.trial_id] for trial in trials if trial.status == "RUNNING"]
-        waiting = self.total - len(self.ended) - len(running)
+        over = sum(trial.status in ("TERMINATED", "ERROR") for trial in trials)
+        waiting = self.total - self.earlier - over - len(running)
         seconds = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
         return f", about {duration(seconds / self.concurrent)} of trials left{left}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.looks import looks
 from mft_ray.training.artifacts import drop_artifact
 from mft_ray.training.job import Evaluation, Outcome, write_json
 
@@ -21,19 +22,28 @@ def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict
     Args:
         folder: of the run.
         baseline: what trials are held against.
-        keep: so many trials keep their mask, adapter or model; those of other ended ones are deleted.
+        keep: so many trials keep their mask, adapter or model, and any that the test examples were looked at for; those
+            of other ended ones are deleted.
     """
     _write_curves(folder)
     rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
-    rows.sort(key=lambda row: [(row[key] is None, -(row[key] or 0.0)) for key in ("score", "watched")])
+    judged = {look["trial_id"] for look in looks(folder)}
+    rows.sort(key=lambda row: _rank(row, judged))
     _mark_pareto_front(rows)
     for row in rows[keep:]:
         trial = folder.trial(row["trial_id"])
-        if (trial / "outcome.json").exists() or (trial / "error.json").exists():
+        ended = (trial / "outcome.json").exists() or (trial / "error.json").exists()
+        if ended and trial.name not in judged:
             drop_artifact(trial)
     public = json.loads(folder.baseline.read_text())
     write_json(folder.leaderboard, {"baseline": public, "trials": rows})
     return rows
+
+
+def _rank(row: dict[str, Any], judged: set[str]) -> tuple[Any, ...]:
+    """Return what rows are sorted by. Of equals the first is what was judged: no other is better than that."""
+    scores = [(row[key] is None, -(row[key] or 0.0)) for key in ("score", "watched")]
+    return *scores, row["trial_id"] not in judged
 
 
 def _mark_pareto_front(rows: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
 from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths
 from mft_ray.search.progress import say
+from mft_ray.search.settled import Settled, check_settled
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,27 @@ class Session:
         folder: of the run, held for this process alone; the data is in it.
         start: folder or hub id of the model that FFT starts from, or that is fine-tuned already.
         concurrent: training runs that the cluster has room for at once.
+        settled: what stages were made with; to be told of each that begins.
     """
 
     config: Config
     folder: RunFolder
     start: str
     concurrent: int
+    settled: Settled
 
 
 def configuration(config: Config | None, resume: str | None) -> Config:
-    """Return the configuration of a new run, or an interrupted one's own, with absolute paths.
+    """Return the configuration of a new run, or that of one to go on with, with absolute paths.
 
     Args:
-        config: of a new run.
-        resume: folder of an interrupted one.
+        config: of a new run, or the changed one of a run to go on with; None takes that run's own.
+        resume: folder of the run to go on with.
 
     Raises:
         UserError: the folder's cannot be read.
     """
-    if resume is not None:
+    if config is None and resume is not None:
         config = load_config(Path(resume).expanduser() / "config.yaml")
     assert config is not None
     return with_absolute_paths(config)
@@ -55,24 +58,27 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
     """Check everything, connect, and make data and start model ready; an interruption says how to go on.
 
     Args:
-        config: of a new run.
-        resume: folder of an interrupted one, whose own configuration is used.
+        config: of a new run, or the changed one of a run to go on with.
+        resume: folder of the run to go on with, whose own configuration is used if no other is given.
         searched: as of `check`.
 
     Raises:
-        UserError: something given cannot work; a new run has then written nothing.
+        UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
     config = configuration(config, resume)
+    folder = open_folder(config, resume)
+    check_settled(folder, config)
     seeded = config.seeded()
     check(seeded, searched)
     check_tasks(seeded)
-    folder = open_folder(config, resume)
     with connected():
         concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
         concurrent_trials(seeded.fft.scaling or seeded.scaling)
         held = lock(folder)
         try:
-            yield Session(seeded, folder, _prepare(config, seeded, folder, new=resume is None), concurrent)
+            settled = check_settled(folder, config)  # again, now that nobody else is at it
+            start = _prepare(config, seeded, settled, new=resume is None)
+            yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:
             say(f"interrupted; what was finished is kept: --resume {folder.root}")
             raise
@@ -80,8 +86,10 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
             held.release()
 
 
-def _prepare(config: Config, seeded: Config, folder: RunFolder, new: bool) -> str:
+def _prepare(config: Config, seeded: Config, settled: Settled, new: bool) -> str:
+    folder = settled.folder
     # First, so that whatever is interrupted from here on can be resumed.
+    settled.begin("data")
     config.save(folder.config)
     try:
         return make_ready(seeded, folder)

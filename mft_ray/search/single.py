@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from mft_ray.config import Config
+from mft_ray.config import Config, load_config
 from mft_ray.data.prepare import prepare
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import standard_error
-from mft_ray.masking import fingerprint
+from mft_ray.masking import fingerprint, load_mask
 from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
@@ -18,17 +19,22 @@ from mft_ray.search.folder import RunFolder, lock, runs_home
 from mft_ray.search.preparation import check, in_steps, make_ready, tokenizer_of, with_absolute_paths
 from mft_ray.search.progress import Lines
 from mft_ray.search.scoring import Subject, score
+from mft_ray.search.settled import Settled
 from mft_ray.search.stopping import Patience
-from mft_ray.training.artifacts import find, load_with
+from mft_ray.training.artifacts import ADAPTER, MASK, find, load_with
 from mft_ray.training.backbone import load_model
 from mft_ray.training.group import workers
-from mft_ray.training.job import write_json
+from mft_ray.training.job import Outcome, write_json
 from mft_ray.training.launch import launch
-from mft_ray.training.recipes import train_job
+from mft_ray.training.recipes import recipe, train_job
+
+# What a method is made from, beside what all are.
+_SECTIONS = {"fft": ("fft",), "continued_fft": ("fft", "train"), "lora": ("lora", "train")}
+_MASK = ("mask", "train")
 
 
 def train_once(method: str, config: Config, out: str) -> None:
-    """Run the training loop once and say where the result lies.
+    """Run the training loop once and say where the result lies; one that is there already is not made again.
 
     Args:
         method: one of `mft_ray.config.METHODS`.
@@ -36,20 +42,29 @@ def train_once(method: str, config: Config, out: str) -> None:
         out: folder for the result.
 
     Raises:
-        UserError: something given cannot work.
+        UserError: something given cannot work, or the folder holds something else.
     """
     fft = method == "fft"
     config = with_absolute_paths(config.seeded())
     if not fft:  # all others start from what is fine-tuned already
         config = config.model_copy(update={"fft": config.fft.model_copy(update={"given": True})})
+    root = Path(out).expanduser().resolve()
+    folder = RunFolder(root)
+    _check_settled(method, config, folder)
+    done = root / "outcome.json"
+    if done.exists():
+        print(f"{root} is done already, by {method} with these settings: nothing is trained")
+        _tell(Outcome.load(done), config, root)
+        return
     check(config)
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
-    root = Path(out).expanduser().resolve()
     with connected():
         concurrent_trials(scaling)
-        folder = RunFolder(root)
         with lock(folder):
+            settled = _check_settled(method, config, folder)  # again, now that nobody else is at it
+            settled.begin("data")
             start = make_ready(config, folder)
+            settled.begin("training")
             config = in_steps(config, folder)
             job = train_job(
                 method,
@@ -64,10 +79,59 @@ def train_once(method: str, config: Config, out: str) -> None:
             config.save(folder.config)
             lines = Lines(method, config.evaluation.watched, job.train.steps)
             outcome = launch(job, Patience(job.train.patience), lines)
+    _tell(outcome, config, root)
+
+
+def _tell(outcome: Outcome, config: Config, root: Path) -> None:
     best = outcome.best_evaluation
     if best is None:
-        raise UserError("The run ended before the mask reached its ratio; raise train.steps.")
+        raise UserError(
+            "The run ended before the mask reached its ratio; raise train.steps and train into another folder."
+        )
     print(f"best at step {best.step}: {unit(config.evaluation.watched).score(best.score)} on validation\n{find(root)}")
+
+
+def _check_settled(method: str, config: Config, folder: RunFolder) -> Settled:
+    """Return what was settled in a folder, if this training is the one that was begun there."""
+    of_others = (folder.baseline, folder.leaderboard, folder.comparison, folder.methods, folder.study)
+    if any(path.exists() for path in of_others):
+        raise UserError(f"{folder.root} is the folder of a search or a comparison. Give another --out.")
+    settled = Settled(folder, _tree(method, config))
+    if not folder.settled.exists() and folder.config.exists():
+        settled = _of_earlier_version(method, config, folder)
+    elif (begun := settled.used("method")) not in (None, method):
+        # What only one of the two methods is made from says nothing.
+        settled = Settled(folder, {**_tree(begun, config), "method": method})
+    if found := settled.differences():
+        raise UserError(
+            f"{folder.root} was begun with other settings: {'; '.join(map(str, found))}. Give another --out for these, "
+            "or put them back to go on there."
+        )
+    return settled
+
+
+def _of_earlier_version(method: str, config: Config, folder: RunFolder) -> Settled:
+    """Return what was settled where only the configuration was kept, with epochs as steps; the method was not."""
+    if folder.data.exists():
+        config = in_steps(config, folder)
+    if not _could_have_made(method, config, find(folder.root)):
+        raise UserError(f"{folder.root} holds what another method, or other settings, made. Give another --out.")
+    return Settled(folder, _tree(method, config), _tree(method, load_config(folder.config)))
+
+
+def _could_have_made(method: str, config: Config, artifact: Path | None) -> bool:
+    how = recipe(method, config)
+    if artifact is not None and artifact.name == MASK:
+        return load_mask(artifact).settings == how.mask
+    return artifact is None or (how.mask is None and (artifact.name == ADAPTER) == (how.lora is not None))
+
+
+def _tree(method: str, config: Config) -> dict[str, Any]:
+    tree = config.model_dump(mode="json")
+    kept = ("run", "model", "data", "evaluation", "scaling", *_SECTIONS.get(method, _MASK))
+    # How it was called, and where it goes, makes no difference.
+    run = {"seed": tree["run"]["seed"]}
+    return {"method": method, **{name: tree[name] for name in kept}, "run": run}
 
 
 def evaluate_once(config: Config, model: str | None, mask: str | None, split: str, out: str | None) -> None:

@@ -1,7 +1,8 @@
-"""The search itself: Ray Tune over trials, started or resumed."""
+"""The search itself: Ray Tune over trials, started, resumed, or given more of them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,14 +19,16 @@ from typing import Any
 import ray.tune
 
 from mft_ray.search.backstop import Backstop
-from mft_ray.search.budget import spent
-from mft_ray.search.capacity import concurrent_trials
+from mft_ray.search.budget import Budget, spent
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.further import continue_search
 from mft_ray.search.progress import TrialProgress, say
+from mft_ray.search.settled import begun_trials
 from mft_ray.search.space import build_space, left_out, points_to_evaluate
 from mft_ray.search.study import build_search
 from mft_ray.search.study_file import explained, keep_copy, mend, new_storage
 from mft_ray.search.trial import MaskTrial, TrialPlan
+from mft_ray.training.job import write_json
 from mft_ray.training.recipes import recipe
 
 _NAME = "search"
@@ -35,13 +39,46 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRIVER = {"node:__internal_head__": 0.001}
 
 
-def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialProgress) -> None:
-    """Run all trials of a search, or those that an interrupted one still owes.
+@dataclass(frozen=True)
+class Experiment:
+    """One of Tune's experiments: a search that is given more trials has several, one after the other, on one study.
+
+    Attributes:
+        name: of its folder.
+        earlier: trials that had begun before it.
+        trials: that it runs.
+        concurrent: of them at once.
+    """
+
+    name: str
+    earlier: int
+    trials: int
+    concurrent: int
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment | None:
+        """Read what `save` wrote beside an experiment's folder; None for one of an earlier version.
+
+        Args:
+            path: of the experiment's folder.
+        """
+        file = path.with_name(f"{path.name}.json")
+        return cls(**json.loads(file.read_text())) if file.exists() else None
+
+    def save(self, folder: RunFolder) -> None:
+        """Keep it beside the experiment's folder."""
+        folder.tune.mkdir(parents=True, exist_ok=True)
+        write_json(folder.tune / f"{self.name}.json", asdict(self))
+
+
+def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, progress: TrialProgress) -> None:
+    """Run all trials of a search, or those that an interrupted one still owes, or more than a finished one has.
 
     Args:
         plan: what all trials share.
         folder: of the run.
         depth: decoder layers of the backbone.
+        concurrent: trials that run at once.
         progress: told of every trial.
 
     Raises:
@@ -54,53 +91,103 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialPr
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_said_otherwise)
     trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
-    path = folder.tune / _NAME
+    wanted = plan.config.search.trials
+    Budget(plan.config.search.budget, folder.work)  # it may have been raised since it was spent
     with explained(folder.study):
-        # Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
-        if ray.tune.Tuner.can_restore(str(path)) and any(path.glob("experiment_state-*.json")):
-            tuner = _restored(trainable, path, folder)
-        else:
-            tuner = _new(trainable, plan, folder, depth, progress)
-        with _ending_in_order():
-            tuner.fit()
+        begun = _resumed(trainable, folder, wanted, concurrent, progress)
+        while (missing := wanted - begun) > 0 and not spent(folder.work):
+            experiment = Experiment(_next_name(folder), begun, missing, concurrent)
+            _fit(_new(trainable, plan, folder, depth, experiment, progress), experiment, progress)
+            before, begun = begun, begun_trials(folder)
+            if begun == before:  # none of them could begin, and none would
+                return
 
 
-def _restored(trainable: Any, path: Path, folder: RunFolder) -> ray.tune.Tuner:
+def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, progress: TrialProgress) -> int:
+    """Run what the last experiment still owes, if there is one; return how many trials have begun."""
+    paths = _experiments(folder)
+    if not paths:
+        for leftover in (folder.trials, folder.tune):
+            shutil.rmtree(leftover, ignore_errors=True)
+        return 0
     if mend(folder.study, folder.study_copy):
         say(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
-    tuner = ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False)
-    _forget_lost_trials(folder, {Path(result.path).name for result in tuner.get_results()})
-    return tuner
+    tuners = [
+        ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False) for path in paths
+    ]
+    _forget_lost_trials(folder, {Path(result.path).name for tuner in tuners for result in tuner.get_results()})
+    last = Experiment.load(paths[-1]) or Experiment(paths[-1].name, 0, wanted, concurrent)
+    if last.concurrent != concurrent or last.earlier + last.trials > wanted:
+        # What an experiment was begun with Tune does not change: others go on with what is wanted now.
+        _closed(folder, last.name).touch()
+    _fit(tuners[-1], last, progress)
+    return begun_trials(folder)
 
 
-def _new(trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, progress: TrialProgress) -> ray.tune.Tuner:
-    for leftover in (folder.trials, folder.tune):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _fit(tuner: ray.tune.Tuner, experiment: Experiment, progress: TrialProgress) -> None:
+    progress.earlier = experiment.earlier
+    with _ending_in_order():
+        tuner.fit()
+
+
+def _experiments(folder: RunFolder) -> list[Path]:
+    """Return the folders of Tune's experiments that can be restored, oldest first.
+
+    Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
+    """
+    begun = {path.parent for path in folder.tune.glob("*/experiment_state-*.json")}
+    paths = [path for path in begun if (path / "tuner.pkl").exists()]
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
+
+
+def _next_name(folder: RunFolder) -> str:
+    number = len(_experiments(folder)) + 1
+    return _NAME if number == 1 else f"{_NAME}-{number}"
+
+
+def _closed(folder: RunFolder, name: str) -> Path:
+    """Return the sign that an experiment begins no more trials."""
+    return folder.tune / f"{name}.closed"
+
+
+def _over(folder: RunFolder, name: str) -> bool:
+    return spent(folder.work) or _closed(folder, name).exists()
+
+
+def _new(
+    trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, experiment: Experiment, progress: TrialProgress
+) -> ray.tune.Tuner:
     search = plan.config.search
-    if note := left_out(plan.config, depth):
-        say(note)
-    algorithm = build_search(
-        new_storage(folder.study),
-        build_space(plan.config, depth),
-        points_to_evaluate(plan.config, depth),
-        search.sampler,
-        search.startup_trials,
-        search.seed,
-        objectives=1 if search.objectives == "score" else 2,
-    )
-    algorithm.over = partial(spent, folder.work)
+    shutil.rmtree(folder.tune / experiment.name, ignore_errors=True)  # of one that was interrupted as it began
+    objectives = 1 if search.objectives == "score" else 2
+    if experiment.earlier:
+        algorithm = continue_search(folder.study, search.sampler, search.startup_trials, search.seed, objectives)
+    else:
+        if note := left_out(plan.config, depth):
+            say(note)
+        algorithm = build_search(
+            new_storage(folder.study),
+            build_space(plan.config, depth),
+            points_to_evaluate(plan.config, depth),
+            search.sampler,
+            search.startup_trials,
+            search.seed,
+            objectives=objectives,
+        )
+    algorithm.over = partial(_over, folder, experiment.name)
     algorithm.keep = partial(keep_copy, folder.study, folder.study_copy)
+    experiment.save(folder)
     return ray.tune.Tuner(
         trainable,
         tune_config=ray.tune.TuneConfig(
             search_alg=algorithm,  # which knows what to maximise
-            num_samples=search.trials,
+            num_samples=experiment.trials,
             trial_dirname_creator=_trial_id,
-            max_concurrent_trials=concurrent_trials(plan.config.scaling, search.max_concurrent),
+            max_concurrent_trials=experiment.concurrent,
             reuse_actors=True,
         ),
         run_config=ray.tune.RunConfig(
-            name=_NAME,
+            name=experiment.name,
             storage_path=str(folder.tune),
             callbacks=[progress],
             stop=Backstop(plan.stop, recipe(search.method, plan.config).train.steps),

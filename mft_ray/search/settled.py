@@ -1,0 +1,128 @@
+"""What each stage of a run was made with: once a stage has begun, its settings can no longer change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mft_ray.config import Config, load_config
+from mft_ray.config.stages import (
+    SCHEMA,
+    STAGES,
+    Difference,
+    Stage,
+    defaults,
+    differences,
+    flatten,
+    made_from,
+    read_settled,
+    used_settings,
+)
+from mft_ray.errors import UserError
+from mft_ray.search.folder import RunFolder
+from mft_ray.training.job import write_json
+
+
+class Settled:
+    """The settings that the stages of a run were made with, kept in ``RUN/work/settled.json``.
+
+    Args:
+        folder: of the run.
+        tree: the configuration as it is asked for now, paths absolute: what stages that begin are made from.
+        before: the configuration that stages without a record were made with, for a run of an earlier version; None
+            where there is none.
+    """
+
+    def __init__(self, folder: RunFolder, tree: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+        self.folder, self._now, self._defaults = folder, flatten(tree), defaults(tree)
+        recorded = read_settled(folder.settled)
+        if recorded is None:
+            was = flatten(tree if before is None else before)
+            recorded = {stage: made_from(stage, was) for stage in STAGES if _there(stage, folder)}
+        self.recorded = recorded
+        # Whoever prepares data anew may do so from something else.
+        if not _there("data", folder):
+            self.recorded.pop("data", None)
+
+    def differences(self) -> list[Difference]:
+        """Return the settings that are not what a stage that has begun was made with."""
+        return differences(self.recorded, self._now, self._defaults)
+
+    def used(self, path: str) -> Any:
+        """Return the value that a setting was used with; None if no stage that reads it has begun.
+
+        Args:
+            path: of the setting.
+        """
+        return used_settings(self.recorded).get(path)
+
+    def begin(self, stage: Stage) -> None:
+        """Record what a stage is made with, unless it has begun already.
+
+        Args:
+            stage: that begins now.
+        """
+        self.recorded.setdefault(stage, made_from(stage, self._now))
+        self.folder.settled.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder.settled, {"schema": SCHEMA, "stages": self.recorded})
+
+
+def check_settled(folder: RunFolder, config: Config) -> Settled:
+    """Return what was settled in a run of several stages, if the configuration keeps to it.
+
+    Args:
+        folder: of the run; one of an earlier version was made with the ``config.yaml`` that is in it.
+        config: as it is asked for now, with absolute paths.
+
+    Raises:
+        UserError: naming each setting that differs, the value it was used with and the one it has now, and what to do.
+    """
+    known = folder.settled.exists() or not folder.config.exists()
+    before = None if known else load_config(folder.config).model_dump(mode="json")
+    settled = Settled(folder, config.model_dump(mode="json"), before)
+    if found := settled.differences():
+        raise UserError(
+            f"{folder.root} has begun with other settings: {'; '.join(map(str, found))}. What was made with them stays "
+            f"as it is: put them back in {folder.config} (or leave out --set) and --resume again, or start a new run "
+            "with --config."
+        )
+    for path, asked, begun in (
+        ("search.trials", config.search.trials, begun_trials(folder)),
+        ("study.seeds", config.study.seeds, _begun_seeds(folder)),
+    ):
+        if asked < begun:
+            raise UserError(
+                f"{path} is {asked}, and {begun} have begun in {folder.root}: none is taken back. Set {path} to "
+                f"{begun} or more."
+            )
+    return settled
+
+
+def begun_trials(folder: RunFolder) -> int:
+    """Return how many trials of a search have begun.
+
+    Args:
+        folder: of the run.
+    """
+    return sum(1 for _ in folder.trials.glob("*/config.json"))
+
+
+def _begun_seeds(folder: RunFolder) -> int:
+    """Return over how many seeds a study of experiments has begun to run."""
+    return 1 + max((int(path.name.removeprefix("seed-")) for path in folder.root.glob("runs/*/seed-*")), default=-1)
+
+
+def _there(stage: Stage, folder: RunFolder) -> bool:
+    """Say whether anything was made in a stage."""
+    root = folder.root
+    made = {
+        "data": [folder.data, folder.start_model],
+        "baseline": [folder.fft, folder.baseline, *folder.scores.glob("fft-*")],
+        "trials": [folder.trials, *folder.tune.glob("*/experiment_state-*.json")],
+        "verdict": [folder.looks, folder.verdict, folder.rivals, folder.continued],
+        "methods": [folder.methods],
+        "scores": [folder.comparison, *(folder.scores.glob("*-test-*") if folder.methods.exists() else ())],
+        "training": [root / name for name in ("progress.json", "checkpoints", "outcome.json")],
+        "study": [root / "runs"] if (root / "study.json").exists() else [],
+    }
+    return any(path.exists() for path in made[stage])
