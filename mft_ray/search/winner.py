@@ -14,7 +14,9 @@ from mft_ray.masking import load_mask
 from mft_ray.report.units import product
 from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.space import apply
 from mft_ray.training.artifacts import MASK, MODEL, export, find
+from mft_ray.training.recipes import recipe
 
 BEST_MODEL = "model"
 
@@ -39,7 +41,8 @@ def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict
     _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
     method = config.search.method
     tree = {"trial_id": row["trial_id"], "mask" if method == "mft" else method: row["config"]}
-    tree["train"] = config.train.model_dump(mode="json")
+    # With what the search chose of it.
+    tree["train"] = recipe(method, apply(config, row["config"])).train.model_dump(mode="json")
     (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     (partial / "README.md").write_text(_card(folder, config, baseline, row, sentence, artifact))
     if config.run.export_model and artifact.name != MODEL:

@@ -237,6 +237,7 @@ def test_best_says_where_it_comes_from(run):
     tree = yaml.safe_load((run.folder / "best" / "config.yaml").read_text())
     assert tree["trial_id"] == row["trial_id"]
     assert tree["mask"] == row["config"]
+    assert tree["train"]["lr"] == row["config"]["lr"]
     removed = load_mask(run.folder / "best" / "mask.safetensors").settings
     assert {"ratio": removed.ratio, "layers": removed.layers, "init": removed.init}.items() <= tree["mask"].items()
     card = (run.folder / "best" / "README.md").read_text()
