@@ -158,8 +158,10 @@ def defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         tree: a configuration; which kind of model it has is used, for that has no default.
     """
-    model = {"path": "model"} if tree["model"].get("path") is not None else {"architecture": {}}
-    return flatten(Config.model_validate({"model": model}).model_dump(mode="json"))
+    model: dict[str, Any] = {"path": "model"} if tree["model"].get("path") is not None else {"architecture": {}}
+    flat = flatten(Config.model_validate({"model": model}).model_dump(mode="json"))
+    # A row that is not there was left out, although there are rows by default.
+    return {path: value for path, value in flat.items() if not path.startswith("compare.methods.")}
 
 
 def differences(

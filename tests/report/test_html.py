@@ -1,9 +1,14 @@
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+import yaml
 
+from mft_ray.config import parse_config
+from mft_ray.config.stages import flatten, made_from
 from mft_ray.report.__main__ import main
 from mft_ray.report.html import render
 from mft_ray.report.records import read
@@ -233,3 +238,46 @@ def test_command_refuses_what_is_no_run_folder(tmp_path, capsys):
     assert "baseline.json" in printed.err
     assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def _settle(run: Path, path: str, value: object) -> None:
+    """Let the run's stages have been made with what config.yaml has, but for one setting."""
+    config = parse_config(yaml.safe_load((run / "config.yaml").read_text()))
+    flat = {**flatten(config.model_dump(mode="json")), path: value}
+    stages = {stage: made_from(stage, flat) for stage in ("data", "baseline", "trials")}
+    (run / "work").mkdir()
+    (run / "work" / "settled.json").write_text(json.dumps({"schema": 1, "stages": stages}))
+
+
+def test_settings_that_were_never_used_are_not_printed_as_if_they_had_been(make_run):
+    run = make_run()
+    _settle(run, "train.lr", 0.00321)
+    text = render(run).read_text()
+    assert "config.yaml was changed after this run had used it" in text
+    assert "<li>train.lr was 0.00321 for the trials, and is now 2e-05</li>" in text
+    printed = yaml.safe_load(unescape(text.split("<pre>")[-1].split("</pre>")[0]))
+    assert printed["train"]["lr"] == 0.00321
+    assert printed["run"]["name"] == "quick<b>start</b>"
+    assert "All settings (as they were used)" in text
+    # The facts above the settings are those of what was used, too.
+    (run / "work" / "settled.json").unlink()
+    (run / "work").rmdir()
+    _settle(run, "data.task", "gsm8k")
+    assert "<dt>Task</dt><dd>gsm8k</dd>" in render(run).read_text()
+
+
+def test_a_config_as_it_was_used_is_printed_as_it_is(make_run):
+    run = make_run()
+    _settle(run, "verdict.seeds", 7)  # the verdict has not begun
+    text = render(run).read_text()
+    assert "was changed after" not in text
+    assert unescape(text.split("<pre>")[-1].split("</pre>")[0]) == (run / "config.yaml").read_text()
+
+
+def test_a_config_that_is_no_longer_one_does_not_hide_what_was_used(make_run):
+    run = make_run()
+    _settle(run, "train.lr", 0.00321)
+    (run / "config.yaml").write_text("{train: {lrr: 1}, model: {path: x}}")
+    text = render(run).read_text()
+    assert "<li>config.yaml has the unknown key train.lrr" in text
+    assert yaml.safe_load(unescape(text.split("<pre>")[-1].split("</pre>")[0]))["train"]["lr"] == 0.00321
