@@ -69,7 +69,8 @@ def spread(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
 
     Returns:
         ``runs``; for the difference to FFT (``delta``) and to continued FFT (``delta_continued_fft``) its mean,
-        standard deviation and Student's 95% interval over seeds, or None; and ``within_noise``: whether an interval holds zero.
+        standard deviation and Student's 95% interval over seeds, or None; and ``within_noise``: whether an interval
+        holds zero.
     """
     content: dict[str, Any] = {"n": len(runs), "runs": list(runs)}
     for name, rival in (("delta", "fft"), ("delta_continued_fft", "continued")):

@@ -63,7 +63,9 @@ class Shape:
         config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
         used = getattr(config, "num_experts_per_tok", None) or 1
         widths: dict[int, int] = {}
-        for weight in maskable(model):
+        within = list(maskable(model))
+        # The head is counted as logits. A model without a list of decoder layers counts as one layer.
+        for weight in [weight for weight in within if weight.layer is not None] or within:
             # Of stacked experts a token meets a few.
             shape = model.get_parameter(weight.name).shape
             width = sum(shape[-2:]) * (used if len(shape) > 2 else 1)
