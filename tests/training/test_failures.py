@@ -17,7 +17,7 @@ Worker info: Worker(
     pid=13524,
   ),
 )"""
-KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 9) was \
+KILLED = """2 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 1.2.3.4, ID: 9) was \
 11.81GB used / 23.54GB limit (0.501852)
 OOM kill reason: Memory usage 12646334464B exceeded threshold of 12638255104B (50.0% of 25276510208B limit)
 Selected to kill: (Actor(e8d8): task name=PreemptionWatcher, pid=13834, actual memory used=0.11GB, worker ID=0b)

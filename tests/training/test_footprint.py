@@ -107,7 +107,7 @@ def test_sizes_shrink_to_one_and_no_further() -> None:
 
 
 def test_a_measured_step_takes_no_more_than_estimated() -> None:
-    """What autograd saves for the backward pass, counted. Passing copies come on top; the estimate has room for them."""
+    """What autograd saves for the backward pass, counted. Passing copies come on top; there is room for them."""
     model, rows, tokens = make("llama", **LLAMA), 4, 24
     held: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
