@@ -41,7 +41,12 @@ class TrainConfig(Section):
         "train", description="held_out: those of data.n_held_out, which FFT has not seen"
     )
     batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
-    micro_batch_size: int | None = Field(None, ge=1, description="examples per forward per worker")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="examples per forward per worker; null: as many as fit the memory, by lengths and model. Halved where "
+        "they turn out too many; the gradient is the same for any",
+    )
     optimizer: Literal["adamw", "rmsprop"] = Field(
         "adamw", description="rmsprop keeps one state per weight instead of two, for memory"
     )
@@ -56,7 +61,7 @@ class TrainConfig(Section):
     clip: float = Field(1.0, ge=0, description="gradient norm; 0 is off")
     eval_every: int = Field(50, ge=1, description="steps between evaluations on validation")
     checkpoint_every: int = Field(1, ge=1, description="evaluations between checkpoints")
-    eval_batch_size: int = Field(64, ge=1)
+    eval_batch_size: int = Field(64, ge=1, description="examples scored at once at most; fewer where memory is short")
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a new best")
     seed: int = 0
 

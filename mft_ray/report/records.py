@@ -132,7 +132,7 @@ class Seeds(Record):
 
     runs: list[dict[str, float]]
     delta: Spread
-    delta_continued_fft: Spread
+    delta_continued_fft: Spread | None = None
     within_noise: bool
 
 
@@ -146,7 +146,10 @@ class Selection(Record):
 
 
 class Verdict(Record):
-    """verdict.json: the winner against FFT and continued FFT on the untouched test split."""
+    """verdict.json: the winner against FFT and continued FFT on the untouched test split.
+
+    ``not_run`` says what could not be run, and why: the verdict is then on what there is.
+    """
 
     metric: str
     n: int
@@ -172,6 +175,7 @@ class Verdict(Record):
     looks: list[dict[str, str]] = []
     extra: list[ExtraVerdict] = []
     other_tasks: list[ExtraVerdict] = []
+    not_run: dict[str, str] = {}
 
 
 class Example(Record):

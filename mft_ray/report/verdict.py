@@ -68,11 +68,19 @@ def banner(run: Run) -> Banner:
     if verdict.beats_fft:
         return Banner("yes", "Better than FFT", sentence)
     if verdict.better_than_fft:
-        what = "than seed noise" if _beats_continued(verdict) else "than FFT continued"
-        return Banner("partly", f"Better than FFT, not {what}", sentence)
+        return Banner("partly", f"Better than FFT{_but(verdict)}", sentence)
     if verdict.ci95[1] < 0:
         return Banner("worse", "Worse than FFT", sentence)
     return Banner("no", "No gain shown", sentence)
+
+
+def _but(verdict: Verdict) -> str:
+    """What keeps a gain over FFT from being called one that beats FFT."""
+    if "continued_fft" in verdict.not_run:
+        return "; FFT continued could not be run"
+    if not _beats_continued(verdict):
+        return ", not than FFT continued"
+    return ", not than seed noise" if verdict.seeds else "; other seeds could not be run"
 
 
 def _beats_continued(verdict: Verdict) -> bool:
@@ -159,14 +167,18 @@ def _seeds(verdict: Verdict | None) -> list[tuple[str, ...]]:
     rows = [
         (
             f"seed {number}",
-            *(unit.number(scores[name]) for name in ("fft", "continued", "mft")),
-            *(unit.signed(scores["mft"] - scores[name]) for name in ("fft", "continued")),
+            *(unit.number(scores.get(name)) for name in ("fft", "continued", "mft")),
+            *(unit.signed(_less(scores["mft"], scores.get(name))) for name in ("fft", "continued")),
         )
         for number, scores in enumerate(seeds.runs, start=1)
     ]
     over = (seeds.delta, seeds.delta_continued_fft)
-    means = (f"{unit.signed(each.mean)} ({unit.interval(each.ci95)})" for each in over)
+    means = (f"{unit.signed(each.mean)} ({unit.interval(each.ci95)})" if each else units.NONE for each in over)
     return [*rows, ("mean and its interval", "", "", "", *means)]
+
+
+def _less(one: float, other: float | None) -> float | None:
+    return None if other is None else one - other
 
 
 def _discordant(run: Run) -> list[tuple[str, str, list[tuple[Example, str, str]]]]:

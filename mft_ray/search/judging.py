@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.data.prepare import shared_sources
+from mft_ray.errors import RunFailed
 from mft_ray.search.baseline import Baseline, continued_fft, fft_workers
 from mft_ray.search.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.looks import kept_verdict, look, looks
+from mft_ray.search.progress import say
 from mft_ray.search.rivals import best_rival
 from mft_ray.search.scoring import Subject, made, score, score_on_test
 from mft_ray.search.seeds import over_seeds
 from mft_ray.search.task_scores import score_on_tasks
-from mft_ray.search.verdict import Evidence, Rules, compare, judge, warn
+from mft_ray.search.verdict import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
+from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import write_json
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a verdict is made from, as far as it could be run.
+
+    Attributes:
+        fft: the FFT model.
+        mft: the winner.
+        subjects: both, and what else they are held against.
+        test: by metric and name, one score for each test example.
+        validation: by name, one score for each validation example.
+        rival: method and name of the best rival.
+        seeds: as of `mft_ray.search.seeds.spread`.
+        not_run: what could not be run, and why.
+    """
+
+    fft: Subject
+    mft: Subject
+    subjects: Sequence[Subject]
+    test: Mapping[str, Mapping[str, list[float]]]
+    validation: Mapping[str, list[float]]
+    rival: tuple[str, str] | None
+    seeds: dict[str, Any] | None
+    not_run: Mapping[str, str]
 
 
 def judge_winner(
@@ -32,6 +61,8 @@ def judge_winner(
 ) -> dict[str, Any]:
     """Score FFT, continued FFT and the winner on test, once, and write what that shows.
 
+    Where continued FFT, a rival or another seed cannot be run, the verdict is on what there is and says so.
+
     Args:
         config: the resolved configuration.
         folder: of the run.
@@ -42,97 +73,128 @@ def judge_winner(
         again: the test examples may be looked at although they were for another trial.
 
     Returns:
-        The content of ``verdict.json``; what is there already is not judged again.
+        The content of ``verdict.json``; what is there already is not judged again, unless something could not be run.
 
     Raises:
         UserError: the test examples were looked at for another trial, and that verdict is gone.
+        RunFailed: FFT or the winner could not be scored.
     """
     row = rows[0]
     if (kept := kept_verdict(folder, row["trial_id"], again)) is not None:
-        return kept
-    fft = Subject("fft", baseline.model)
-    mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
+        if kept["trial_id"] != row["trial_id"] or not kept.get("not_run"):
+            return kept
+        say(f"the verdict was made without {', '.join(kept['not_run'])}: that is tried again")
     with fft_workers(config, folder) as group:
-        rival = best_rival(group, config, folder, baseline)
         earlier = look(folder, row["trial_id"])
-        continued = continued_fft(group, config, folder, baseline, row["tokens"])
-        subjects = [continued, fft, mft, *([rival[1]] if rival else [])]
-        values = score_on_test(group, subjects, config, folder)
-        continued_validation = score(group, continued, "validation", config, folder)
-        metric = config.evaluation.metric
-        decisive = values.pop(metric)
-        keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
-        seeds = over_seeds(group, config, folder, start, row, decisive)
+        scored = _scored(group, config, folder, baseline, start, row)
+    metric = config.evaluation.metric
+    decisive = scored.test[metric]
     alone = Rules(config.evaluation.resamples, config.verdict.real_test)
     rules = replace(alone, sources=shared_sources(folder.data, "test"))
-    on_tasks = _on_tasks(subjects, fft, mft, config, folder, concurrent, alone)
+    on_tasks = _on_tasks(scored, config, folder, concurrent, alone)
     others = config.evaluation.other_tasks
-    extra = [_extra(name, by_name, rules) for name, by_name in values.items()]
+    extra = [_extra(name, by_name, rules) for name, by_name in scored.test.items() if name != metric]
     extra += [each for task, each in on_tasks if task not in others]
     evidence = Evidence(
         metric,
         decisive["mft"],
         decisive["fft"],
-        decisive["continued"],
-        rival=(rival[0], decisive[rival[1].name]) if rival else None,
+        decisive.get("continued"),
+        rival=(scored.rival[0], decisive[scored.rival[1]]) if scored.rival else None,
         method=config.search.method,
-        seeds=seeds,
+        seeds=scored.seeds,
         other_tasks=warn([each for task, each in on_tasks if task in others]),
         earlier_looks=len(earlier),
+        not_run=scored.not_run,
     )
+    chosen_by = {"split": "validation", "n": len(scored.validation["fft"]), "metric": metric, "trials": len(rows)}
     verdict = {
         **judge(evidence, rules),
         "trial_id": row["trial_id"],
-        "selection": {"split": "validation", "n": len(continued_validation), "metric": metric, "trials": len(rows)},
+        "selection": chosen_by,
         "looks": looks(folder),
         "extra": extra,
     }
-    _complete_baseline(config, folder, decisive, continued_validation)
+    _complete_baseline(config, folder, decisive, scored.validation)
+    if kept is not None:
+        shutil.rmtree(folder.best, ignore_errors=True)  # its card has the sentence of that verdict
     write_json(folder.verdict, verdict)
     return verdict
 
 
+def _scored(
+    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, start: str, row: dict[str, Any]
+) -> Scored:
+    """Train what the winner is held against and score all; what was trained or scored before is not again."""
+    fft = Subject("fft", baseline.model)
+    mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
+    rival, failed = best_rival(group, config, folder, baseline)
+    not_run = {f"rival {method}": why for method, why in failed.items()}
+    subjects, validation = [fft, mft], {"fft": score(group, fft, "validation", config, folder)}
+    try:
+        continued = continued_fft(group, config, folder, baseline, row["tokens"])
+        validation["continued"] = score(group, continued, "validation", config, folder)
+        score_on_test(group, [continued], config, folder)
+        subjects.insert(0, continued)
+    except RunFailed as error:
+        not_run[CONTINUED] = str(error.__cause__ or error)
+        say(f"continued FFT could not be run: {not_run[CONTINUED]} The verdict goes on without it.")
+    if rival:
+        try:
+            score_on_test(group, [rival[1]], config, folder)
+            subjects.append(rival[1])
+        except RunFailed as error:
+            not_run[f"rival {rival[0]}"] = str(error)
+            say(f"{error} The verdict goes on without it.")
+            rival = None
+    test = score_on_test(group, subjects, config, folder)
+    decisive = test[config.evaluation.metric]
+    keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
+    seeds, why = over_seeds(group, config, folder, start, row, decisive)
+    if why:
+        not_run[SEEDS] = why
+    named = (rival[0], rival[1].name) if rival else None
+    return Scored(fft, mft, subjects, test, validation, named, seeds, not_run)
+
+
 def _on_tasks(
-    subjects: Sequence[Subject],
-    fft: Subject,
-    mft: Subject,
-    config: Config,
-    folder: RunFolder,
-    concurrent: int,
-    rules: Rules,
+    scored: Scored, config: Config, folder: RunFolder, concurrent: int, rules: Rules
 ) -> list[tuple[str, dict[str, Any]]]:
     """Score models on the benchmark tasks, keep the examples on which two differ, and return a row for each metric."""
     rows = []
-    found = score_on_tasks(subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
+    found = score_on_tasks(scored.subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
     for (task, name), by_name in found.items():
-        keep_task_examples(Pair(fft, mft, (by_name["fft"], by_name["mft"])), task, name, folder)
+        pair = Pair(scored.fft, scored.mft, (by_name["fft"], by_name["mft"]))
+        keep_task_examples(pair, task, name, folder)
         rows.append((task, _extra(f"{task}: {name}", by_name, rules)))
     return rows
 
 
 def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[str, Any]:
-    continued = scores["continued"]
-    return {**compare(name, scores["mft"], scores["fft"], rules), "continued": sum(continued) / len(continued)}
+    continued = scores.get("continued")
+    mean = sum(continued) / len(continued) if continued else None
+    return {**compare(name, scores["mft"], scores["fft"], rules), "continued": mean}
 
 
 def _complete_baseline(
-    config: Config, folder: RunFolder, named: dict[str, list[float]], continued_validation: list[float]
+    config: Config, folder: RunFolder, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
 ) -> None:
     record = json.loads(folder.baseline.read_text())
-    outcome = json.loads((folder.continued / "outcome.json").read_text())
-    best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
-    tests = {name: _mean(values) for name, values in named.items()}
-    record["test"] = tests["fft"]
-    record["continued"] = {
-        "method": "fft",
-        "metric": config.evaluation.metric,
-        "validation": _mean(continued_validation),
-        "test": tests["continued"],
-        "best_step": best["step"],
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "seconds": last["seconds"],
-    }
+    record["test"] = _mean(test["fft"])
+    record["continued"] = None
+    if "continued" in test:
+        outcome = json.loads((folder.continued / "outcome.json").read_text())
+        best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
+        record["continued"] = {
+            "method": "fft",
+            "metric": config.evaluation.metric,
+            "validation": _mean(validation["continued"]),
+            "test": _mean(test["continued"]),
+            "best_step": best["step"],
+            "steps": last["step"],
+            "tokens": last["tokens"],
+            "seconds": last["seconds"],
+        }
     write_json(folder.baseline, record)
 
 

@@ -42,6 +42,8 @@ class Lines:
         if isinstance(event, Restart):
             say(f"{self.label}: {_restarted(event.reason)}")
             return
+        if event.note:
+            say(f"{self.label}: {event.note}")
         if isinstance(event, Counted):
             left = (time.monotonic() - self.since) / event.done * (event.total - event.done)
             say(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
@@ -133,6 +135,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             return
         if "restart" in result:
             say(f"{self._name(trials, trial)}: {_restarted(result['restart'])}")
+        if result.get("note"):
+            say(f"{self._name(trials, trial)}: {result['note']}")
         self.budget.note(trial.trial_id, result["tokens"])
         note = "" if result["eligible"] else f" (ratio still {result['ratio']:.3f})"
         left, steps = self._time_left(trials), result.get(TOTAL_STEPS, self.steps)

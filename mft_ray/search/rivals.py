@@ -13,7 +13,9 @@ from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import Outcome
 
 
-def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> tuple[str, Subject] | None:
+def best_rival(
+    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline
+) -> tuple[tuple[str, Subject] | None, dict[str, str]]:
     """Train the rivals that the configuration names and choose the best by validation.
 
     Args:
@@ -23,30 +25,35 @@ def best_rival(group: WorkerGroup, config: Config, folder: RunFolder, baseline: 
         baseline: the FFT model that all start from.
 
     Returns:
-        The best one's method and what it made; None if no rival was asked for, or none could be trained.
+        The best one's method and what it made; None if no rival was asked for, or none could be trained. And why some
+        could not, by method.
     """
     methods = [method for method in config.verdict.rivals if method != config.search.method]
+    failed: dict[str, str] = {}
     if not methods:
-        return None
+        return None, failed
     scored: list[tuple[float, str]] = []
     with trial_workers(group, config, folder) as its:
         for method in methods:
-            outcome = _train(method, its, config, folder, baseline)
-            if outcome is not None and outcome.best_evaluation is not None:
+            try:
+                outcome = _train(method, its, config, folder, baseline)
+            except RunFailed as error:
+                say(f"rival {method} has failed: {error}. The verdict goes on without it.")
+                failed[method] = str(error)
+                continue
+            if outcome.best_evaluation is None:
+                failed[method] = "it ended before the mask reached its ratio"
+            else:
                 scored.append((outcome.best_evaluation.score, method))
     if not scored:
-        return None
+        return None, failed
     _, best = max(scored)
-    return best, made(folder.rivals / best, f"rival-{best}", baseline.model, baseline.before)
+    return (best, made(folder.rivals / best, f"rival-{best}", baseline.model, baseline.before)), failed
 
 
-def _train(method: Method, group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> Outcome | None:
+def _train(method: Method, group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> Outcome:
     out, scaling = folder.rivals / method, group.scaling
     job = job_on(baseline, method, config, start=baseline.model, data=folder.data, out=out, scaling=scaling)
     say(f"rival {method}: {METHODS[method]}")
-    try:
-        lines = Lines(f"rival {method}", config.evaluation.watched, job.train.steps)
-        return group.train(job, Patience(config.train.patience), lines)
-    except RunFailed as error:
-        say(f"rival {method} has failed: {error}. The verdict goes on without it.")
-        return None
+    lines = Lines(f"rival {method}", config.evaluation.watched, job.train.steps)
+    return group.train(job, Patience(config.train.patience), lines)

@@ -25,7 +25,7 @@ def over_seeds(
     start: str,
     row: dict[str, Any],
     scores: Mapping[str, Sequence[float]],
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, str | None]:
     """Train FFT, the winner and continued FFT with other seeds, and say how much the gain varies.
 
     The data, its splits and the model before fine-tuning stay; the order of the examples and the scores' start change.
@@ -36,42 +36,52 @@ def over_seeds(
         folder: of the run; a seed that was trained before is not trained again.
         start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
         row: the winner's leaderboard row.
-        scores: on test, of ``fft``, ``mft`` and ``continued`` in the search itself.
+        scores: on test, of ``fft``, ``mft`` and ``continued`` in the search itself. Without the last it is not trained
+            with other seeds either.
 
     Returns:
-        What `spread` does; None where one seed is all that was asked for, or all others failed.
+        What `spread` does; None where one seed is all that was asked for, or all others failed. And why seeds have
+        failed, or None.
     """
     if config.verdict.seeds == 1:
-        return None
+        return None, None
+    why: list[str] = []
     runs = [_means(scores)]
     for number in range(1, config.verdict.seeds):
         name = f"seed {number + 1} of {config.verdict.seeds}"
-        say(f"{name}: FFT, the winner's settings, and FFT continued")
+        say(f"{name}: FFT, the winner's settings{', and FFT continued' if 'continued' in scores else ''}")
         try:
             sub = RunFolder(folder.seeds / str(number))
             sub.work.mkdir(parents=True, exist_ok=True)
             sub.data = folder.data
-            runs.append(_run(group, _reseeded(config, number), sub, start, row))
+            runs.append(_run(group, _reseeded(config, number), sub, start, row, "continued" in scores))
         except RunFailed as error:
             say(f"{name} has failed: {error}. The verdict goes on without it.")
-    return spread(runs) if len(runs) > 1 else None
+            why.append(f"{name}: {error}")
+    return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
 
 
 def spread(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Return how the gain varies over seeds.
 
     Args:
-        runs: mean scores of ``fft``, ``mft`` and ``continued``, one for each seed, at least two.
+        runs: mean scores of ``fft``, ``mft`` and, if it could be run, ``continued``, for each seed, at least two.
 
     Returns:
         ``runs``; for the difference to FFT (``delta``) and to continued FFT (``delta_continued_fft``) its mean,
-        standard deviation and Student's 95% interval over seeds; and ``within_noise``: whether an interval holds zero.
+        standard deviation and Student's 95% interval over seeds, or None; and ``within_noise``: whether an interval
+        holds zero.
     """
     content: dict[str, Any] = {"n": len(runs), "runs": list(runs)}
     for name, rival in (("delta", "fft"), ("delta_continued_fft", "continued")):
+        if any(rival not in run for run in runs):
+            content[name] = None
+            continue
         deltas = [run["mft"] - run[rival] for run in runs]
         content[name] = {"mean": fmean(deltas), "sd": stdev(deltas), "ci95": list(interval(deltas, binary=False))}
-    content["within_noise"] = any(content[name]["ci95"][0] <= 0 for name in ("delta", "delta_continued_fft"))
+    content["within_noise"] = any(
+        content[name]["ci95"][0] <= 0 for name in ("delta", "delta_continued_fft") if content[name]
+    )
     return content
 
 
@@ -82,7 +92,9 @@ def _reseeded(config: Config, number: int) -> Config:
     return config.model_copy(update={"train": train, "fft": config.fft.model_copy(update={"train": fft})})
 
 
-def _run(group: WorkerGroup, config: Config, folder: RunFolder, start: str, row: dict[str, Any]) -> dict[str, float]:
+def _run(
+    group: WorkerGroup, config: Config, folder: RunFolder, start: str, row: dict[str, Any], both: bool
+) -> dict[str, float]:
     baseline = fft_baseline(group, config, folder, start)
     method, chosen, out = config.search.method, apply(config, row["config"]), folder.trial("winner")
     with trial_workers(group, config, folder) as its:
@@ -94,10 +106,11 @@ def _run(group: WorkerGroup, config: Config, folder: RunFolder, start: str, row:
     subjects = {
         "fft": Subject("fft", baseline.model),
         "mft": made(out, "mft", baseline.model, baseline.before),
-        "continued": continued_fft(group, config, folder, baseline, outcome.history[-1].tokens),
     }
+    if both:
+        subjects["continued"] = continued_fft(group, config, folder, baseline, outcome.history[-1].tokens)
     return _means({name: score(group, subject, "test", config, folder) for name, subject in subjects.items()})
 
 
 def _means(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: sum(scores[name]) / len(scores[name]) for name in ("fft", "mft", "continued")}
+    return {name: sum(scores[name]) / len(scores[name]) for name in ("fft", "mft", "continued") if name in scores}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mft_ray.evaluation.statistics import LEVEL, Paired, holm, paired, right_or_wrong
 from mft_ray.report.units import Unit, p_value, product, unit
+
+# What a verdict may have to do without, as ``not_run`` names it; rivals are "rival METHOD".
+CONTINUED, SEEDS = "continued_fft", "other seeds"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Evidence:
         seeds: what `mft_ray.search.seeds.spread` says; None if there is one seed.
         other_tasks: rows of `warn`.
         earlier_looks: how often the test examples were looked at for other trials.
+        not_run: what was wanted and could not be run, such as `CONTINUED`, and why.
     """
 
     metric: str
@@ -50,6 +54,12 @@ class Evidence:
     seeds: dict[str, Any] | None = None
     other_tasks: Sequence[dict[str, Any]] = ()
     earlier_looks: int = 0
+    not_run: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has been run that a claim to beat FFT rests on."""
+        return CONTINUED not in self.not_run and not (self.seeds is None and SEEDS in self.not_run)
 
 
 def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
@@ -57,8 +67,8 @@ def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
 
     A difference is believed when the paired bootstrap interval lies on one side of zero and the paired test agrees
     (exact McNemar for right-or-wrong scores). "Beats FFT" is said of what is better than FFT, and better than FFT that
-    was trained on for as many tokens, and whose gain is larger than what a seed changes, as far as these were run. All
-    must hold, so none needs a correction for the others.
+    was trained on for as many tokens, and whose gain is larger than what a seed changes, as far as these were wanted.
+    All must hold, so none needs a correction for the others; where one could not be run, nothing is claimed.
 
     Args:
         evidence: scores and what else is known.
@@ -84,7 +94,7 @@ def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
         "p_value": fft.p_value,
         "test": fft.test,
         "confidence": 0.95,
-        "beats_fft": better(fft) and (continued is None or better(continued)) and not noise,
+        "beats_fft": better(fft) and (continued is None or better(continued)) and not noise and evidence.complete,
         "better_than_fft": better(fft),
         "continued_fft": continued.baseline if continued else None,
         "delta_continued_fft": continued.delta if continued else None,
@@ -96,6 +106,7 @@ def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
         "needed": fft.needed,
         "seeds": evidence.seeds,
         "other_tasks": list(evidence.other_tasks),
+        "not_run": dict(evidence.not_run),
         "sentence": _sentence(evidence, fft, continued, rival),
     }
 
@@ -172,6 +183,8 @@ def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: 
         start = "Yes"
         if seeds and seeds["within_noise"]:
             start = "Not surely"
+        if not evidence.complete:
+            start = "Not shown"
         if continued is not None and not better(continued):
             start = "Only in part"
         end = "a gain over FFT beyond chance"
@@ -182,6 +195,7 @@ def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: 
     said = [f"{start}: {facts}, {end}."]
     if continued is not None:
         said.append(_against("FFT continued for the same number of tokens", shown, continued))
+    said += _not_run(evidence, gain=better(fft))
     if evidence.rival is not None and rival is not None:
         said.append(_against(f"the best rival on validation, {evidence.rival[0]}", shown, rival))
     if seeds:
@@ -199,14 +213,24 @@ def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: 
     return " ".join(said)
 
 
+def _not_run(evidence: Evidence, gain: bool) -> list[str]:
+    said = []
+    for name, why in evidence.not_run.items():
+        whom = "FFT continued for the same number of tokens" if name == CONTINUED else name
+        said.append(f"{whom[0].upper()}{whom[1:]} could not be run: {why.partition('. ')[0].rstrip('.')}.")
+    if gain and not evidence.complete:
+        said.append("Without that, this is a gain over FFT alone, and no claim to beat it.")
+    return said
+
+
 def _noise(shown: Unit, seeds: dict[str, Any]) -> str:
     gain = seeds["delta"]
     text = (
         f"Over {seeds['n']} seeds the gain over FFT is {shown.delta(gain['mean'])} on average (standard deviation "
         f"{shown.number(gain['sd'])}, 95% interval {shown.interval(gain['ci95'])})"
     )
-    over = seeds["delta_continued_fft"]
-    text += f" and over continued FFT {shown.delta(over['mean'])} ({shown.interval(over['ci95'])})"
+    if over := seeds["delta_continued_fft"]:
+        text += f" and over continued FFT {shown.delta(over['mean'])} ({shown.interval(over['ci95'])})"
     return f"{text}: {'within seed noise' if seeds['within_noise'] else 'more than seed noise'}."
 
 

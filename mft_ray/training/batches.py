@@ -9,7 +9,7 @@ from mft_ray.errors import UserError
 
 
 def micro_batch_size(train: TrainConfig, scaling: ScalingConfig) -> int:
-    """Return the examples per forward per worker.
+    """Return the examples per forward per worker that a configuration asks for, at most: memory may allow fewer.
 
     Raises:
         UserError: the batch does not divide among workers and micro-batches.
@@ -23,6 +23,16 @@ def micro_batch_size(train: TrainConfig, scaling: ScalingConfig) -> int:
             f"{scaling.workers * (train.micro_batch_size or 1)}."
         )
     return size
+
+
+def largest_divisor(share: int, most: float) -> int:
+    """Return the largest micro-batch, of at most so many examples, that a worker's share of a batch divides into.
+
+    Args:
+        share: examples of a global batch that each worker has.
+        most: what there is room for; less than 1 counts as 1.
+    """
+    return max(size for size in range(1, share + 1) if share % size == 0 and (size <= most or size == 1))
 
 
 def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[int]:

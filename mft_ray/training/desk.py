@@ -5,9 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mft_ray.training.job import Counted, Evaluation, Job, Outcome, Restart, Scores, StopRule, Texts
+from mft_ray.training.job import (
+    Counted,
+    Evaluation,
+    Job,
+    Outcome,
+    Restart,
+    Scores,
+    Sizes,
+    StopRule,
+    Texts,
+    TrainJob,
+)
+
+_ADVICE = (
+    "These need less memory: a shorter data.max_length, scaling.gradient_checkpointing, bfloat16 as scaling.compute "
+    "and model.dtype, scaling.zero_stage 2 or 3 with more workers, fewer trials at once (search.max_concurrent)."
+)
 
 
 @dataclass(frozen=True)
@@ -18,11 +34,13 @@ class Task:
         number: counted from 1 over the desk's life.
         job: what to do.
         stop: the rule that may end it early.
+        limit: examples at once, at most, where more have been too many for the memory.
     """
 
     number: int
     job: Job
     stop: StopRule | None
+    limit: Sizes | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,8 @@ class Desk:
     """An async actor between the driver, which submits jobs one at a time, and a group's workers.
 
     All workers take the same jobs in the same order. A worker that was started anew takes the unfinished
-    job again, which then goes on from its checkpoint.
+    job again, which then goes on from its checkpoint. One that ran out of memory is taken again with half the
+    micro-batch, as often as that can be halved; that is no failure. Jobs of the same kind then begin with what worked.
 
     Args:
         workers: of the group.
@@ -75,6 +94,8 @@ class Desk:
         self._settled = 0
         self._events: deque[Event] = deque()
         self._failures = 0
+        self._sizes: Sizes | None = None  # of the job, as far as a worker has said
+        self._worked: dict[str, Sizes] = {}  # limits by the kind of job
         self._finished: set[int] = set()
         self._cancelled: dict[tuple[int, int], bool] = {}
         self._cancel = self._sent_home = False
@@ -122,6 +143,16 @@ class Desk:
             await self._changed.wait_for(lambda: self._sent_home or due())
             return self._task if due() else None
 
+    async def sized(self, sizes: Sizes) -> None:
+        """Note how many examples at once the job begins with, which every worker tells."""
+        self._sizes = sizes
+
+    async def too_many(self, reason: str) -> Task | None:
+        """Note that the only worker ran out of memory; returns the job with smaller batches, if there are any."""
+        tried = self._task
+        await self._change(lambda: self._shrink(reason))
+        return self._task if self._task is not tried else None
+
     async def report(self, task: Task, evaluation: Evaluation) -> bool:
         """Note an evaluation, which every worker reports; returns, alike to all, whether to break off."""
         key = (task.number, evaluation.step)
@@ -144,28 +175,65 @@ class Desk:
             self._sent_home |= self._jobs >= self._renewal.jobs or self._grown > self._renewal.growth
             await self._change(lambda: self._settle(result))
 
-    async def crashed(self, reason: str) -> None:
-        """Note that the group has failed and will be started anew."""
+    async def crashed(self, reason: str, memory: bool = False) -> None:
+        """Note that the group has failed and will be started anew.
+
+        Args:
+            reason: in one line.
+            memory: whether there was too little of it.
+        """
         self._finished.clear()
         self._memory = {}
         if self._task is None or self._task.number == self._settled:
             return
-        self._failures += 1
-        if self._failures > self._max_failures:
-            await self._change(lambda: self._settle(Failure(reason)))
-        else:
-            await self._change(lambda: self._events.append(Restart(reason)))
+        await self._change(lambda: self._crash(reason, memory))
 
     async def _change(self, action: Callable[[], object]) -> None:
         async with self._changed:
             action()
             self._changed.notify_all()
 
+    def _crash(self, reason: str, memory: bool) -> None:
+        if memory and self._shrink(reason):
+            return
+        self._failures += 1
+        if self._failures <= self._max_failures:
+            self._events.append(Restart(reason))
+        elif memory:
+            tried = " with one example at a time" if self._sizes else ""
+            self._settle(Failure(f"out of memory{tried}: {reason}. {_ADVICE}"))
+        else:
+            self._settle(Failure(reason))
+
+    def _shrink(self, reason: str) -> bool:
+        """Put the job on the desk again with smaller batches, if there are any."""
+        assert self._task
+        smaller = self._sizes.smaller() if self._sizes else None
+        if self._sizes is None or smaller is None:
+            return False
+        self._task, before, self._sizes = replace(self._task, limit=smaller), self._sizes, None
+        self._events.append(Restart(f"out of memory ({reason}): {_change(before, smaller, self._task.job)}"))
+        return True
+
     def _put(self, task: Task) -> None:
-        self._task, self._failures, self._cancel = task, 0, False
+        self._task = replace(task, limit=self._worked.get(_kind(task.job)))
+        self._failures, self._cancel, self._sizes = 0, False, None
 
     def _settle(self, result: Result | Failure) -> None:
         assert self._task
         self._settled = self._task.number
         self._finished.clear()
         self._events.append(result)
+        if self._task.limit and not isinstance(result, Failure):
+            self._worked[_kind(self._task.job)] = self._task.limit
+
+
+def _kind(job: Job) -> str:
+    """Name the jobs that need about as much memory."""
+    return f"{type(job).__name__} {job.model} {isinstance(job, TrainJob) and job.frozen}"
+
+
+def _change(before: Sizes, after: Sizes, job: Job) -> str:
+    if isinstance(job, TrainJob) and before.training > after.training:
+        return f"micro-batches of at most {after.training} instead of {before.training} examples"
+    return f"at most {after.scoring} instead of {before.scoring} examples scored at once"

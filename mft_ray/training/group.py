@@ -18,8 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result
-from mft_ray.training.failures import root_cause
+from mft_ray.training.failures import out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
+from mft_ray.training.memory import kills
 from mft_ray.training.serve import serve
 
 Heard = Callable[[Progress], object]
@@ -166,7 +167,11 @@ class WorkerGroup:
         while True:
             ready, _ = ray.wait([waiting], timeout=_LOOK_S)
             if ready:
-                event: Event = ray.get(waiting)
+                try:
+                    event: Event = ray.get(waiting)
+                except ray.exceptions.RayActorError as error:
+                    self._desk = self._thread = None  # the next job gets a new one
+                    return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
                 return event
             if self._thread is None or not self._thread.is_alive():
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
@@ -220,10 +225,22 @@ class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
 
     def __init__(self, desk: Any) -> None:
         self._desk = desk
+        self._kernel = _killed_here()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the desk."""
-        ray.get(self._desk.crashed.remote(root_cause(*worker_exceptions.values())))
+        failures = worker_exceptions.values()
+        reason, memory = root_cause(*failures), out_of_memory(*failures)
+        before, self._kernel = self._kernel, _killed_here()
+        if not memory and before[0] == self._kernel[0] and before[1] < self._kernel[1]:
+            # Ray only knows that it is gone.
+            reason, memory = f"{reason}: the kernel has killed a process of this machine for want of memory", True
+        ray.get(self._desk.crashed.remote(reason, memory))
+
+
+def _killed_here() -> tuple[str, int]:
+    """Return which node this is, and how many processes the kernel has killed there for want of memory."""
+    return ray.get_runtime_context().get_node_id(), kills()
 
 
 def worker_resources(scaling: ScalingConfig) -> dict[str, float]:

@@ -127,10 +127,38 @@ class Texts:
 
 @dataclass(frozen=True)
 class Counted:
-    """How far the first worker is with its share of a `ScoreJob`, in examples."""
+    """How far the first worker is with its share of a `ScoreJob`, in examples.
+
+    Attributes:
+        note: what else there is to say.
+    """
 
     done: int
     total: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many examples go through a worker's model at once; less memory is needed by fewer.
+
+    Attributes:
+        training: in a forward and backward pass, the micro-batch.
+        scoring: in a forward pass that no backward one follows.
+    """
+
+    training: int
+    scoring: int
+
+    def smaller(self) -> Sizes | None:
+        """Return what to try where these were too many; None if nothing is left to try."""
+        # Which of the two was too many is not always known, and scoring needs far less for each.
+        tried = Sizes(max(1, self.training // 2), max(1, self.scoring // 4))
+        return None if tried == self else tried
+
+    def within(self, limit: Sizes | None) -> Sizes:
+        """Return the same, but no more than a limit."""
+        return self if limit is None else Sizes(min(self.training, limit.training), min(self.scoring, limit.scoring))
 
 
 @dataclass(frozen=True)
@@ -157,6 +185,7 @@ class Evaluation:
         delta_error: standard error of delta, over examples.
         flops: of training so far, over all workers, as `mft_ray.training.flops` counts them.
         memory: bytes at the peak so far, of the worker that had the most.
+        note: what else there is to say at this point.
     """
 
     step: int
@@ -171,6 +200,7 @@ class Evaluation:
     delta_error: float = math.nan
     flops: float = 0.0
     memory: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)

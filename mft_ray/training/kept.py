@@ -67,6 +67,10 @@ class Kept:
         self._things.pop("model", None)
         return load_with(job.model, job.artifact, job.dtype, job.attention, job.before).to(self.device)
 
+    def forget(self) -> None:
+        """Let go of everything."""
+        self._things.clear()
+
     def tokenizer(self, path: str) -> Tokenizer:
         """Return the tokenizer of a model, or of prepared data."""
         return self._keep("tokenizer", path, lambda: load_tokenizer(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from mft_ray.data.prepare import TOKENIZER
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.training import memory
 from mft_ray.training.artifacts import size_of
-from mft_ray.training.batches import global_batch, micro_batch_size
+from mft_ray.training.batches import global_batch
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from mft_ray.training.dropout import add_dropout
 from mft_ray.training.engine import build_engine
 from mft_ray.training.flops import Flops
-from mft_ray.training.job import Cost, Evaluation, Outcome, StopRule, TrainJob, write_json
+from mft_ray.training.footprint import Sized, training_sizes
+from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, write_json
 from mft_ray.training.kept import Kept
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
@@ -36,7 +37,14 @@ Report = Callable[[Evaluation], bool]
 _CALIBRATION = 32
 
 
-def train(job: TrainJob, kept: Kept, stop: StopRule | None = None, report: Report | None = None) -> Outcome:
+def train(
+    job: TrainJob,
+    kept: Kept,
+    stop: StopRule | None = None,
+    report: Report | None = None,
+    limit: Sizes | None = None,
+    sized: Sized | None = None,
+) -> Outcome:
     """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
 
     Leaves in ``job.out`` the best evaluation's state, ``best/`` (a Hugging Face folder), ``mask.safetensors`` or
@@ -47,8 +55,10 @@ def train(job: TrainJob, kept: Kept, stop: StopRule | None = None, report: Repor
         kept: what this worker has from the last job. torch.distributed must be initialised.
         stop: asked after every evaluation, on every worker; must answer alike on all.
         report: told of every evaluation, on every worker.
+        limit: examples at once, at most, where more have been too many for the memory.
+        sized: told, on every worker, how many it is going to be.
     """
-    trainer = Trainer(job, kept)
+    trainer = Trainer(job, kept, limit, sized)
     try:
         trainer.resume()
         reason = None if trainer.history else trainer.evaluate(report) or trainer.nothing_to_do()
@@ -65,17 +75,24 @@ def train(job: TrainJob, kept: Kept, stop: StopRule | None = None, report: Repor
 class Trainer:
     """The state of one run on one worker."""
 
-    def __init__(self, job: TrainJob, kept: Kept) -> None:
-        self.job, self.kept, self.device = job, kept, kept.device
+    def __init__(self, job: TrainJob, kept: Kept, limit: Sizes | None = None, sized: Sized | None = None) -> None:
+        self.kept, self.device = kept, kept.device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
         memory.begin(self.device)
         # Not the model's: what is fine-tuned here is prompted by the data's chat template ever after.
         self.tokenizer = kept.tokenizer(str(Path(job.data) / TOKENIZER))
         self.training = kept.split(job.data, job.train.examples)
-        self.validation = kept.split(job.data, "validation").rows
-        self.micro = micro_batch_size(job.train, job.scaling)
+        validation = kept.split(job.data, "validation")
+        self.validation = validation.rows
         model = kept.model(job)
+        self.sizes, self.note = training_sizes(
+            model, job, self.training.lengths, validation.lengths, self.device, limit
+        )
+        if sized:
+            sized(self.sizes)
+        self.micro = self.sizes.training
+        self.job = job = replace(job, train=job.train.model_copy(update={"micro_batch_size": self.micro}))
         if job.scaling.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -137,6 +154,7 @@ class Trainer:
             eligible=self.method.eligible,
             **self._against_rival(values),
             **self._resources(),
+            note="" if self.history else self.note,
         )
         self.history.append(evaluation)
         if best_index(self.history) == len(self.history) - 1:
@@ -253,7 +271,7 @@ class Trainer:
             job.evaluation,
             job.scaling,
             self.tokenizer,
-            job.train.eval_batch_size,
+            self.sizes.scoring,
             self.device,
         )
 

@@ -1,13 +1,25 @@
-"""The most memory that a worker has held at once."""
+"""Memory of a worker: the most that it has held at once, and how much it may still take."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+import ray
+import ray.train
 import torch
 
+from mft_ray.config import ScalingConfig
+
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CGROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Of a node's memory: Ray kills workers where 95% of it is in use.
+_LEFT_ALONE = 0.1
+# Of what is free: an estimate is one, and allocators leave gaps.
+_USABLE = 0.8
 
 
 def begin(device: torch.device) -> None:
@@ -25,3 +37,94 @@ def peak(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     lines = _STATUS.read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def available(device: torch.device, scaling: ScalingConfig) -> float:
+    """Return the bytes that this worker may take beside what it holds already, with some caution.
+
+    A GPU's free memory is shared by the workers that have a part of it. A node's is shared by as many workers as it
+    has places for: other groups, of other trials, may be at work there, or come.
+
+    Args:
+        device: of this worker.
+        scaling: what a worker reserves.
+    """
+    if device.type == "cuda":
+        unused, _ = torch.cuda.mem_get_info(device)
+        mine = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        sharing = max(1, math.floor(1 / (scaling.gpus_per_worker or 1) + 1e-9))
+        return _USABLE * (unused / sharing + mine)
+    total, free = node_memory()
+    group, places = neighbours(scaling)
+    resident = float(psutil.Process().memory_info().rss)
+    return share_of_node(total, free, resident, group, places)
+
+
+def share_of_node(total: float, free: float, resident: float, group: int, places: int) -> float:
+    """Return the bytes that one of several workers on a node may take beside what it holds.
+
+    Args:
+        total: bytes of the node.
+        free: bytes that nobody holds.
+        resident: bytes that the worker holds.
+        group: workers of its own group there, which take theirs at the same moment.
+        places: workers of any group that the node can hold.
+    """
+    fair = (1 - _LEFT_ALONE) * total / max(group, places) - resident
+    return _USABLE * max(0.0, min(fair, (free - _LEFT_ALONE * total) / group))
+
+
+def neighbours(scaling: ScalingConfig) -> tuple[int, int]:
+    """Return how many workers of this group are on this node, and how many of any group it has places for."""
+    group = int(ray.train.get_context().get_local_world_size())
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
+    return group, max(group, math.floor(cpus / scaling.cpus_per_worker + 1e-9))
+
+
+def node_memory() -> tuple[float, float]:
+    """Return the bytes that this node, or the container that this process is in, has in all and free."""
+    memory = psutil.virtual_memory()
+    total, free = float(memory.total), float(memory.available)
+    for limit, held in _limits(_CGROUPS, _MINE):
+        if limit < total:
+            total = limit
+        free = min(free, max(0.0, limit - held))
+    return total, free
+
+
+def _limits(cgroups: Path, mine: Path) -> Iterator[tuple[float, float]]:
+    """Yield the limit of each control group that this process is in, and what the group holds beside file caches."""
+    with suppress(OSError):
+        for line in mine.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, files = cgroups, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = cgroups / "memory"
+                files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            folder = root / path.lstrip("/")
+            # A group is bound by those around it. Inside a container its path may be of the world outside.
+            for each in (folder, *folder.parents):
+                if each.is_relative_to(root) and (found := _limit(each, *files)) is not None:
+                    yield found
+
+
+def _limit(folder: Path, limit: str, held: str, caches: str) -> tuple[float, float] | None:
+    try:
+        most = float((folder / limit).read_text())
+        stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return most, float((folder / held).read_text()) - float(stats.get(caches, 0))
+    except (OSError, ValueError):  # none there, or no limit: "max"
+        return None
+
+
+def kills() -> int:
+    """Return how many processes the kernel has killed on this machine for want of memory; 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

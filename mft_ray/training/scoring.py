@@ -13,7 +13,8 @@ from torch import nn
 from mft_ray.config import EvaluationConfig, ScalingConfig
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import per_example
-from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Texts
+from mft_ray.training.footprint import Sized, scoring_sizes
+from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Sizes, Texts
 from mft_ray.training.kept import Kept
 
 T = TypeVar("T")
@@ -21,30 +22,44 @@ T = TypeVar("T")
 _TELL_EVERY_S = 10.0
 
 
-def score(job: ScoreJob, kept: Kept, tell: Callable[[Counted], object]) -> Scores:
+def score(
+    job: ScoreJob,
+    kept: Kept,
+    tell: Callable[[Counted], object],
+    limit: Sizes | None = None,
+    sized: Sized | None = None,
+) -> Scores:
     """Score a model on a split.
 
     Args:
         job: what to score.
         kept: what this worker has from the last job. torch.distributed must be initialised.
         tell: told now and then, on the first worker, how far it is.
+        limit: examples at once, at most, where more have been too many for the memory.
+        sized: told, on every worker, how many it is going to be.
     """
     told = time.monotonic()
+    note = ""
 
     def count(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal told, note
         if dist.get_rank() == 0 and time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
-            tell(Counted(done, total))
+            tell(Counted(done, total, note))
+            note = ""
 
+    model, split = kept.finished_model(job), kept.split(job.data, job.split)
+    sizes, note = scoring_sizes(model, job, split.lengths[: job.limit], kept.device, limit)
+    if sized:
+        sized(sizes)
     values = score_together(
-        kept.finished_model(job),
-        kept.split(job.data, job.split).rows[: job.limit],
+        model,
+        split.rows[: job.limit],
         job.metric,
         job.evaluation,
         job.scaling,
         kept.tokenizer(job.model),
-        job.batch_size,
+        sizes.scoring,
         kept.device,
         count,
     )
@@ -92,10 +107,13 @@ def score_together(
     return _gathered(values, len(rows))
 
 
-def answer(job: GenerateJob, kept: Kept) -> Texts:
+def answer(job: GenerateJob, kept: Kept, limit: Sizes | None = None, sized: Sized | None = None) -> Texts:
     """Generate answers to some examples. Arguments as of `score`."""
     model, rows = kept.finished_model(job), kept.split(job.data, job.split).rows
     prompts = [list(rows[index]["prompt_ids"]) for index in job.examples]
+    sizes, _ = scoring_sizes(model, job, [len(prompt) for prompt in prompts], kept.device, limit)
+    if sized:
+        sized(sizes)
     rank, world = dist.get_rank(), dist.get_world_size()
     positions = getattr(model.config, "max_position_embeddings", None)
     room = positions - max(map(len, prompts)) if positions else job.evaluation.max_new_tokens
@@ -104,7 +122,7 @@ def answer(job: GenerateJob, kept: Kept) -> Texts:
         kept.tokenizer(job.model),
         prompts[rank::world],
         max_new_tokens=max(1, min(job.evaluation.max_new_tokens, room)),
-        batch_size=job.batch_size,
+        batch_size=sizes.scoring,
         autocast=torch.bfloat16 if job.scaling.compute == "bfloat16" else None,
     )
     texts = {index: generated.text for index, generated in made}

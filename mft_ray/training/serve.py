@@ -14,7 +14,8 @@ import ray.train
 import ray.train.torch
 
 from mft_ray.training.desk import Failure, Result, Task
-from mft_ray.training.job import GenerateJob, Outcome, ScoreJob
+from mft_ray.training.failures import out_of_memory, root_cause
+from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
 
 
 def serve(config: Mapping[str, Any]) -> None:
@@ -30,9 +31,29 @@ def serve(config: Mapping[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     while (task := ray.get(desk.take.remote(after))) is not None:
         after = task.number
-        result = _do(task, desk, kept)
+        result = _done(task, desk, kept)
         _give_back_memory()
         ray.get(desk.finish.remote(rank, result, _resident_bytes()))
+
+
+def _done(task: Task, desk: Any, kept: Any) -> Result | Failure:
+    """Do a job; a lone worker that runs out of memory tries again by itself, with smaller batches."""
+    alone = ray.train.get_context().get_world_size() == 1
+    while True:
+        try:
+            return _do(task, desk, kept)
+        except Exception as error:
+            # Other workers would wait for this one in vain: then the group starts anew, and gets the smaller task.
+            if not (alone and out_of_memory(error)):
+                raise
+            reason = root_cause(error)
+            again = ray.get(desk.too_many.remote(reason))
+            if again is None:
+                raise
+            task = again
+        # After the exception is gone, and all that its frames held. The model may have been left in any state.
+        kept.forget()
+        _give_back_memory()
 
 
 def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
@@ -40,10 +61,14 @@ def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
     from mft_ray.training.scoring import answer, score
 
     job = task.job
+
+    def sized(sizes: Sizes) -> None:
+        ray.get(desk.sized.remote(sizes))
+
     if isinstance(job, GenerateJob):
-        return answer(job, kept)
+        return answer(job, kept, task.limit, sized)
     if isinstance(job, ScoreJob):
-        return score(job, kept, tell=desk.count.remote)
+        return score(job, kept, desk.count.remote, task.limit, sized)
     outcome = Path(job.out) / "outcome.json"
     if outcome.exists():  # by workers that died before they could say so
         return Outcome.load(outcome)
@@ -53,6 +78,8 @@ def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
             kept,
             task.stop,
             report=lambda evaluation: ray.get(desk.report.remote(task, evaluation)),
+            limit=task.limit,
+            sized=sized,
         )
     except FloatingPointError as error:
         # It has diverged, on all workers alike: another try would as well, and the group is as good as before.

@@ -11,6 +11,7 @@ from mft_ray.config import parse_config
 from mft_ray.config.stages import flatten, made_from
 from mft_ray.report.__main__ import main
 from mft_ray.report.html import render
+from mft_ray.report.leaderboard import text
 from mft_ray.report.records import read
 from mft_ray.report.verdict import banner
 
@@ -86,6 +87,31 @@ def test_a_baseline_that_continued_fft_did_not_improve_is_told_so(make_run):
     baseline["continued"]["best_step"] = 0
     path.write_text(json.dumps(baseline))
     assert "it got no better" in Page(render(run).read_text()).text
+
+
+def test_a_verdict_without_continued_fft_says_so_and_shows_what_there_is(make_run):
+    run = make_run()
+    path = run / "verdict.json"
+    verdict = json.loads(path.read_text())
+    verdict |= {key: None for key in verdict if "continued_fft" in key}
+    seeds = [{"fft": 0.88, "mft": 0.9}, {"fft": 0.87, "mft": 0.9}]
+    delta = {"mean": 0.025, "sd": 0.007, "ci95": [-0.04, 0.09]}
+    verdict |= {
+        "beats_fft": False,
+        "not_run": {"continued_fft": "it was killed"},
+        "seeds": {"n": 2, "runs": seeds, "delta": delta, "delta_continued_fft": None, "within_noise": True},
+        "sentence": "Not shown: FFT continued could not be run: it was killed.",
+    }
+    for row in verdict["extra"]:
+        row["continued"] = None
+    path.write_text(json.dumps(verdict))
+    path = run / "baseline.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "continued": None}))
+    assert banner(read(run)).label == "Better than FFT; FFT continued could not be run"
+    page = Page(render(run).read_text(encoding="utf-8"))
+    assert "Not shown: FFT continued could not be run: it was killed." in page.text
+    assert "trained on for the winner" not in page.text  # no card of what is not there
+    assert "FFT continued" not in text(read(run))
 
 
 def test_users_text_is_escaped(html):

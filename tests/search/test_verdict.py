@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mft_ray.search.seeds import spread
-from mft_ray.search.verdict import Evidence, Rules, compare, judge, warn
+from mft_ray.search.verdict import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 
 N = 5000
 RULES = Rules(resamples=1000)
@@ -206,6 +206,67 @@ def test_without_continued_fft_the_verdict_is_about_fft_alone():
     assert "continued" not in verdict["sentence"]
     for key in ("continued_fft", "delta_continued_fft", "ci95_continued_fft", "p_value_continued_fft"):
         assert verdict[key] is None
+
+
+WHY = "out of memory with one example at a time: it held 4.21GB. These need less memory: a shorter data.max_length."
+
+
+def test_where_continued_fft_could_not_be_run_nothing_is_claimed():
+    fft = _right(0.5)
+    verdict = _judge(_better(fft, 0.5), fft, not_run={CONTINUED: WHY})
+    assert (verdict["better_than_fft"], verdict["beats_fft"]) == (True, False)
+    assert verdict["sentence"].startswith("Not shown: on 5,000 untouched test examples")
+    assert (
+        "FFT continued for the same number of tokens could not be run: out of memory with one example at a time: it "
+        "held 4.21GB." in verdict["sentence"]
+    )
+    assert "max_length" not in verdict["sentence"]  # advice is not a part of a verdict
+    assert verdict["sentence"].endswith("this is a gain over FFT alone, and no claim to beat it.")
+    assert verdict["not_run"] == {"continued_fft": WHY}
+    for key in ("continued_fft", "delta_continued_fft", "ci95_continued_fft", "p_value_continued_fft"):
+        assert verdict[key] is None
+    assert verdict.keys() >= KEYS
+    assert json.loads(json.dumps(verdict)) == verdict
+
+
+def test_no_gain_stays_none_without_continued_fft():
+    fft = _right(0.9)
+    verdict = _judge(list(fft), fft, not_run={CONTINUED: "it was killed"})
+    assert verdict["beats_fft"] is False
+    assert verdict["sentence"].startswith("No: ")
+    assert "could not be run: it was killed." in verdict["sentence"]
+    assert "claim" not in verdict["sentence"]
+
+
+def test_a_rival_that_could_not_be_run_is_said_and_changes_no_claim():
+    fft = _right(0.8)
+    verdict = _judge(_better(fft, 0.2), fft, fft, not_run={"rival lora": "no memory."})
+    assert verdict["beats_fft"] is True
+    assert verdict["sentence"].startswith("Yes: ")
+    assert "Rival lora could not be run: no memory." in verdict["sentence"]
+
+
+def test_seeds_that_could_not_be_run_leave_the_claim_open_unless_some_were():
+    fft, why = _right(0.8), {SEEDS: "seed 2 of 3: no memory"}
+    none = _judge(_better(fft, 0.2), fft, fft, not_run=why)
+    assert none["beats_fft"] is False
+    assert none["sentence"].startswith("Not shown: ")
+    assert "Other seeds could not be run: seed 2 of 3: no memory." in none["sentence"]
+    some = _judge(_better(fft, 0.2), fft, fft, not_run=why, seeds=spread([_run(0.03, 0.02), _run(0.031, 0.021)]))
+    assert some["beats_fft"] is True
+    assert "could not be run" in some["sentence"]
+
+
+def test_seeds_without_continued_fft_vary_against_fft_alone():
+    runs = [{"fft": 0.8, "mft": score} for score in (0.83, 0.831, 0.829)]
+    found = spread(runs)
+    assert found["delta"]["mean"] == pytest.approx(0.03)
+    assert found["delta_continued_fft"] is None
+    assert found["within_noise"] is False
+    fft = _right(0.8)
+    verdict = _judge(_better(fft, 0.2), fft, seeds=found, not_run={CONTINUED: "no memory"})
+    assert verdict["beats_fft"] is False
+    assert "Over 3 seeds the gain over FFT is +3.00 points on average" in verdict["sentence"]
 
 
 def test_verdict_is_json_with_the_keys_that_others_read_and_the_same_each_time():

@@ -157,6 +157,32 @@ class LimitMemory:
 
 
 @dataclass(frozen=True)
+class TooMany:
+    """A stop rule that, from the first evaluation on, leaves one worker no memory for more examples than some at once.
+
+    Asks for memory that is not there, as long as a marker is.
+    """
+
+    examples: int
+    marker: str
+    rank: int = 0
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        from mft_ray.training import loop
+
+        collate = loop.collate
+
+        def greedy(rows: Sequence[Any], *arguments: Any) -> Any:
+            if len(rows) > self.examples and os.path.exists(self.marker):
+                torch.empty(2**50)
+            return collate(rows, *arguments)
+
+        if torch.distributed.get_rank() == self.rank and collate.__name__ != "greedy":
+            loop.collate = greedy
+        return None
+
+
+@dataclass(frozen=True)
 class NoteSteps:
     """A stop rule that only notes at which steps it was asked."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
 from mft_ray.training.desk import Desk, Failure, Renewal, Task
-from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob
+from mft_ray.training.job import Evaluation, Outcome, Restart, ScoreJob, Scores, Sizes, TrainJob
 
 JOB = TrainJob("fft", "model", "data", "out", TrainConfig(), EvaluationConfig(), ScalingConfig())
 
@@ -93,6 +93,73 @@ def test_a_group_that_crashed_takes_its_job_again_until_it_has_failed_too_often(
         assert (await anew).number == 2
         await place.crashed("third")  # each job has tries of its own
         assert (await taken(place)).number == 2
+
+    asyncio.run(story())
+
+
+SCORING = ScoreJob("model", "data", "test", "exact_match", EvaluationConfig(), ScalingConfig(), 64)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_is_no_failure() -> None:
+    async def story() -> None:
+        place = desk(workers=2, max_failures=0)
+        await place.submit(JOB, None)
+        assert (await taken(place)).limit is None
+        for sizes in (Sizes(8, 64), Sizes(4, 16)):
+            for _ in range(2):
+                await place.sized(sizes)
+            await place.crashed("killed", memory=True)
+            half, quarter = sizes.training // 2, sizes.scoring // 4
+            said = f"out of memory (killed): micro-batches of at most {half} instead of {2 * half} examples"
+            assert await place.event() == Restart(said)
+            assert (await taken(place)).limit == Sizes(half, quarter)
+        for rank in range(2):
+            await place.finish(rank, outcome(), 0)
+        assert await place.event() == outcome()
+        await place.submit(JOB, None)
+        assert (await taken(place, 1)).limit == Sizes(2, 4)  # what worked
+        await place.submit(SCORING, None)
+        assert (await taken(place, 2)).limit is None  # of this kind nothing is known
+
+    asyncio.run(story())
+
+
+def test_out_of_memory_with_one_example_fails_and_says_what_to_do() -> None:
+    async def story() -> None:
+        place = desk(max_failures=1)
+        await place.submit(JOB, None)
+        for sizes in (Sizes(2, 1), Sizes(1, 1)):
+            await place.sized(sizes)
+            await place.crashed("no room", memory=True)
+            assert isinstance(await place.event(), Restart)
+        await place.sized(Sizes(1, 1))
+        await place.crashed("no room", memory=True)  # the restart that any failure has did not help
+        end = await place.event()
+        assert isinstance(end, Failure)
+        assert end.reason.startswith("out of memory with one example at a time: no room. ")
+        for word in ("max_length", "gradient_checkpointing", "bfloat16", "zero_stage"):
+            assert word in end.reason
+        await place.submit(JOB, None)
+        assert (await taken(place, 1)).limit is None  # what failed is no guide
+
+    asyncio.run(story())
+
+
+def test_a_lone_worker_gets_a_smaller_task_without_a_crash() -> None:
+    async def story() -> None:
+        place = desk()
+        await place.submit(SCORING, None)
+        assert await place.too_many("while it was loaded") is None
+        await place.sized(Sizes(1, 3))
+        again = await place.too_many("no room")
+        assert again is not None
+        assert (again.number, again.job, again.limit) == (1, SCORING, Sizes(1, 1))
+        said = "out of memory (no room): at most 1 instead of 3 examples scored at once"
+        assert await place.event() == Restart(said)
+        await place.sized(Sizes(1, 1))
+        assert await place.too_many("no room") is None
+        await place.finish(0, Scores([1.0]), 0)
+        assert await place.event() == Scores([1.0])
 
     asyncio.run(story())
 

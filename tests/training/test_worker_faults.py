@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from ground import Ground, Jobs, comparable, scaling
 
 from mft_ray.errors import RunFailed
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import TrainJob
+from mft_ray.training.job import Outcome, Restart, TrainJob
 from mft_ray.training.launch import launch
 
 pytestmark = pytest.mark.slow
@@ -44,10 +45,52 @@ def test_no_disk_for_a_checkpoint(group: WorkerGroup, jobs: Jobs, mft_job: Make)
 
 def test_no_memory(group: WorkerGroup, jobs: Jobs, mft_job: Make) -> None:
     job = mft_job("memory", scaling())
-    with pytest.raises(RunFailed, match="can't allocate memory") as caught:
-        group.train(job, on_workers.LimitMemory(10))
+    heard: list[object] = []
+    with pytest.raises(RunFailed, match=r"out of memory with one example at a time: .*can't allocate memory") as caught:
+        group.train(job, on_workers.LimitMemory(10), heard.append)
     assert "\n" not in str(caught.value)
+    assert "scaling.gradient_checkpointing" in str(caught.value)
+    assert sizes_in(heard) == [8, 4, 2, 1]
     assert comparable(group.train(job)) == comparable(launch(jobs["mft-z0w1"]))
+
+
+def sizes_in(heard: list[object]) -> list[int]:
+    """Micro-batches that a job was started anew with."""
+    restarts = [event.reason for event in heard if isinstance(event, Restart)]
+    return [int(re.search(r"micro-batches of at most (\d+)", reason)[1]) for reason in restarts]  # type: ignore[index]
+
+
+def assert_alike(found: Outcome, expected: Outcome) -> None:
+    assert [row.step for row in found.history] == [row.step for row in expected.history]
+    assert [row.tokens for row in found.history] == [row.tokens for row in expected.history]
+    for name in ("score", "loss"):
+        values = [[getattr(row, name) for row in outcome.history] for outcome in (found, expected)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4, nan_ok=True)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_no_result(
+    group: WorkerGroup, jobs: Jobs, mft_job: Make, tmp_path: Path
+) -> None:
+    marker = tmp_path / "marker"
+    marker.touch()
+    heard: list[object] = []
+    rule, whole = on_workers.TooMany(4, str(marker)), launch(jobs["mft-z0w1"])
+    assert_alike(group.train(mft_job("halved", scaling()), rule, heard.append), whole)
+    assert sizes_in(heard) == [8, 4]
+    heard.clear()
+    assert_alike(group.train(mft_job("halved-next", scaling()), rule, heard.append), whole)
+    assert sizes_in(heard) == []  # what worked is begun with
+    marker.unlink()
+
+
+def test_out_of_memory_on_one_of_two_workers(jobs: Jobs, mft_job: Make, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    marker.touch()
+    heard: list[object] = []
+    job = mft_job("halved-z2w2", scaling(2, 2))  # no failure is allowed, and this is none
+    outcome = launch(job, on_workers.TooMany(4, str(marker), rank=1), heard.append)
+    assert_alike(outcome, launch(jobs["mft-z2w2"]))
+    assert sizes_in(heard) == [4]
 
 
 def truncate(file: Path) -> None:
