@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import ray
-import ray.train
 import torch
 
 from mft_ray.config import ScalingConfig
@@ -76,6 +74,8 @@ def share_of_node(total: float, free: float, resident: float, group: int, places
 
 def neighbours(scaling: ScalingConfig) -> tuple[int, int]:
     """Return how many workers of this group are on this node, and how many of any group it has places for."""
+    import ray.train  # here, so that memory can be measured where there is no Ray
+
     group = int(ray.train.get_context().get_local_world_size())
     here = ray.get_runtime_context().get_node_id()
     cpus = next((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
