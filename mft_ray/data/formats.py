@@ -111,7 +111,7 @@ def _conversation(given: Any, where: str) -> Conversation:
         messages.append({"role": _role(role) if names[0] == "from" else role, "content": content or ""})
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
-    if len(messages) < 2 or not messages[-1]["content"].strip():
+    if len(messages) < 2 or not _text_of(messages[-1]):
         return ()
     return tuple(messages)
 
