@@ -127,7 +127,7 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     """
     tokenizer = tokenizer_of(config)
     if not folder.data.exists():
-        prepare(config.data, tokenizer, folder.data, say)
+        prepare(config.data, tokenizer, folder.data, say, folder.data_counts)
     if config.model.path is not None:
         local = Path(config.model.path).expanduser()
         return str(local.resolve()) if local.is_dir() else config.model.path
