@@ -52,11 +52,9 @@ def load(
     if test is not None and [test.source] == [part.source for part in parts]:
         test = None
     pool = _Pool(parts, test, accounting)
-    try:
-        splits = _split(config, pool, say)
-    finally:
-        for told in pool.described():
-            say(told)
+    splits = _split(config, pool, say)
+    for told in pool.described():
+        say(told)
     _check_sizes(config, splits, parts, test)
     tested = splits["test"]
     if len({example.origin for example in tested}) < 2:

@@ -100,7 +100,8 @@ def with_absolute_paths(config: Config) -> Config:
 
     def absolute(path: str | None) -> str | None:
         local = Path(path).expanduser() if path else None
-        return str(local.resolve()) if local is not None and local.exists() else path
+        # Links are not followed: a file of a cache may lie elsewhere, under a name that says no format.
+        return os.path.abspath(local) if local is not None and _exists(local) else path
 
     model = config.model.model_copy(
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
@@ -117,6 +118,13 @@ def with_absolute_paths(config: Config) -> Config:
     tasks = {name: absolute(path) or path for name, path in config.evaluation.task_data.items()}
     evaluation = config.evaluation.model_copy(update={"task_data": tasks})
     return config.model_copy(update={"model": model, "data": data, "evaluation": evaluation})
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a text such as a chat template is no path, and too long for one
+        return False
 
 
 def make_ready(config: Config, folder: RunFolder) -> str:
