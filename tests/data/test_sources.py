@@ -243,9 +243,9 @@ def test_one_malformed_conversation_among_many_is_left_out_and_told(tmp_path: Pa
     splits = load(gsm8k(task="chat", train=write(tmp_path / "a.jsonl", rows)), said.append)
     assert sum(map(len, splits.values())) == 20
     assert said == [
-        "3 of 23 rows of a.jsonl are left out: messages is not a list of messages, each an object with role and content "
-        "(1: a.jsonl, line 21); a message of the role assistant has no content (1: a.jsonl, line 22); a message has no "
-        "role (role, or from as in ShareGPT files) (1: a.jsonl, line 23)"
+        "3 of 23 rows of a.jsonl are left out: messages is not a list of messages, each an object with role and "
+        "content (1: a.jsonl, line 21); a message of the role assistant has no content (1: a.jsonl, line 22); a "
+        "message has no role (role, or from as in ShareGPT files) (1: a.jsonl, line 23)"
     ]
 
 
