@@ -87,7 +87,7 @@ def encode(
 
 def _without_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Row:
     contents = [message["content"] for message in example.messages[:-1]]
-    prompt = "".join(content + example.separator for content in contents)
+    prompt = "".join((content or "") + example.separator for content in contents)
     prompt_ids: list[int] = tokenizer(prompt).input_ids
     # Some tokenizers end every text; here the text goes on.
     if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
@@ -120,7 +120,7 @@ def _with_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_len
         end = max((at + 1 for at, token in enumerate(through) if token == eos_id), default=0)
         end = end if end > len(before) else len(through)
         labels += [IGNORED] * (len(before) - len(labels)) + through[len(before) : end]
-        tokens, prompt_ids, answer = through, before, example.messages[turn]["content"]
+        tokens, prompt_ids, answer = through, before, example.messages[turn]["content"] or ""
     tokens = tokens[: len(labels)]
     if labels[-1] != eos_id:
         tokens, labels = [*tokens, eos_id], [*labels, eos_id]

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, Required, TypedDict
 
 
-class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it."""
+class Message(TypedDict, total=False):
+    """One turn of a conversation, as chat templates take it; keys that a row does not give are absent.
 
-    role: str
-    content: str
+    Attributes:
+        role: system, user, assistant or tool.
+        content: its text; None where an assistant message is tool calls and nothing else.
+        tool_calls: of an assistant message, as transformers passes them to templates; arguments are an object.
+        tool_call_id: of a tool's message, the call that it answers.
+        name: of the tool or person that speaks.
+        reasoning_content: what the assistant thought before it answered.
+        weight: 0 on an assistant message that is context only and never learned; absent otherwise.
+    """
+
+    role: Required[str]
+    content: Required[str | None]
+    tool_calls: list[dict[str, Any]]
+    tool_call_id: str
+    name: str
+    reasoning_content: str
+    weight: int
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,7 @@ class Example:
         messages: at least one message and then the assistant's answer.
         separator: what stands between messages when the tokenizer has no chat template.
         source: what it was made from, such as a document that several examples ask about; None if nothing is said.
+        tools: JSON schemas of the tools that the assistant may call, as templates take them; None without tools.
 
     Raises:
         ValueError: there is nothing before the answer, or the last message is not the assistant's.
@@ -32,6 +49,7 @@ class Example:
     messages: tuple[Message, ...]
     separator: str = "\n"
     source: str | None = None
+    tools: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a conversation that nothing can be learnt from."""
@@ -40,8 +58,8 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The last assistant message."""
-        return self.messages[-1]["content"]
+        """Text of the last assistant message; empty where that is tool calls and nothing else."""
+        return self.messages[-1]["content"] or ""
 
     @property
     def origin(self) -> str:
@@ -51,5 +69,14 @@ class Example:
     @property
     def prompt_key(self) -> str:
         """The prompt without case, spacing and Unicode form: examples that share it ask the same."""
-        turns = ("\n".join((message["role"], message["content"])) for message in self.messages[:-1])
+        turns = [_asked(message) for message in self.messages[:-1]]
+        if self.tools:
+            turns.append(json.dumps(self.tools, sort_keys=True))
         return " ".join(unicodedata.normalize("NFKC", "\n".join(turns)).casefold().split())
+
+
+def _asked(message: Message) -> str:
+    parts = [message["role"], message["content"] or ""]
+    if "tool_calls" in message:
+        parts.append(json.dumps(message["tool_calls"], sort_keys=True))
+    return "\n".join(parts)

@@ -6,14 +6,16 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
-from mft_ray.data.encoding import encode
+from mft_ray.data.accounting import Accounting, SplitCounts
+from mft_ray.data.encoding import IGNORED, Row, encode
+from mft_ray.data.examples import Example
 from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
 from mft_ray.errors import UserError
@@ -39,8 +41,9 @@ def prepare(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    say: Callable[[str], None] = logger.info,
-) -> None:
+    say: Callable[[str], None] = logger.warning,
+    account: Path | None = None,
+) -> Accounting:
     """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
 
     Data that was there before is replaced.
@@ -49,15 +52,26 @@ def prepare(
         config: where examples come from and how they split.
         tokenizer: of the model.
         folder: where the splits go, on a disk that every node sees.
-        say: told how many rows each part of a mixture gave.
+        say: told what is left out and why, and how many rows each part of a mixture gave.
+        account: where to write what became of each row (``data.json``), if anywhere.
+
+    Returns:
+        What became of each row.
 
     Raises:
         UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
     """
-    encoded = datasets.DatasetDict()
-    for split, examples in load(config, say).items():
+    encoded, accounting = datasets.DatasetDict(), Accounting()
+    splits = load(config, say, accounting)
+    for split in list(splits):
+        examples = splits.pop(split)  # freed when it is encoded
         rows = encode(examples, tokenizer, config.max_length, split=f"The {split} split")
+        _count(accounting.split(split), examples, rows)
         encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
+        del rows, examples
+    if account is not None:
+        # Before the data: once that is there, nobody prepares it again.
+        accounting.save(account)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
@@ -73,6 +87,19 @@ def prepare(
             os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return accounting
+
+
+def _count(counts: SplitCounts, examples: Sequence[Example], rows: Sequence[Row]) -> None:
+    """Count what came of encoding."""
+    counts.used = len(rows)
+    counts.tokens = sum(len(row["input_ids"]) for row in rows)
+    counts.answer_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
+    if counts.left_out.rows < len(examples) - len(rows):
+        kept = {row["id"] for row in rows}
+        for example in examples:
+            if example.id not in kept:
+                counts.leave_out("no answer token is left within data.max_length", example.id)
 
 
 def shared_sources(folder: Path, split: str) -> list[str] | None:

@@ -123,7 +123,7 @@ def _prompt(example: Example) -> str:
             f"Example {example.id} has several turns, and a domain without evaluation.tasks is judged by prompts of "
             "one. Name its evaluation.tasks in study.domains."
         )
-    return example.messages[0]["content"] + example.separator
+    return (example.messages[0]["content"] or "") + example.separator
 
 
 def _configured(config: Config, panel: Panel, seed: int, at: Path, tasks: list[str]) -> Config:

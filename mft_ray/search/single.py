@@ -17,7 +17,7 @@ from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, runs_home
 from mft_ray.search.preparation import check, in_steps, make_ready, tokenizer_of, with_absolute_paths
-from mft_ray.search.progress import Lines
+from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.settled import Settled
 from mft_ray.search.stopping import Patience
@@ -168,7 +168,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     with tempfile.TemporaryDirectory(dir=shared, prefix="evaluate-") as scratch:
         folder = RunFolder(Path(scratch))
         folder.work.mkdir()
-        prepare(config.data, tokenizer_of(config, path), folder.data)
+        prepare(config.data, tokenizer_of(config, path), folder.data, say)
         with connected():
             concurrent_trials(config.scaling)
             with workers(config.scaling, folder.work / "group") as group:

@@ -38,3 +38,22 @@ def test_other_words_roles_or_earlier_turns_are_another_prompt() -> None:
 def test_nothing_to_learn_is_refused(messages: tuple[Message, ...]) -> None:
     with pytest.raises(ValueError, match="needs a prompt"):
         Example("a", messages)
+
+
+def test_tools_and_calls_are_part_of_the_prompt() -> None:
+    call: Message = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    other: Message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "g", "arguments": {}}}],
+    }
+    told: Message = {"role": "tool", "content": "1"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    examples = [
+        Example("a", (user("x"), assistant("1"))),
+        Example("b", (user("x"), assistant("1")), tools=tools),
+        Example("c", (user("x"), call, told, assistant("1"))),
+        Example("d", (user("x"), other, told, assistant("1"))),
+    ]
+    assert len({example.prompt_key for example in examples}) == 4
+    assert Example("e", (user("x"), call)).answer == ""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mft_ray.data.rows.files import text_lines
+from mft_ray.data.rows.values import LeftOut, as_text, loads
 from mft_ray.errors import UserError
 from mft_ray.evaluation.answers import match
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
@@ -62,7 +64,7 @@ class OwnTask(Task):
 
 
 def _exact(example: Any, text: str) -> float:
-    return float(match(text, str(example["answer"])))
+    return float(match(text, example["answer"]))
 
 
 def _prompt(prompt: str, options: TaskOptions) -> str:
@@ -72,26 +74,32 @@ def _prompt(prompt: str, options: TaskOptions) -> str:
 
 
 def _examples(path: Path, needs_answer: bool) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The task file {path} cannot be read: {error}.") from None
     examples = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            example = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, is not JSON: {error}. Give one JSON object per line.") from None
-        needed = ("prompt", "answer") if needs_answer else ("prompt",)
-        missing = [key for key in needed if not isinstance(example, dict) or key not in example]
-        if missing:
-            raise UserError(f"{path}, line {number}, has no {' and no '.join(missing)}; each line needs {needed}.")
-        examples.append(example)
+    try:
+        for number, line in text_lines(path):
+            examples.append(_example(line, f"{path}, line {number},", needs_answer))
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"The task file {path} cannot be read: {error}.") from None
     if not examples:
         raise UserError(f"The task file {path} is empty.")
     return examples
+
+
+def _example(line: str, where: str, needs_answer: bool) -> dict[str, Any]:
+    """A line as it is, but for its prompt and the answer to match, which are text: of numbers what was written."""
+    try:
+        example, written = json.loads(line), loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON: {error}. Give one JSON object per line.") from None
+    needed = ("prompt", "answer") if needs_answer else ("prompt",)
+    missing = [key for key in needed if not isinstance(example, dict) or key not in example]
+    if missing:
+        raise UserError(f"{where} has no {' and no '.join(missing)}; each line needs {needed}.")
+    try:
+        texts = {key: as_text(written[key], key, empty=key != "prompt") for key in needed}
+    except LeftOut as error:
+        raise UserError(f"{where} cannot be used: {error.reason}. Prompts and answers are text.") from None
+    return {**example, **texts}
 
 
 def _module(path: Path) -> Any:
