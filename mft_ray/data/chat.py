@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -70,17 +70,17 @@ class Chat:
             Refused: with the template's reason.
         """
         turns: list[dict[str, Any]] = [{k: v for k, v in turn.items() if k != "weight"} for turn in messages]
-        try:
-            return self._rendered(turns, tools, prompted)
-        except Exception as error:  # a template is a program of someone else's
-            if any("tool_calls" in turn for turn in turns):
-                # Some templates take arguments as JSON text, and others as the object.
-                try:
-                    return self._rendered([_with_text_arguments(turn) for turn in turns], tools, prompted)
-                except Exception as second:
-                    error = second
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Refused(reason) from error
+        forms = [turns]
+        if any("tool_calls" in turn for turn in turns):
+            # Some templates take arguments as the object, and others as JSON text.
+            forms.append([_with_text_arguments(turn) for turn in turns])
+        reason = ""
+        for form in forms:
+            try:
+                return self._rendered(form, tools, prompted)
+            except Exception as error:  # a template is a program of someone else's
+                reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Refused(reason)
 
     def _rendered(self, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None, prompted: bool) -> str:
         text = self._tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompted)
@@ -116,10 +116,8 @@ class Chat:
     def ends(self) -> frozenset[int]:
         """All tokens that this template ends a turn of the assistant with, after words or after a call."""
         found = set()
-        try:
+        with suppress(Refused):
             found.add(self.end.token)
-        except Refused:
-            pass
         if self._call is not None:
             called = self.cut(self._call)
             found |= {self._id_at_end(called.text)} if called.ended else set()
@@ -185,7 +183,9 @@ class Chat:
 
     def context(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, prompt: str) -> str:
         """Return the part of a prompt that is the conversation so far, without what asks for an answer."""
-        return commonprefix([prompt, self.render(messages, tools)])
+        shown = self.render(messages, tools)
+        shared = next((at for at, (one, other) in enumerate(zip(prompt, shown, strict=False)) if one != other), None)
+        return prompt[: min(len(prompt), len(shown)) if shared is None else shared]
 
     def _through_first(self, tail: str) -> str | None:
         """Return a text up to and with its first special token, or else its first token of an added word."""
@@ -210,8 +210,9 @@ class Chat:
         return found
 
     def _id_at_end(self, text: str) -> int:
-        added = {token.content: number for number, token in self._tokenizer.added_tokens_decoder.items()} | self.special
-        return added[max((token for token in added if text.endswith(token)), key=len)]
+        known = {token.content: number for number, token in self._tokenizer.added_tokens_decoder.items()}
+        known |= self.special
+        return int(known[max((token for token in known if text.endswith(token)), key=len)])
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,7 @@ def encode_all(
 class _Encoder:
     """Encodes examples one by one. Arguments as of `encode_all`."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, system: System, too_long: TooLong
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, system: System, too_long: TooLong) -> None:
         self._tokenizer, self._max_length = tokenizer, max_length
         self._system, self._too_long = system, too_long
         self._chat = Chat(tokenizer) if tokenizer.chat_template else None
@@ -173,10 +171,7 @@ class _Encoder:
         """Encode an example."""
         self.encoding.examples += 1
         try:
-            if self._chat is None:
-                texts = [plain_answers(example)]
-            else:
-                texts = self._chat_answers(self._chat, example)
+            texts = self._chat_answers(self._chat, example) if self._chat else [plain_answers(example)]
         except LeftOut as reason:
             self.encoding.left_out[str(reason)] += 1
             return

@@ -13,9 +13,10 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
-from mft_ray.data.encoding import encode
+from mft_ray.data.encoding import encode_all
 from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
+from mft_ray.data.template import with_fixed
 from mft_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,17 +48,21 @@ def prepare(
 
     Args:
         config: where examples come from and how they split.
-        tokenizer: of the model.
+        tokenizer: of the model. Its chat template is saved with its options and, if it writes one, its date fixed.
         folder: where the splits go, on a disk that every node sees.
-        say: told how many rows each part of a mixture gave.
+        say: told how many rows each part of a mixture gave, and what was left out, cut or changed.
 
     Raises:
         UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
     """
     encoded = datasets.DatasetDict()
+    tokenizer = with_fixed(tokenizer, config.template_options, config.template_date)
     for split, examples in load(config, say).items():
-        rows = encode(examples, tokenizer, config.max_length, split=f"The {split} split")
-        encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
+        name = f"The {split} split"
+        found = encode_all(examples, tokenizer, config.max_length, name, system=config.system, too_long=config.too_long)
+        for remark in found.remarks():
+            say(f"{name}: {remark}")
+        encoded[split] = datasets.Dataset.from_list(found.rows, features=_FEATURES)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:

@@ -60,8 +60,8 @@ def chat_template(given: str) -> str:
         raise UserError(
             f"data.chat_template {given[:80]!r} is not valid Jinja: line {error.lineno}: {error.message}."
         ) from None
-    except Exception:  # noqa: S110  what it does not take is told with the conversation
-        pass
+    except Exception:
+        pass  # what it does not take is told with the conversation
     return text
 
 

@@ -11,6 +11,7 @@ PAIRS = (
     ("<thought>", "</thought>"),
     ("[THINK]", "[/THINK]"),
 )
+_MARK_TOKENS = 24  # that a mark and white space around it have at most
 
 
 def opened(prompt: str) -> int | None:
@@ -19,9 +20,27 @@ def opened(prompt: str) -> int | None:
     return next((number for number, (opener, _) in enumerate(PAIRS) if end.endswith(opener)), None)
 
 
-def opens(text: str) -> bool | None:
-    """Return whether a text begins with a thought; None while it is too short to tell."""
+def open_at_end(tokenizer: Any, tokens: Sequence[int]) -> bool:
+    """Return whether a prompt's tokens end with the beginning of a thought."""
+    return opened(tokenizer.decode(tokens[-_MARK_TOKENS:], skip_special_tokens=False)) is not None
+
+
+def known(tokenizer: Any) -> bool:
+    """Return whether a tokenizer's chat template, or its vocabulary, has marks of thoughts."""
+    text = str(tokenizer.chat_template or "")
+    return any(closer in text or closer in tokenizer.added_tokens_encoder for _, closer in PAIRS)
+
+
+def opens(text: str, thinks: bool = True) -> bool | None:
+    """Return whether a text begins with a thought; None while it is too short to tell.
+
+    Args:
+        text: from its beginning.
+        thinks: whether white space may come first.
+    """
     start = text.lstrip()
+    if text and not start and not thinks:
+        return False
     if any(start.startswith(opener) for opener, _ in PAIRS):
         return True
     return None if any(opener.startswith(start) for opener, _ in PAIRS) else False
@@ -74,3 +93,29 @@ def _closes_first(raw: str) -> bool:
     ends = min(raw.index(closer) for _, closer in PAIRS if closer in raw)
     begins = min((raw.index(opener) for opener, _ in PAIRS if opener in raw), default=len(raw))
     return ends < begins
+
+
+class Answering:
+    """Knows while a text is generated where its answer begins, since what ends an answer ends no thought.
+
+    Args:
+        tokenizer: the model's.
+        open_prompt: whether the prompt ends within a thought.
+
+    Attributes:
+        begins: the token that the answer begins with; 0 until a thought has ended.
+    """
+
+    def __init__(self, tokenizer: Any, open_prompt: bool) -> None:
+        self._tokenizer, self._thinks, self.begins = tokenizer, known(tokenizer), 0
+        self._thinking: bool | None = open_prompt or None
+
+    def at(self, tokens: Sequence[int]) -> bool:
+        """Return whether the last of the tokens generated so far, of which one is new, is part of an answer."""
+        if self._thinking is None:
+            self._thinking = opens(self._tokenizer.decode(tokens, skip_special_tokens=False), self._thinks)
+        elif self._thinking:
+            window = self._tokenizer.decode(tokens[-_MARK_TOKENS:], skip_special_tokens=False)
+            if closed(window):
+                self._thinking, self.begins = False, len(tokens)
+        return self._thinking is False and len(tokens) > self.begins

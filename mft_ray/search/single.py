@@ -15,8 +15,15 @@ from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, runs_home
-from mft_ray.search.preparation import check, in_steps, make_ready, tokenizer_of, with_absolute_paths
-from mft_ray.search.progress import Lines
+from mft_ray.search.preparation import (
+    check,
+    in_steps,
+    make_ready,
+    tokenizer_of,
+    with_absolute_paths,
+    with_fixed_date,
+)
+from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.stopping import Patience
 from mft_ray.training.artifacts import find, load_with
@@ -39,7 +46,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         UserError: something given cannot work.
     """
     fft = method == "fft"
-    config = with_absolute_paths(config.seeded())
+    config = with_fixed_date(with_absolute_paths(config.seeded()))
     if not fft:  # all others start from what is fine-tuned already
         config = config.model_copy(update={"fft": config.fft.model_copy(update={"given": True})})
     check(config)
@@ -104,7 +111,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     with tempfile.TemporaryDirectory(dir=shared, prefix="evaluate-") as scratch:
         folder = RunFolder(Path(scratch))
         folder.work.mkdir()
-        prepare(config.data, tokenizer_of(config, path), folder.data)
+        prepare(config.data, tokenizer_of(config, path), folder.data, say)
         with connected():
             concurrent_trials(config.scaling)
             with workers(config.scaling, folder.work / "group") as group:
