@@ -46,9 +46,11 @@ def open_server(run: Path, host: str = "127.0.0.1", port: int | None = None) -> 
     # Imported late: optuna takes seconds, a mistyped folder should be told at once.
     from optuna_dashboard import wsgi
 
+    from mft_ray.search.study_file import open_storage
+
     server = _bind(host, port)
     try:
-        server.set_app(wsgi(f"sqlite:///{database}"))
+        server.set_app(wsgi(open_storage(database)))
     except BaseException:
         server.server_close()
         raise

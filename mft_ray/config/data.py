@@ -21,11 +21,14 @@ _TEMPLATE_OWN = ("messages", "tools", "documents", "add_generation_prompt", "bos
 class PartConfig(Section):
     """One source of a mixture. Its columns are found where they have known names."""
 
-    path: str = Field(description="JSONL/JSON/Parquet file, folder, or hub dataset id")
+    path: str = Field(description="JSONL/JSON/CSV/Parquet file, folder, or hub dataset id")
     rows: int | None = Field(None, ge=1, description="the first so many, conversations where rows are trees; null: all")
     messages_column: str | None = None
     prompt_column: str | None = Field(None, description="with answer_column, instead of messages_column")
     answer_column: str | None = None
+    ignore_columns: list[str] = Field(
+        [], description="not to be read, though they have names such as system or context"
+    )
 
 
 class DataConfig(Section):
@@ -34,7 +37,9 @@ class DataConfig(Section):
     task: Literal["arithmetic", "gsm8k", "chat", "math", "coding", "instruction"] = Field(
         "chat", description="math, coding, instruction: the paper's domains, see mft_ray.domains"
     )
-    train: str | None = Field(None, description="JSONL/JSON/Parquet file, or hub dataset id; instead of a recipe")
+    train: str | None = Field(
+        None, description="JSONL/JSON/CSV/Parquet file, folder, or hub dataset id; instead of a recipe"
+    )
     mixture: list[PartConfig] = Field([], description="several sources instead of train, or of a domain's recipe")
     test: str | None = Field(None, description="file or hub id of the test split; else held out of train")
     n_train: int | None = Field(None, ge=1, description="training examples; null takes all that are left")
@@ -50,6 +55,11 @@ class DataConfig(Section):
     prompt_column: str | None = Field(None, description="of train and test: with answer_column, instead of messages")
     answer_column: str | None = None
     messages_column: str | None = Field(None, description="null: messages for chat; a domain finds columns by name")
+    ignore_columns: list[str] = Field(
+        [],
+        description="of train and test: not to be read, though they have names of what belongs to a prompt, such as "
+        "system, history, context, tools",
+    )
     source_column: str | None = Field(
         None,
         description="of train and test: what an example was made from, such as a document. Those that share it stay in "

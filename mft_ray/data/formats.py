@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mft_ray.data.examples import Message
+from mft_ray.data.rows.messages import CALLS, Note, check_not_empty, is_learned, message, role_of, tools
+from mft_ray.data.rows.values import LeftOut, Number, as_text, loads
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
 
@@ -13,9 +16,9 @@ Row = Mapping[str, Any]
 Conversation = tuple[Message, ...]
 
 # What rows are taken for where no column is named: the first form whose columns they all have.
+WHOLE: tuple[tuple[str, ...], ...] = (("messages",), ("conversations",), ("conversation",))
 FORMS: tuple[tuple[str, ...], ...] = (
-    ("messages",),
-    ("conversations",),
+    *WHOLE,
     TREE,
     ("prompt", "response"),
     ("prompt", "completion"),
@@ -24,10 +27,36 @@ FORMS: tuple[tuple[str, ...], ...] = (
     ("query", "response"),
     ("query", "answer"),
     ("question", "answer"),
+    ("question", "response"),
     ("problem", "solution"),
     ("inputs", "targets"),
 )
-_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant"}
+# What may stand beside a form and belongs to its prompt.
+SYSTEM = ("system", "system_prompt", "system_message")
+HISTORY = ("history",)
+CONTEXT = ("input", "context")  # what an instruction or a question is about
+TOOLS = ("tools", "functions")
+BESIDE = (*SYSTEM, *HISTORY, *CONTEXT, *TOOLS)
+# Columns that are part of conversations elsewhere: told by name where they are not used.
+CONVERSATIONAL = frozenset(
+    {column for form in FORMS if form != TREE for column in form}
+    | {*BESIDE, "chosen", "rejected", "documents", "images", "image", "audio", "video", "dialog", "dialogue", "turns"}
+    | {"reasoning", "thinking", "reasoning_content", "function_call", "tool_calls", "user", "assistant", "passage"}
+)
+_MOST_SHOWN = 20  # columns in a message
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a row holds.
+
+    Attributes:
+        messages: the conversation, through its last answer that is to be learned.
+        tools: JSON schemas of the tools that the assistant may call.
+    """
+
+    messages: Conversation
+    tools: list[dict[str, Any]] | None
 
 
 def find_columns(present: Sequence[str], where: str, advice: str) -> tuple[str, ...]:
@@ -36,128 +65,164 @@ def find_columns(present: Sequence[str], where: str, advice: str) -> tuple[str, 
     Raises:
         UserError: naming the columns that there are and the forms that are known.
     """
-    for columns in FORMS:
-        if set(columns) <= set(present):
-            return columns
+    if (columns := known_form(present)) is not None:
+        return columns
     known = "; ".join(", ".join(columns) for columns in FORMS)
-    raise UserError(
-        f"{where} has the columns {', '.join(present)}, which are no form that is known ({known}). {advice}"
-    )
+    raise UserError(f"{where} has the columns {shown(present)}, which are no form that is known ({known}). {advice}")
 
 
-def conversations(rows: Sequence[Row], columns: tuple[str, ...], where: str) -> Iterator[tuple[int, Conversation]]:
-    """Read rows as conversations that end with an answer.
+def known_form(present: Collection[str], forms: Sequence[tuple[str, ...]] = FORMS) -> tuple[str, ...] | None:
+    """Return the columns of the first of some forms among these columns, if there is one."""
+    return next((columns for columns in forms if all(column in present for column in columns)), None)
+
+
+def shown(columns: Sequence[str]) -> str:
+    """Return columns for a message, whatever their names are made of."""
+    names = [column.encode("utf-8", "replace").decode()[:60] for column in columns[:_MOST_SHOWN]]
+    more = f", ... ({len(columns):,} in all)" if len(columns) > _MOST_SHOWN else ""
+    return ", ".join(names) + more if names else "(none)"
+
+
+def beside(columns: tuple[str, ...], present: Collection[str]) -> tuple[str, ...]:
+    """Return the columns besides a form's own that belong to the prompt.
 
     Args:
-        rows: all with the columns.
-        columns: one of a conversation, two of a prompt and its answer, or a message tree's.
-        where: what the rows are called in messages.
-
-    Yields:
-        The row in which a conversation begins, and its messages. Rows without a prompt or an answer give nothing.
-
-    Raises:
-        UserError: a row holds no conversation where it should.
+        columns: of the form.
+        present: those of a row that may be used.
     """
     if columns == TREE:
-        yield from _trees(rows, where)
-        return
-    for index, row in enumerate(rows):
-        if len(columns) == 2:
-            messages = _pair(row, *columns)
-        else:
-            messages = _conversation(row[columns[0]], f"Row {index} of {where}")
-            # As ShareGPT files do, and nvidia/Daring-Anteater.
-            if messages and columns[0] == "conversations" and _text(row.get("system")):
-                messages = ({"role": "system", "content": row["system"]}, *messages)
-        if messages:
-            yield index, messages
-
-
-def _pair(row: Row, prompt_column: str, answer_column: str) -> Conversation:
-    """A prompt and its answer, or nothing if either is empty."""
-    prompt, answer = _text(row[prompt_column]), _text(row[answer_column])
-    # Alpaca's files keep what an instruction is about in a column of its own.
-    if prompt_column == "instruction" and _text(row.get("input")):
-        prompt = f"{prompt}\n\n{row['input']}"
-    if not prompt or not answer:
         return ()
-    return ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+    found = [first for names in (SYSTEM, HISTORY, TOOLS) if (first := _first(names, columns, present))]
+    if len(columns) == 2:
+        # An input is an instruction's; a context also a question's.
+        about = CONTEXT if columns[0] == "instruction" else CONTEXT[1:]
+        found += [name for name in about if name in present and name not in columns]
+    return tuple(found)
 
 
-def _text(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text if text.strip() else ""
+def _first(names: Sequence[str], columns: tuple[str, ...], present: Collection[str]) -> str | None:
+    return next((name for name in names if name in present and name not in columns), None)
 
 
-def _conversation(given: Any, where: str) -> Conversation:
-    """The messages up to the last answer, or nothing if there is no answer or nothing before it."""
-    if given is None:
-        return ()
-    if not isinstance(given, list) or not all(isinstance(message, Mapping) for message in given):
-        raise UserError(
-            f"{where} holds {str(given)[:80]!r} where a list of messages belongs. Each message is an object "
-            "with role and content; for plain text columns set data.prompt_column and data.answer_column."
-        )
-    messages: list[Message] = []
-    for message in given:
-        names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
-        role, content = (message.get(name) for name in names)
-        if not isinstance(role, str) or not isinstance(content, str | None) or names[1] not in message:
-            raise UserError(
-                f"{where} has the message {str(dict(message))[:80]!r}. Each message needs a role (system, "
-                "user or assistant) and a content that is text, or from and value as in ShareGPT files."
-            )
-        messages.append({"role": _role(role) if names[0] == "from" else role, "content": content or ""})
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    if len(messages) < 2 or not _text_of(messages[-1]):
-        return ()
-    return tuple(messages)
+def conversation(row: Row, columns: tuple[str, ...], extra: Collection[str], where: str, note: Note) -> Read:
+    """Read a row as a conversation that ends with an answer to be learned.
 
+    Args:
+        row: of a file.
+        columns: one of a conversation, or two of a prompt and its answer.
+        extra: columns of `beside` that the row has.
+        where: file and line, for errors.
+        note: told what is read otherwise than it stands there.
 
-def _role(given: str) -> str:
-    return _ROLES.get(given.lower(), given.lower())
-
-
-def _trees(rows: Sequence[Row], where: str) -> Iterator[tuple[int, Conversation]]:
-    """One conversation a tree, as open-instruct converts them: from the root along the best reply to each message.
-
-    The best is the undeleted one of the highest ``labels.quality``, the first of equals. Trees whose best path does
-    not end with an answer give nothing.
+    Raises:
+        LeftOut: the row has no prompt or no answer that can be used.
+        UserError: a role is unknown, or a weight neither 0 nor 1.
     """
-    replies: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["parent_id"] is not None:
-            replies.setdefault(row["parent_id"], []).append(row)
-    for index, root in enumerate(rows):
-        if root["parent_id"] is None:
-            messages = _best_path(root, replies, where)
-            if len(messages) > 1 and messages[-1]["role"] == "assistant" and all(map(_text_of, messages)):
-                yield index, messages
+    for column in columns:
+        if column not in row:
+            raise LeftOut(f"it has no column {shown([column])}")
+    beside_it = {name: row[name] for name in extra if name in row}
+    if len(columns) == 2:
+        turns = _pair(row, *columns, beside_it, where, note)
+    else:
+        turns = _turns(row[columns[0]], columns[0], where, note)
+    turns = _opening(beside_it, turns, where, note) + turns
+    if len(turns) < 2:
+        raise LeftOut("nothing stands before its answer")
+    for turn in turns:
+        check_not_empty(turn)
+    given = next((beside_it[name] for name in TOOLS if name in beside_it), None)
+    return Read(tuple(turns), tools(given))
 
 
-def _best_path(root: Row, replies: dict[str, list[Row]], where: str) -> Conversation:
-    messages: list[Message] = []
-    node: Row | None = None if root.get("deleted") else root
-    while node is not None:
-        if node["role"] not in ("prompter", "assistant"):
-            raise UserError(
-                f"{where} has a message of the role {node['role']!r}. The roles of message trees are prompter and "
-                "assistant."
-            )
-        messages.append({"role": _role(node["role"]), "content": node["text"] or ""})
-        # Taken out, so that two messages of one id cannot lead in a circle.
-        offered = [reply for reply in replies.pop(node["message_id"], []) if not reply.get("deleted")]
-        node = max(offered, key=_quality, default=None)
-    return tuple(messages)
+def _pair(row: Row, prompt: str, answer: str, beside_it: Row, where: str, note: Note) -> list[Message]:
+    """A prompt and its answer, each of which may be a list of messages as in TRL's files."""
+    if _is_messages(row[answer]):
+        answered = _turns(row[answer], answer, where, note)
+    else:
+        answered = [{"role": "assistant", "content": as_text(row[answer], answer)}]
+    if _is_messages(row[prompt]):
+        return [*_context(_all(row[prompt], where, note)), *answered]
+    about = {name: as_text(beside_it[name], name, empty=True) for name in CONTEXT if beside_it.get(name) is not None}
+    # Alpaca's files keep what an instruction is about in a column of its own; a text is read before its question.
+    after = [text for text in about.values() if text.strip()]
+    asked = as_text(row[prompt], prompt, empty=bool(after))
+    parts = [asked, *after] if prompt == "instruction" else [*after, asked]
+    content = "\n\n".join(part for part in parts if part.strip())
+    return [{"role": "user", "content": content}, *answered]
 
 
-def _quality(message: Row) -> float:
-    labels = message.get("labels") or {}
-    values: dict[str, float] = dict(zip(labels.get("name") or [], labels.get("value") or [], strict=False))
-    return values.get("quality", 0.0)
+def _opening(beside_it: Row, turns: list[Message], where: str, note: Note) -> list[Message]:
+    """The system message and the earlier turns that stand in columns of their own."""
+    opening: list[Message] = []
+    name = next((name for name in SYSTEM if beside_it.get(name) is not None), None)
+    system = "" if name is None else as_text(beside_it[name], name, empty=True)
+    if system.strip():
+        if turns and turns[0]["role"] == "system":
+            if turns[0]["content"] != system:
+                raise LeftOut(f"its column {name} and its system message differ")
+        else:
+            opening.append({"role": "system", "content": system})
+    history = next((beside_it[name] for name in HISTORY if name in beside_it), None)
+    earlier = _history(history, where, note)
+    if earlier and turns and turns[0]["role"] == "system":
+        opening.append(turns.pop(0))
+    return opening + earlier
 
 
-def _text_of(message: Message) -> str:
-    return _text(message["content"])
+def _history(given: Any, where: str, note: Note) -> list[Message]:
+    """Earlier turns: pairs of a question and its answer, or messages. They are context, of which nothing is learned."""
+    given = _listed(given)
+    if not given:
+        return []
+    if _is_messages(given):
+        return _context(_all(given, where, note))
+    if not isinstance(given, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
+        raise LeftOut("history is neither a list of pairs (question, answer) nor a list of messages")
+    turns: list[Message] = []
+    for asked, answered in given:
+        turns.append({"role": "user", "content": as_text(asked, "a question of history")})
+        turns.append({"role": "assistant", "content": as_text(answered, "an answer of history")})
+    return _context(turns)
+
+
+def _context(turns: list[Message]) -> list[Message]:
+    for turn in turns:
+        if turn["role"] == "assistant":
+            turn["weight"] = 0
+    return turns
+
+
+def _turns(given: Any, column: str, where: str, note: Note) -> list[Message]:
+    """The messages up to the last answer that is to be learned."""
+    given = _listed(given)
+    if given is None:
+        raise LeftOut(f"{column} is null")
+    if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
+        raise LeftOut(f"{column} is not a list of messages, each an object with role and content")
+    roles = [role_of(one, where) for one in given]
+    answers = [index for index, role in enumerate(roles) if role == "assistant" or role in CALLS]
+    learned = [index for index in answers if is_learned(given[index], where)]
+    if not learned:
+        raise LeftOut("no answer is to be learned (weight 0)" if answers else f"{column} has no answer of an assistant")
+    if learned[-1] + 1 < len(given):
+        note("what follows the last answer is not used")
+    return _all(given[: learned[-1] + 1], where, note)
+
+
+def _all(given: Sequence[Mapping[str, Any]], where: str, note: Note) -> list[Message]:
+    return [found for one in _listed(given) if (found := message(one, where, note)) is not None]
+
+
+def _listed(given: Any) -> Any:
+    """A list that stands in a file as JSON text, as CSV must have it, is that list."""
+    if isinstance(given, str) and not isinstance(given, Number) and given.lstrip()[:1] == "[":
+        try:
+            return loads(given)
+        except ValueError:
+            return given
+    return given
+
+
+def _is_messages(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(isinstance(one, Mapping) for one in given)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mft_ray.config import DataConfig, PartConfig
+from mft_ray.data.accounting import NOT_DRAWN, SourceCounts
 from mft_ray.data.examples import Example
-from mft_ray.data.formats import Row, conversations, find_columns
+from mft_ray.data.formats import (
+    CONVERSATIONAL,
+    FORMS,
+    WHOLE,
+    beside,
+    conversation,
+    find_columns,
+    known_form,
+    shown,
+)
 from mft_ray.data.reading import Source, locate, read
+from mft_ray.data.rows.values import LeftOut, as_text
+from mft_ray.data.trees import Node, node, paths
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
 
-logger = logging.getLogger(__name__)
+_MOST_COLUMNS = 1000  # that are remembered for messages
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,8 @@ class Located:
         advice: how other columns are named.
         rows: the first so many; None takes all.
         made_from: column that says what an example was made from, if there is one.
+        ignored: columns that are not to be used, whatever their names say.
+        forms: columns that are looked for where none are named.
     """
 
     source: Source
@@ -34,6 +49,12 @@ class Located:
     advice: str
     rows: int | None = None
     made_from: str | None = None
+    ignored: tuple[str, ...] = ()
+    forms: tuple[tuple[str, ...], ...] = FORMS
+
+    def counts(self) -> SourceCounts:
+        """Return counts for its rows, all 0."""
+        return SourceCounts(self.setting, str(self.source), self.source.path, self.source.split)
 
     def __str__(self) -> str:
         """How messages call it."""
@@ -57,8 +78,8 @@ def locate_training(config: DataConfig) -> list[Located]:
         return [Located(locate(part.hub, setting, "train"), setting, part.columns, advice, part.rows) for part in parts]
     others = "" if config.task == "gsm8k" else " Or mix several with data.mixture."
     raise UserError(
-        f"data.train is not given, and the {config.task} task needs it: a .jsonl, .json or .parquet "
-        f"file, or the id of a hub dataset such as openai/gsm8k:main.{others}"
+        f"data.train is not given, and the {config.task} task needs it: a .jsonl, .json, .csv or "
+        f".parquet file, or the id of a hub dataset such as openai/gsm8k:main.{others}"
     )
 
 
@@ -71,48 +92,161 @@ def locate_test(config: DataConfig) -> Located | None:
     return None if config.test is None else _single(config, config.test, "data.test", "test")
 
 
-def examples_of(part: Located) -> list[Example]:
-    """Read a source; rows without an answer are left out, and the log says how many.
+def examples_of(part: Located, counts: SourceCounts) -> Iterator[Example]:
+    """Yield the examples of a source; rows that cannot be used are left out and counted by reason.
 
     The first ``rows`` are counted in the source's order before anything is left out; of message trees, whose rows
     are single messages, they are conversations. The reference code counts so.
 
+    Args:
+        part: the source.
+        counts: of its rows, which are filled.
+
     Raises:
-        UserError: it cannot be read, or has not the columns.
+        UserError: it cannot be read, no row of it can be used, or a row says what is not known.
     """
-    rows = read(part.source, part.setting, part.rows)
-    if not rows:
-        return []
-    present = list(rows[0])
-    columns = part.columns or find_columns(present, str(part), part.advice)
-    named = columns if part.made_from is None else (*columns, part.made_from)
-    missing = [column for column in named if column not in present]
-    if missing:
+    reader = _Reader(part, counts)
+    yield from reader.examples()
+
+
+class _Reader:
+    """Reads one source, whose columns it finds out as rows come."""
+
+    def __init__(self, part: Located, counts: SourceCounts) -> None:
+        self._part, self._counts = part, counts
+        self._columns = part.columns
+        self._present: dict[str, None] = {}  # columns of all rows so far, in order
+        self._ignored = frozenset(part.ignored)
+        self._wanted = CONVERSATIONAL | set(TREE) | {"labels", "deleted"} | set(part.columns or ())
+        if part.made_from is not None:
+            self._wanted |= {part.made_from}
+
+    def examples(self) -> Iterator[Example]:
+        part, counts, any_used = self._part, self._counts, False
+        for index, place, row in self._rows(part.rows):
+            if self._columns is None:
+                self._columns = known_form(row.keys() - self._ignored, part.forms)
+                if self._columns is None:
+                    counts.leave_out("it has no columns of a known form", index)
+                    continue
+            if self._columns == TREE:
+                break
+            example = self._example(index, place, row)
+            if example is not None:
+                any_used = True
+                yield example
+        if self._columns == TREE:
+            for example in self._trees():
+                any_used = True
+                yield example
+        self._tell_columns()
+        self._check_columns(any_used)
+
+    def _rows(self, first: int | None) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        for where, number, row in read(self._part.source, self._part.setting, first, self._wanted):
+            index = self._counts.read(where, number)
+            if isinstance(row, LeftOut):
+                self._counts.leave_out(row.reason, index)
+                continue
+            if not row.keys() <= self._present.keys():
+                new = row if len(self._present) < _MOST_COLUMNS else row.keys() & self._wanted
+                self._present.update(dict.fromkeys(new))
+            yield index, f"{where} {number}", row
+
+    def _example(self, index: int, place: str, row: dict[str, Any]) -> Example | None:
+        columns, part = self._columns or (), self._part
+        notes: dict[str, None] = {}
+        try:
+            extra = beside(columns, row.keys() - self._ignored)
+            found = conversation(row, columns, extra, f"{part.setting}: {place}", lambda note: notes.setdefault(note))
+            source = self._made_from(row)
+        except LeftOut as left_out:
+            self._counts.leave_out(left_out.reason, index)
+            return None
+        except RecursionError:
+            self._counts.leave_out("a value is nested too deeply", index)
+            return None
+        self._counts.also_used += [
+            name for name in extra if row[name] not in (None, "", []) and name not in self._counts.also_used
+        ]
+        for note in notes:
+            self._counts.altered.add(note, place)
+        return Example(f"{part.source}:{index}", found.messages, source=source, tools=found.tools)
+
+    def _made_from(self, row: dict[str, Any]) -> str | None:
+        column = self._part.made_from
+        return None if column is None or row.get(column) is None else as_text(row[column], column, empty=True) or None
+
+    def _trees(self) -> Iterator[Example]:
+        part, counts, found = self._part, self._counts, 0
+        counts.forget()
+        nodes: list[Node] = []
+        for index, place, row in self._rows(None):
+            try:
+                nodes.append(node(row, index, f"{part.setting}: {place}"))
+            except LeftOut as left_out:
+                counts.leave_out(left_out.reason, index)
+        placed: set[int] = set()
+        for path in paths(nodes):
+            placed.update(path.indices)
+            root, *others = path.indices
+            if path.reason is None and (part.rows is None or found < part.rows):
+                found += 1
+                counts.joined += len(others)
+                yield Example(f"{part.source}:{root}", path.messages)
+            else:
+                for index in path.indices:
+                    counts.leave_out(path.reason or NOT_DRAWN, index)
+        for one in nodes:
+            if one.index not in placed:
+                counts.leave_out("it is not on the best path of a tree", one.index)
+
+    def _tell_columns(self) -> None:
+        counts, columns, present = self._counts, self._columns, self._present
+        counts.columns = list(columns or ())
+        if columns is not None and columns != TREE:
+            used = {*columns, *counts.also_used, *beside(columns, present.keys() - self._ignored)}
+            counts.not_used = [name for name in present if name in CONVERSATIONAL - used - self._ignored]
+
+    def _check_columns(self, any_used: bool) -> None:
+        """Refuse a source of which no row can be used, and one that has not a column that was named."""
+        part, counts, present = self._part, self._counts, list(self._present)
+        if not counts.rows_read:
+            return
+        named = list(part.columns or (part.forms[0] if part.forms is WHOLE and self._columns is None else ()))
+        named += [] if part.made_from is None else [part.made_from]
+        missing = [column for column in named if column not in self._present] if present else []
+        if missing:
+            raise UserError(
+                f"{part} has no column {' and no column '.join(map(repr, missing))}; its columns are "
+                f"{shown(present)}. {part.advice}{_suggested(present)}"
+            )
+        if any_used:
+            return
+        if present and self._columns is None:
+            find_columns(present, str(part), part.advice)
         raise UserError(
-            f"{part} has no column {' and no column '.join(map(repr, missing))}; its columns are "
-            f"{', '.join(present)}. {part.advice}"
+            f"{part} has no row that can be used. Its columns are {shown(present)}, of which "
+            f"{' and '.join(self._columns or ('none',))} {'are' if len(self._columns or ()) > 1 else 'is'} read; of "
+            f"its {counts.rows_read:,} rows: {counts.left_out.described()}. {part.advice}"
         )
-    if columns == TREE and part.rows is not None:
-        rows = read(part.source, part.setting)
-    found = [
-        Example(f"{part.source}:{index}", messages, source=_made_from(rows[index], part.made_from))
-        for index, messages in conversations(rows, columns, str(part))
-    ]
-    if columns == TREE:
-        return found[: part.rows]
-    if left_out := len(rows) - len(found):
-        logger.warning("%d of %d rows of %s have no prompt or no answer: left out", left_out, len(rows), part.source)
-    return found
 
 
-def _made_from(row: Row, column: str | None) -> str | None:
-    return None if column is None or row[column] is None else str(row[column])
+def _suggested(present: Sequence[str]) -> str:
+    """Say which setting fits rows that have the columns of another form."""
+    columns = known_form(present)
+    if columns is None or columns == TREE:
+        return ""
+    if len(columns) == 1:
+        return f" They would be read with messages_column {columns[0]}."
+    return f" They would be read with prompt_column {columns[0]} and answer_column {columns[1]}."
 
 
 def _given(part: PartConfig, setting: str) -> Located:
     columns = _named(part, setting)
     advice = f"Set messages_column, or prompt_column and answer_column, in {setting} to columns that it has."
-    return Located(locate(part.path, f"{setting}.path", "train"), setting, columns, advice, part.rows)
+    source = locate(part.path, f"{setting}.path", "train")
+    return Located(source, setting, columns, advice, part.rows, ignored=tuple(part.ignore_columns))
 
 
 def _single(config: DataConfig, path: str, setting: str, split: str) -> Located:
@@ -121,8 +255,10 @@ def _single(config: DataConfig, path: str, setting: str, split: str) -> Located:
         columns: tuple[str, ...] | None = ("question", "answer")
         advice = "The gsm8k task reads question and answer; for other columns use data.task chat."
     else:
-        columns = _named(config, "data") or (("messages",) if config.task == "chat" else None)
-    return Located(locate(path, setting, split), setting, columns, advice, made_from=config.source_column)
+        columns = _named(config, "data")
+    forms = WHOLE if config.task == "chat" else FORMS
+    ignored = tuple(config.ignore_columns)
+    return Located(locate(path, setting, split), setting, columns, advice, None, config.source_column, ignored, forms)
 
 
 def _named(given: DataConfig | PartConfig, setting: str) -> tuple[str, ...] | None:

@@ -13,7 +13,8 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
-from mft_ray.data.encoding import encode_all
+from mft_ray.data.accounting import Accounting
+from mft_ray.data.encoding import encode
 from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
 from mft_ray.data.template import with_fixed
@@ -40,8 +41,9 @@ def prepare(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    say: Callable[[str], None] = logger.info,
-) -> None:
+    say: Callable[[str], None] = logger.warning,
+    account: Path | None = None,
+) -> Accounting:
     """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
 
     Data that was there before is replaced.
@@ -50,19 +52,36 @@ def prepare(
         config: where examples come from and how they split.
         tokenizer: of the model. Its chat template is saved with its options and, if it writes one, its date fixed.
         folder: where the splits go, on a disk that every node sees.
-        say: told how many rows each part of a mixture gave, and what was left out, cut or changed.
+        say: told what is left out, cut or changed and why, and how many rows each part of a mixture gave.
+        account: where to write what became of each row (``data.json``), if anywhere.
+
+    Returns:
+        What became of each row.
 
     Raises:
         UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
     """
-    encoded = datasets.DatasetDict()
+    encoded, accounting = datasets.DatasetDict(), Accounting()
     tokenizer = with_fixed(tokenizer, config.template_options, config.template_date)
-    for split, examples in load(config, say).items():
-        name = f"The {split} split"
-        found = encode_all(examples, tokenizer, config.max_length, name, system=config.system, too_long=config.too_long)
-        for remark in found.remarks():
-            say(f"{name}: {remark}")
-        encoded[split] = datasets.Dataset.from_list(found.rows, features=_FEATURES)
+    splits = load(config, say, accounting)
+    for split in list(splits):
+        examples = splits.pop(split)  # freed when it is encoded
+        counts, name = accounting.split(split), f"The {split} split"
+        rows = encode(
+            examples,
+            tokenizer,
+            config.max_length,
+            name,
+            system=config.system,
+            too_long=config.too_long,
+            counts=counts,
+            say=say,
+        )
+        encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
+        del rows, examples
+    if account is not None:
+        # Before the data: once that is there, nobody prepares it again.
+        accounting.save(account)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
@@ -78,6 +97,7 @@ def prepare(
             os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return accounting
 
 
 def shared_sources(folder: Path, split: str) -> list[str] | None:

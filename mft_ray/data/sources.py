@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from mft_ray.config import DataConfig
 from mft_ray.data import arithmetic
+from mft_ray.data.accounting import DUPLICATE, IN_TEST, NOT_DRAWN, SAME_PROMPT, Accounting, SourceCounts
 from mft_ray.data.examples import Example
 from mft_ray.data.mixture import Located, examples_of, locate_test, locate_training
 from mft_ray.errors import UserError
@@ -19,7 +23,9 @@ MOST_GENERATED = 1_000_000  # examples of a generated task that "all that are le
 logger = logging.getLogger(__name__)
 
 
-def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[str, list[Example]]:
+def load(
+    config: DataConfig, say: Callable[[str], None] = logger.warning, accounting: Accounting | None = None
+) -> dict[str, list[Example]]:
     """Load or generate the examples, drop duplicates and split.
 
     A prompt is used once, and what examples were made from in one split: the test split wins over validation, and
@@ -27,7 +33,8 @@ def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[s
 
     Args:
         config: where examples come from and how they split.
-        say: told how many rows each part of a mixture gave.
+        say: told what is left out and why, and how many rows each part of a mixture gave.
+        accounting: what became of each row, which is filled.
 
     Returns:
         ``train``, ``validation`` and ``test``, and ``held_out`` where there is one.
@@ -35,49 +42,167 @@ def load(config: DataConfig, say: Callable[[str], None] = logger.info) -> dict[s
     Raises:
         UserError: a file, folder or column is missing, the hub is out of reach, or there are too few rows.
     """
+    accounting = Accounting() if accounting is None else accounting
     if config.task == "arithmetic":
-        return _arithmetic(config)
+        splits = _arithmetic(config)
+        for name, examples in splits.items():
+            accounting.split(name).examples = len(examples)
+        return splits
     parts, test = locate_training(config), locate_test(config)
     if test is not None and [test.source] == [part.source for part in parts]:
         test = None
-    pool = _shuffled(_unique(_mixed(parts, say)), config.seed)
-    if test is None:
-        tested, pool = _first(pool, config.n_test)
-    else:
-        tested = _unique(examples_of(test))
-        # All of the test file is kept out of training, so that a later, larger n_test stays untouched.
-        keys = {example.prompt_key for example in tested}
-        pool = _made_from_others([example for example in pool if example.prompt_key not in keys], tested)
-        tested = _shuffled(tested, config.seed)[: config.n_test]
-    validation, pool = _first(pool, config.n_validation)
-    n_train = max(0, len(pool) - config.n_held_out) if config.n_train is None else config.n_train
-    train, pool = _first(pool, n_train)
-    splits = {"train": train, "validation": validation, "test": _alternating(tested)}
-    if config.n_held_out:
-        splits["held_out"] = pool[: config.n_held_out]
+    pool = _Pool(parts, test, accounting)
+    splits = _split(config, pool, say)
+    for told in pool.described():
+        say(told)
     _check_sizes(config, splits, parts, test)
+    tested = splits["test"]
     if len({example.origin for example in tested}) < 2:
         raise UserError(
             f"All {len(tested):,} test examples were made from the same ({config.source_column} {tested[0].source!r}), "
             "so nothing could be said of others. Give test data of at least two sources, or leave "
             "data.source_column out."
         )
+    pool.count_used(splits)
     return splits
 
 
-def _mixed(parts: Sequence[Located], say: Callable[[str], None]) -> list[Example]:
-    """All examples of all parts, in order."""
-    if len(parts) == 1:
-        return examples_of(parts[0])
-    mixed: list[Example] = []
-    for number, part in enumerate(parts):
-        found = examples_of(part)
-        say(f"{part.source}: {len(found):,} conversations")
-        # Files of one name may lie in several folders.
-        mixed += [replace(example, id=f"{number}:{example.id}") for example in found]
-    different = len({example.prompt_key for example in mixed})
-    say(f"{len(mixed):,} conversations in all, with {different:,} different prompts")
-    return mixed
+def _split(config: DataConfig, pool: _Pool, say: Callable[[str], None]) -> dict[str, list[Example]]:
+    mixed = _shuffled(pool.mixed(say), config.seed)
+    if pool.test is None:
+        tested, mixed = pool.first(mixed, config.n_test, "test", config.source_column)
+    else:
+        tested = pool.tested()
+        # All of the test file is kept out of training, so that a later, larger n_test stays untouched.
+        mixed = pool.without_prompts_of(mixed, tested)
+        mixed = pool.made_from_others(mixed, tested, "test", config.source_column)
+        tested = _shuffled(tested, config.seed)
+        for example in tested[config.n_test :]:
+            pool.drop(example, NOT_DRAWN, tested=True)
+        tested = tested[: config.n_test]
+    validation, mixed = pool.first(mixed, config.n_validation, "validation", config.source_column)
+    n_train = max(0, len(mixed) - config.n_held_out) if config.n_train is None else config.n_train
+    train, mixed = pool.first(mixed, n_train, "train", config.source_column)
+    splits = {"train": train, "validation": validation, "test": _alternating(tested)}
+    if config.n_held_out:
+        splits["held_out"], mixed = mixed[: config.n_held_out], mixed[config.n_held_out :]
+    for example in mixed:
+        pool.drop(example, NOT_DRAWN)
+    return splits
+
+
+class _Pool:
+    """The examples of all sources, and what becomes of each.
+
+    Args:
+        parts: sources of training data.
+        test: source of test data, if it is another.
+        accounting: filled.
+    """
+
+    def __init__(self, parts: Sequence[Located], test: Located | None, accounting: Accounting) -> None:
+        self.test = test
+        self._parts = parts
+        self._accounting = accounting
+        self._counts = [accounting.source(part.counts()) for part in parts]
+        self._test_counts = None if test is None else accounting.source(test.counts())
+
+    def mixed(self, say: Callable[[str], None]) -> list[Example]:
+        """Return the first example of every prompt of all training sources, in order."""
+        seen: dict[bytes, bytes] = {}
+        unique: list[Example] = []
+        total = 0
+        for number, (part, counts) in enumerate(zip(self._parts, self._counts, strict=True)):
+            before = total
+            for example in examples_of(part, counts):
+                total += 1
+                if not _repeats(example, seen, counts):
+                    # Files of one name may lie in several folders.
+                    several = len(self._parts) > 1
+                    unique.append(replace(example, id=f"{number}:{example.id}") if several else example)
+            if len(self._parts) > 1:
+                say(f"{part.source}: {total - before:,} conversations")
+        if len(self._parts) > 1:
+            say(f"{total:,} conversations in all, with {len(unique):,} different prompts")
+        return unique
+
+    def tested(self) -> list[Example]:
+        """Return the first example of every prompt of the test source, in order."""
+        if self.test is None or self._test_counts is None:
+            return []
+        seen: dict[bytes, bytes] = {}
+        counts = self._test_counts
+        return [example for example in examples_of(self.test, counts) if not _repeats(example, seen, counts)]
+
+    def without_prompts_of(self, examples: Iterable[Example], tested: Iterable[Example]) -> list[Example]:
+        """Return examples with none of the prompts of the test data."""
+        keys = {_digest(example.prompt_key) for example in tested}
+        return self._kept(examples, lambda example: _digest(example.prompt_key) not in keys, IN_TEST)
+
+    def made_from_others(
+        self, examples: Iterable[Example], taken: Iterable[Example], split: str, column: str | None
+    ) -> list[Example]:
+        """Return examples that were made from something else than those that a split has taken."""
+        sources = {example.source for example in taken} - {None}
+        reason = f"an example of the {split} split was made from the same ({column})"
+        return self._kept(examples, lambda example: example.source not in sources, reason)
+
+    def first(
+        self, examples: list[Example], n: int, split: str, column: str | None
+    ) -> tuple[list[Example], list[Example]]:
+        """Return the first so many, and of the rest what was made from something else."""
+        return examples[:n], self.made_from_others(examples[n:], examples[:n], split, column)
+
+    def drop(self, example: Example, reason: str, tested: bool = False) -> None:
+        """Count an example that is in no split."""
+        counts = self._owner(example.id, tested)
+        counts.left_out.add(reason, counts.place_of(example.id))
+
+    def count_used(self, splits: Mapping[str, Sequence[Example]]) -> None:
+        """Count the examples of the splits, for their sources and for themselves."""
+        for name, examples in splits.items():
+            tested = name == "test" and self.test is not None
+            for example in examples:
+                self._owner(example.id, tested).used += 1
+            split = self._accounting.split(name)
+            split.examples = len(examples)
+            split.place_of = partial(self._place, tested=tested)
+
+    def described(self) -> list[str]:
+        """Return what a user should know of the sources, in sentences."""
+        return [told for counts in self._accounting.sources for told in counts.described()]
+
+    def _place(self, example_id: str, tested: bool) -> str:
+        return self._owner(example_id, tested).place_of(example_id)
+
+    def _owner(self, example_id: str, tested: bool) -> SourceCounts:
+        if tested and self._test_counts is not None:
+            return self._test_counts
+        return self._counts[int(example_id.partition(":")[0]) if len(self._counts) > 1 else 0]
+
+    def _kept(self, examples: Iterable[Example], keep: Callable[[Example], bool], reason: str) -> list[Example]:
+        kept = []
+        for example in examples:
+            if keep(example):
+                kept.append(example)
+            else:
+                self.drop(example, reason)
+        return kept
+
+
+def _repeats(example: Example, seen: dict[bytes, bytes], counts: SourceCounts) -> bool:
+    """Whether an earlier example has the prompt; counted if so."""
+    prompt, answer = _digest(example.prompt_key), _digest(json.dumps(example.messages[-1], sort_keys=True))
+    first = seen.setdefault(prompt, answer)
+    if first is answer:
+        return False
+    counts.left_out.add(DUPLICATE if first == answer else SAME_PROMPT, counts.place_of(example.id))
+    return True
+
+
+def _digest(text: str) -> bytes:
+    # Sixteen bytes instead of a second copy of every prompt.
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _arithmetic(config: DataConfig) -> dict[str, list[Example]]:
@@ -98,14 +223,6 @@ def _arithmetic(config: DataConfig) -> dict[str, list[Example]]:
     return splits
 
 
-def _unique(examples: Iterable[Example]) -> list[Example]:
-    """The first example of every prompt, in order."""
-    first: dict[str, Example] = {}
-    for example in examples:
-        first.setdefault(example.prompt_key, example)
-    return list(first.values())
-
-
 def _alternating(examples: Sequence[Example]) -> list[Example]:
     """Order so that the first few, which may be all that a metric is asked for, are of as many sources as can be."""
     seen: Counter[str] = Counter()
@@ -124,16 +241,6 @@ def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
     groups = list(together.values())
     random.Random(seed).shuffle(groups)
     return [example for group in groups for example in group]
-
-
-def _first(examples: list[Example], n: int) -> tuple[list[Example], list[Example]]:
-    """The first so many, and of the rest what was made from something else."""
-    return examples[:n], _made_from_others(examples[n:], examples[:n])
-
-
-def _made_from_others(examples: Iterable[Example], taken: Iterable[Example]) -> list[Example]:
-    sources = {example.source for example in taken} - {None}
-    return [example for example in examples if example.source not in sources]
 
 
 def _check_sizes(

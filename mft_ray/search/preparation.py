@@ -101,7 +101,8 @@ def with_absolute_paths(config: Config) -> Config:
 
     def absolute(path: str | None) -> str | None:
         local = Path(path).expanduser() if path else None
-        return str(local.resolve()) if local is not None and local.exists() else path
+        # Links are not followed: a file of a cache may lie elsewhere, under a name that says no format.
+        return os.path.abspath(local) if local is not None and _exists(local) else path
 
     model = config.model.model_copy(
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
@@ -145,6 +146,13 @@ def with_fixed_date(config: Config, earlier: Config | None = None) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"template_date": day})})
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name
+        return False
+
+
 def make_ready(config: Config, folder: RunFolder) -> str:
     """Prepare data and start model, unless an earlier attempt did. Returns the start model's folder or hub id.
 
@@ -153,7 +161,7 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     """
     tokenizer = tokenizer_of(config)
     if not folder.data.exists():
-        prepare(config.data, tokenizer, folder.data, say)
+        prepare(config.data, tokenizer, folder.data, say, folder.data_counts)
     if config.model.path is not None:
         local = Path(config.model.path).expanduser()
         return str(local.resolve()) if local.is_dir() else config.model.path

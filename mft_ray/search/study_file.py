@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from optuna.storages import RDBStorage
+from sqlalchemy import URL
 
 from mft_ray.errors import RunFailed
 
@@ -19,7 +20,9 @@ PATIENCE_S = 60.0
 
 def open_storage(path: Path) -> RDBStorage:
     """Return Optuna's storage over a SQLite file, made if it is not there."""
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": PATIENCE_S}})
+    # A path may hold what means something in a URL, such as % or ?.
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE_S}})
 
 
 def keep_copy(path: Path, copy: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,7 +71,8 @@ def load_checkpoint(engine: Any, folder: Path) -> list[Evaluation]:
     dist.broadcast_object_list(choice)
     if choice[0] is None:
         return []
-    path, state = engine.load_checkpoint(choice[0], tag="engine", load_module_strict=False)
+    with _plainly_named(choice[0]) as folder_to_load:
+        path, state = engine.load_checkpoint(folder_to_load, tag="engine", load_module_strict=False)
     if path is None:
         raise RuntimeError(f"DeepSpeed could not load the checkpoint {choice[0]}")
     return read_history(state["history"])
@@ -76,6 +81,18 @@ def load_checkpoint(engine: Any, folder: Path) -> list[Evaluation]:
 def drop_checkpoints(folder: Path) -> None:
     """Remove a finished run's checkpoints: its outcome and best state are kept elsewhere."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _plainly_named(path: str) -> Iterator[str]:
+    """Lead to a folder by a name without * ? and [, which DeepSpeed would take for a pattern."""
+    if glob.escape(path) == path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mft_ray-") as folder:
+        link = os.path.join(folder, "checkpoint")
+        os.symlink(path, link)
+        yield link
 
 
 def _complete(folder: Path) -> list[Path]:

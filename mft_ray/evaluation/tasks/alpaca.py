@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -106,9 +107,11 @@ def _check_judge(name: str) -> None:
 
 
 def _reference(name: str, options: TaskOptions) -> list[dict[str, str]]:
-    file = options.data or f"hf://datasets/{_REPO}/{_REFERENCE}"
+    # A path of the user's is no pattern.
+    local = glob.escape(str(Path(options.data).expanduser())) if options.data else None
+    file = local or f"hf://datasets/{_REPO}/{_REFERENCE}"
     try:
-        rows = datasets.load_dataset("json", data_files=str(Path(file).expanduser()) if options.data else file)["train"]
+        rows = datasets.load_dataset("json", data_files=file)["train"]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"The instructions of task {name} cannot be loaded ({str(error).splitlines()[0]}). Give a local copy of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def _prompt(program: str, options: TaskOptions) -> str:
 def _problems(name: str, options: TaskOptions, hub: str) -> list[dict[str, Any]]:
     try:
         if options.data is not None:
-            rows = datasets.load_dataset("json", data_files=options.data, split="train")
+            rows = datasets.load_dataset("json", data_files=glob.escape(options.data), split="train")
         else:
             rows = datasets.load_dataset(hub, split="test")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import logging
 import random
@@ -97,7 +98,8 @@ def _prepare(name: str, prepare: Callable[[], None]) -> None:
 def _load(name: str, task: str, options: TaskOptions, shots: int, files: dict[str, str]) -> Any:
     overrides: dict[str, Any] = {"task": task, "num_fewshot": shots if options.shots is None else options.shots}
     if options.data is not None:
-        splits = _files(name, Path(options.data).expanduser(), files)
+        found = _files(name, Path(options.data).expanduser(), files)
+        splits = {split: glob.escape(file) for split, file in found.items()}  # a path of the user's is no pattern
         overrides |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": splits}}
     try:
         with _quiet():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mft_ray.data.rows.files import text_lines
+from mft_ray.data.rows.values import LeftOut, as_text, loads
 from mft_ray.errors import UserError
 from mft_ray.evaluation.answers import match
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
@@ -83,7 +85,7 @@ class _Row:
 
 
 def _exact(example: Any, text: str) -> float:
-    return float(match(text, str(example["answer"])))
+    return float(match(text, example["answer"]))
 
 
 def _prompt(prompt: str, options: TaskOptions) -> str:
@@ -106,35 +108,32 @@ def _max_new_tokens(code: str, given: Any) -> int:
 
 
 def _examples(path: Path, needs_answer: bool) -> list[_Row]:
-    # An answer that is a number is compared as it is written.
-    as_written: dict[str, Any] = {"parse_float": str, "parse_int": str} if needs_answer else {}
-    try:
-        # Not by splitlines: text may hold other separators of lines.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The task file {path} cannot be read: {error}.") from None
     examples = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            example = json.loads(line, **as_written)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, is not JSON: {error}. Give one JSON object per line.") from None
-        needed = ("prompt", "answer") if needs_answer else ("prompt",)
-        missing = [key for key in needed if not isinstance(example, dict) or key not in example]
-        if missing:
-            raise UserError(f"{path}, line {number}, has no {' and no '.join(missing)}; each line needs {needed}.")
-        if not isinstance(example["prompt"], str):
-            given = json.dumps(example["prompt"], ensure_ascii=False)[:80]
-            raise UserError(f"{path}, line {number}, has the prompt {given}, which is no text. Give it as a string.")
-        if needs_answer and not isinstance(example["answer"], str):
-            given = json.dumps(example["answer"], ensure_ascii=False)[:80]
-            raise UserError(f"{path}, line {number}, has the answer {given}; it must be text or a number.")
-        examples.append(_Row(number, example))
+    try:
+        for number, line in text_lines(path):
+            examples.append(_Row(number, _example(line, f"{path}, line {number},", needs_answer)))
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"The task file {path} cannot be read: {error}.") from None
     if not examples:
         raise UserError(f"The task file {path} is empty.")
     return examples
+
+
+def _example(line: str, where: str, needs_answer: bool) -> dict[str, Any]:
+    """A line as it is, but for its prompt and the answer to match, which are text: of numbers what was written."""
+    try:
+        example, written = json.loads(line), loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON: {error}. Give one JSON object per line.") from None
+    needed = ("prompt", "answer") if needs_answer else ("prompt",)
+    missing = [key for key in needed if not isinstance(example, dict) or key not in example]
+    if missing:
+        raise UserError(f"{where} has no {' and no '.join(missing)}; each line needs {needed}.")
+    try:
+        texts = {key: as_text(written[key], key, empty=key != "prompt") for key in needed}
+    except LeftOut as error:
+        raise UserError(f"{where} cannot be used: {error.reason}. Prompts and answers are text.") from None
+    return {**example, **texts}
 
 
 def _module(path: Path) -> Any:

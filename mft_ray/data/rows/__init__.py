@@ -1,0 +1,1 @@
+"""Rows as they were written: file formats, values as text, messages of a conversation."""
