@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from mft_ray import cli
-from mft_ray.config import EvaluationConfig
+from mft_ray.config import EvaluationConfig, parse_config
 from mft_ray.errors import UserError
 
 _EXAMPLES = """
@@ -60,6 +63,16 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--chat", action="store_true", help="prompt by the model's chat template")
     group.add_argument(
+        "--template-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a variable of the chat template, such as enable_thinking=false",
+    )
+    group.add_argument(
+        "--template-date", metavar="DAY", help="of a chat template that writes today's date, such as 2026-01-31"
+    )
+    group.add_argument(
         "--allow-code-execution", action="store_true", help="run programs that the model writes, in a jail (humaneval)"
     )
     group.add_argument("--batch-size", metavar="N", type=_count, default=16, help="prompts per forward (16)")
@@ -85,17 +98,28 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
         chat=options.chat,
         allow_code_execution=options.allow_code_execution,
     )
+    from mft_ray.data.template import with_fixed, writes_date
     from mft_ray.evaluation.vllm_engine import VllmEngine
     from mft_ray.search.benchmark import benchmark, load_tasks
     from mft_ray.search.judged import Backbone
     from mft_ray.search.progress import say
     from mft_ray.training.backbone import load_tokenizer
 
+    if not options.chat and (options.template_option or options.template_date):
+        raise UserError("--template-option and --template-date are of the chat template, which only --chat uses.")
     out = Path(options.out).expanduser()
     engine = VllmEngine(out) if options.engine == "vllm" else None
     path, *masks = options.models
-    tasks = load_tasks(names, evaluation, load_tokenizer(path), options.shots)
-    backbone = Backbone(path, options.dtype, options.before, engine)
+    tokenizer = load_tokenizer(path)
+    if options.chat:
+        chosen = dict(_option(given) for given in options.template_option)
+        template = {"template_options": chosen, "template_date": options.template_date}
+        settings = parse_config({"model": {"path": path}, "data": template}).data
+        if settings.template_date is None and writes_date(tokenizer):
+            say("the chat template writes today's date; --template-date keeps one for other days")
+        tokenizer = with_fixed(tokenizer, settings.template_options, settings.template_date)
+    tasks = load_tasks(names, evaluation, tokenizer, options.shots)
+    backbone = Backbone(path, options.dtype, options.before, engine, tokenizer)
     judged = [backbone.itself(), *(backbone.having(mask) for mask in masks)]
     for line in benchmark(backbone, judged, tasks, out, evaluation.task_batch_size):
         say(line)
@@ -106,6 +130,13 @@ def _count(given: str) -> int:
     if not given.isdecimal() or int(given) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {given!r}")
     return int(given)
+
+
+def _option(given: str) -> tuple[str, Any]:
+    name, equals, value = given.partition("=")
+    if not equals or not name:
+        raise UserError(f"--template-option {given!r} is not of the form NAME=VALUE, such as enable_thinking=false.")
+    return name, yaml.safe_load(value)
 
 
 def _pair(given: str) -> tuple[str, str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from datetime import date
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mft_ray.config.section import Section
 from mft_ray.domains import DOMAINS, Domain
 
 Metric = Literal["exact_match", "answer_logprob", "generated_match"]
+
+
+# What transformers itself gives to a chat template.
+_TEMPLATE_OWN = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 
 
 class PartConfig(Section):
@@ -40,7 +46,12 @@ class DataConfig(Section):
     n_held_out: int = Field(0, ge=0, description="further ones that FFT does not see, for train.examples: held_out")
     n_validation: int = Field(200, ge=2)
     n_test: int = Field(1000, ge=2)
-    max_length: int = Field(1024, ge=8, description="tokens; longer examples are cut at the end")
+    max_length: int = Field(1024, ge=8, description="tokens of a prompt with its answer")
+    too_long: Literal["leave_out", "cut"] = Field(
+        "leave_out",
+        description="an answer that does not fit max_length: leave_out ends the conversation before it, or leaves the "
+        "example out; cut learns its beginning, and with it that an answer ends nowhere",
+    )
     prompt_column: str | None = Field(None, description="of train and test: with answer_column, instead of messages")
     answer_column: str | None = None
     messages_column: str | None = Field(None, description="null: messages for chat; a domain finds columns by name")
@@ -57,9 +68,41 @@ class DataConfig(Section):
     chat_template: str | None = Field(
         None, description="tulu, a Jinja file or its text, for a tokenizer without one; null: the tokenizer's own"
     )
+    template_options: dict[str, Any] = Field(
+        {}, description="variables of the chat template, for data and tasks: {enable_thinking: false}"
+    )
+    template_date: str | None = Field(
+        None,
+        description="of a chat template that writes today's date, such as 2026-01-31; null: the day on which the data "
+        "is prepared. It is then the run's for good",
+    )
+    system: Literal["auto", "fold", "drop", "refuse"] = Field(
+        "auto",
+        description="system messages: fold puts them before the next user's words, drop leaves them out, auto folds "
+        "them where the chat template does not take them, refuse leaves such conversations out",
+    )
     digits: int = Field(2, ge=1, le=4, description="arithmetic: digits of each operand")
     operations: Literal["+-", "+", "-"] = Field("+-", description="arithmetic: additions, subtractions or both")
     seed: int = Field(0, description="what is generated and how it is split")
+
+    @field_validator("template_options")
+    @classmethod
+    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in _TEMPLATE_OWN:
+                raise ValueError(f"{name!r} is no variable that may be set; {', '.join(_TEMPLATE_OWN)} are not")
+        return given
+
+    @field_validator("template_date", mode="before")
+    @classmethod
+    def _day(cls, given: Any) -> str | None:
+        if given is None:
+            return None
+        # YAML takes such a value for a date by itself.
+        try:
+            return date.fromisoformat(str(given)).isoformat()
+        except ValueError:
+            raise ValueError("a day is written as 2026-01-31") from None
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

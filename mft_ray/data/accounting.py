@@ -198,6 +198,7 @@ class SplitCounts:
         examples: drawn for the split.
         place_of: file and line of an example by its id, if it was read.
         used: examples that were encoded.
+        rows: what they became: several where a conversation had to be split.
         left_out: the others, by reason.
         altered: examples that were used, but not as they stand in the file, by what was done.
         tokens: of the examples that are used.
@@ -208,6 +209,7 @@ class SplitCounts:
     examples: int = 0
     place_of: Callable[[str], str | None] = lambda _: None
     used: int = 0
+    rows: int = 0
     left_out: Tally = field(default_factory=Tally)
     altered: Tally = field(default_factory=Tally)
     tokens: int = 0
@@ -227,6 +229,7 @@ class SplitCounts:
         return {
             "examples": self.examples,
             "used": self.used,
+            "rows": self.rows,
             "tokens": self.tokens,
             "answer_tokens": self.answer_tokens,
             "cut": self.cut,

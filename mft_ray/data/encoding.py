@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mft_ray.data.examples import Example, Message
+from mft_ray.data.accounting import SplitCounts
+from mft_ray.data.chat import Chat, Refused, without_system
+from mft_ray.data.examples import Example
+from mft_ray.data.tokens import continued_tokens, prompt_tokens, rendered_tokens
+from mft_ray.data.turns import Answer, LeftOut, chat_answers, plain_answers
 from mft_ray.errors import UserError
 
 IGNORED = -100  # a label that the loss skips
+System = Literal["auto", "fold", "drop", "refuse"]
+TooLong = Literal["leave_out", "cut"]
+
+_REFUSED = "the chat template does not take it"
+_TOO_LONG = "no answer fits data.max_length with its prompt"
+_SPLIT = "it became a row for each answer, since the chat template writes an answer otherwise once more follows"
+_FOLDED = "the system message, which the chat template does not take, is put before the user's words (data.system)"
 
 logger = logging.getLogger(__name__)
 
 
 class Row(TypedDict):
-    """One encoded example.
+    """One encoded example, or a part of it.
 
     `labels` is as long as `input_ids` and -100 except on answer tokens. `prompt_ids` is what stands
     before the last answer, and `answer` that answer's text. `source` is the example's origin.
@@ -33,136 +43,190 @@ class Row(TypedDict):
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, split: str = "The data"
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    split: str = "The data",
+    *,
+    system: System = "auto",
+    too_long: TooLong = "leave_out",
+    counts: SplitCounts | None = None,
+    say: Callable[[str], None] = logger.warning,
 ) -> list[Row]:
-    """Turn examples into tokens and labels, cut at `max_length`.
+    """Turn examples into tokens and labels.
 
-    With a chat template every assistant turn is labelled, through its end-of-sequence token. Without one
-    the messages are joined by the example's separator and the last answer and its end-of-sequence token
-    are labelled. Turns that begin past `max_length` are dropped: `prompt_ids` and `answer` then belong to
-    the last answer that still begins within it. Examples with no answer token left are dropped.
+    With a chat template every assistant turn is labelled, after what the template prompts with and through the token
+    that ends a turn in this template; the end-of-sequence token where it writes none. A conversation in which it
+    writes an answer otherwise once more follows becomes a row for each answer. Without a template the messages are
+    joined by the example's separator, and the last answer and the end-of-sequence token are labelled. Turns of
+    ``weight`` 0 have no labels.
 
     Args:
         examples: what to encode.
         tokenizer: of the model; needs an end-of-sequence token.
-        max_length: tokens that are kept of each example.
+        max_length: tokens that a row may have.
         split: what the examples are called in messages.
+        system: what to do with system messages: ``fold`` puts them before the next user's turn, ``drop`` leaves them
+            out, ``auto`` folds them where the template does not take them, ``refuse`` leaves such examples out.
+        too_long: ``leave_out`` ends a row before the first answer that does not fit, ``cut`` within it.
+        counts: what became of each example, which is filled.
+        say: told what was left out, cut or changed, and why.
 
     Raises:
-        UserError: no example has an answer token left, the chat template refuses a conversation or
-            changes the prompt once the answer follows, or there is no end-of-sequence token.
+        UserError: no example gives a row, or there is no end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(
             "The tokenizer has no end-of-sequence token, so a model could not learn where an answer ends. "
             "Set eos_token in the tokenizer's tokenizer_config.json."
         )
-    one = _with_template if tokenizer.chat_template else _without_template
-    rows: list[Row] = []
-    shortest: int | None = None
-    for example in examples:
-        row = one(example, tokenizer, max_length)
-        if any(label != IGNORED for label in row["labels"]):
-            rows.append(row)
-        else:
-            length = len(row["prompt_ids"])
-            shortest = length if shortest is None else min(shortest, length)
-    if shortest is not None and not rows:
-        raise UserError(
-            f"{split} has no answer tokens after truncation: data.max_length is {max_length}, and the "
-            f"shortest of the {len(examples):,} prompts already takes {shortest} tokens. Raise "
-            f"data.max_length to more than {shortest}, or give shorter examples."
-        )
-    if len(rows) < len(examples):
-        dropped = len(examples) - len(rows)
-        logger.warning(
-            "%s: %d of %d examples have no answer within %d tokens: dropped",
-            split,
-            dropped,
-            len(examples),
-            max_length,
-        )
+    counts = SplitCounts() if counts is None else counts
+    encoder = _Encoder(tokenizer, max_length, system, too_long, counts)
+    rows = [row for example in examples for row in encoder.rows(example)]
+    if examples and not rows:
+        raise UserError(encoder.nothing_left(split, len(examples)))
+    counts.rows = len(rows)
+    counts.tokens = sum(len(row["input_ids"]) for row in rows)
+    counts.answer_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
+    if counts.left_out.reasons:
+        say(f"{split}: {counts.left_out.rows:,} of {len(examples):,} examples left out: {counts.left_out.described()}")
+    if counts.altered.reasons:
+        say(f"{split}: examples that are not used as they stand there: {counts.altered.described()}")
     return rows
 
 
-def _without_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Row:
-    contents = [message["content"] for message in example.messages[:-1]]
-    prompt = "".join((content or "") + example.separator for content in contents)
-    prompt_ids: list[int] = tokenizer(prompt).input_ids
-    # Some tokenizers end every text; here the text goes on.
-    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
-        prompt_ids = prompt_ids[:-1]
-    answer_ids = [*tokenizer(example.answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    labels = [IGNORED] * len(prompt_ids) + answer_ids
-    return {
-        "id": example.id,
-        "input_ids": (prompt_ids + answer_ids)[:max_length],
-        "labels": labels[:max_length],
-        "prompt_ids": prompt_ids,
-        "answer": example.answer,
-        "source": example.origin,
-    }
+class _Encoder:
+    """Encodes examples one by one. Arguments as of `encode`."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        system: System,
+        too_long: TooLong,
+        counts: SplitCounts,
+    ) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._system, self._too_long, self._counts = system, too_long, counts
+        self._chat = Chat(tokenizer) if tokenizer.chat_template else None
+        self._shortest: int | None = None  # prompt that leaves no room for its answer
+        self._refusal: str | None = None  # the first, with its example
+
+    def rows(self, example: Example) -> list[Row]:
+        """Encode an example, and count what became of it."""
+        try:
+            texts = self._chat_answers(self._chat, example) if self._chat else [plain_answers(example)]
+        except LeftOut as reason:
+            self._counts.leave_out(str(reason), example.id)
+            return []
+        except Refused as refused:
+            self._counts.leave_out(f"{_REFUSED} ({refused})", example.id)
+            roles = ", ".join(message["role"] for message in example.messages)
+            self._refusal = self._refusal or f"example {example.id} (roles {roles}): {refused}"
+            return []
+        rows = []
+        for number, answers in enumerate(texts, start=1):
+            row = self._row(example, answers)
+            if row is not None:
+                rows.append(row if len(texts) == 1 else {**row, "id": f"{row['id']}#{number}"})
+        if not rows:
+            self._counts.leave_out(_TOO_LONG, example.id)
+            return []
+        self._counts.used += 1
+        if len(texts) > 1:
+            self._counts.alter(_SPLIT, example.id)
+        return rows
+
+    def _chat_answers(self, chat: Chat, example: Example) -> list[list[Answer]]:
+        if any(message["role"] == "system" for message in example.messages):
+            texts = self._with_system(chat, example)
+        else:
+            texts = chat_answers(chat, example.messages, example)
+        if any(answer.reasoned for answers in texts for answer in answers):
+            self._counts.alter("reasoning that the chat template does not write is not learned", example.id)
+        return texts
+
+    def _with_system(self, chat: Chat, example: Example) -> list[list[Answer]]:
+        """Treat system messages as the setting says."""
+        if self._system in ("auto", "refuse"):
+            instead = chat.takes_system
+            if self._system == "refuse" and instead is not None:
+                raise Refused(f"it has a system message, and the template {instead}; data.system: fold would keep it")
+            if instead is None:
+                try:
+                    return chat_answers(chat, example.messages, example)
+                except Refused:  # perhaps for where the message stands
+                    if self._system == "refuse":
+                        raise
+        fold = self._system != "drop"
+        texts = chat_answers(chat, without_system(example.messages, fold), example)
+        self._counts.alter(_FOLDED if fold else "the system message is dropped (data.system)", example.id)
+        return texts
+
+    def _row(self, example: Example, answers: Sequence[Answer]) -> Row | None:
+        """Encode answers that one text has, as many as fit; None if none does."""
+        encode_text = prompt_tokens if self._chat is None else rendered_tokens
+        tokens: list[int] = []
+        labels: list[int] = []
+        row: Row | None = None
+        text, ended = "", True
+        for answer in answers:
+            before = continued_tokens(self._tokenizer, tokens, text, answer.prompt, encode_text)
+            through = continued_tokens(self._tokenizer, before, answer.prompt, answer.whole, encode_text)
+            too_long = len(through) + (not answer.ended) > self._max_length
+            if too_long and (self._too_long == "leave_out" or len(before) >= self._max_length):
+                self._count_unfit(example, row, len(before))
+                break
+            labels += [IGNORED] * (len(before) - len(labels)) + through[len(before) :]
+            tokens, text, ended = through, answer.whole, answer.ended
+            said = answer.text
+            if said is None:
+                said = self._tokenizer.decode(through[len(before) : -1], skip_special_tokens=True)
+            row = _row(example, before, said)
+        if row is None:
+            return None
+        if not ended:
+            tokens, labels = [*tokens, self._tokenizer.eos_token_id], [*labels, self._tokenizer.eos_token_id]
+        if len(tokens) > self._max_length:
+            self._counts.cut += 1
+            self._counts.alter("an answer is cut at data.max_length, and teaches that it ends nowhere", example.id)
+        row["input_ids"], row["labels"] = tokens[: self._max_length], labels[: self._max_length]
+        return row
+
+    def _count_unfit(self, example: Example, row: Row | None, prompt_length: int) -> None:
+        """Count an answer that does not fit: its row ends with the answer before it, if there is one."""
+        if row is not None:
+            self._counts.cut += 1
+            self._counts.alter("it ends before an answer that does not fit data.max_length", example.id)
+        else:
+            self._shortest = min(prompt_length, self._shortest or prompt_length)
+
+    def nothing_left(self, split: str, examples: int) -> str:
+        """Say why no example gives a row, and what to do about what most of them have."""
+        reasons = self._counts.left_out.reasons
+        reason = max(reasons, key=lambda each: reasons[each].rows)
+        if reason == _TOO_LONG:
+            return (
+                f"{split} has no answer tokens after truncation: data.max_length is {self._max_length}, and the "
+                f"shortest of the {examples:,} prompts already takes {self._shortest} tokens. Raise data.max_length to "
+                f"more than {self._shortest} and the length of an answer, or give shorter examples."
+            )
+        if reason.startswith(_REFUSED):
+            return (
+                f"The tokenizer's chat template cannot be used: it does not take {self._refusal}. Give conversations "
+                "that it takes, or another template: data.chat_template, such as tulu or a Jinja file that writes "
+                "turns one after another."
+            )
+        why = self._counts.left_out.described()
+        return f"{split} has nothing to learn from: all of its {examples:,} examples are left out: {why}."
 
 
-def _with_template(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Row:
-    turns = [index for index, message in enumerate(example.messages) if message["role"] == "assistant" and index]
-    eos_id: int = tokenizer.eos_token_id
-    tokens: list[int] = []
-    labels: list[int] = []
-    prompt_ids: list[int] = []
-    answer, text = example.answer, ""
-    for turn in turns:
-        before, text = _continued(tokens, text, example, tokenizer, turn, prompted=True)
-        if labels and len(before) >= max_length:
-            break
-        through, text = _continued(before, text, example, tokenizer, turn + 1, prompted=False)
-        # Templates write a newline after the end-of-sequence token, which a model that stops never gets to.
-        end = max((at + 1 for at, token in enumerate(through) if token == eos_id), default=0)
-        end = end if end > len(before) else len(through)
-        labels += [IGNORED] * (len(before) - len(labels)) + through[len(before) : end]
-        tokens, prompt_ids, answer = through, before, example.messages[turn]["content"] or ""
-    tokens = tokens[: len(labels)]
-    if labels[-1] != eos_id:
-        tokens, labels = [*tokens, eos_id], [*labels, eos_id]
+def _row(example: Example, prompt_ids: list[int], answer: str) -> Row:
     return {
         "id": example.id,
-        "input_ids": tokens[:max_length],
-        "labels": labels[:max_length],
+        "input_ids": [],
+        "labels": [],
         "prompt_ids": prompt_ids,
         "answer": answer,
         "source": example.origin,
     }
-
-
-def _continued(
-    tokens: list[int], text: str, example: Example, tokenizer: PreTrainedTokenizerBase, upto: int, prompted: bool
-) -> tuple[list[int], str]:
-    """Return the conversation up to a message, as tokens that begin with the given ones and as text."""
-    whole: str = _apply(example, tokenizer, upto, prompted, tokenize=False)
-    found: list[int] = _apply(example, tokenizer, upto, prompted, tokenize=True)
-    if found[: len(tokens)] == tokens:
-        return found, whole
-    if whole.startswith(text):
-        # Tokens that span the border, such as a newline before the answer and one at its start: the model is
-        # prompted by what stands before, and what it says is tokens of their own.
-        return [*tokens, *tokenizer(whole[len(text) :], add_special_tokens=False).input_ids], whole
-    raise UserError(
-        f"The tokenizer's chat template cannot be used: in example {example.id} the tokens before "
-        f"message {upto}, an answer, change once the conversation goes on, so it cannot be said "
-        "which tokens are the answer. Use data whose conversations have one answer, or a chat "
-        "template that only ever appends (data.chat_template)."
-    )
-
-
-def _apply(example: Example, tokenizer: PreTrainedTokenizerBase, upto: int, prompted: bool, tokenize: bool) -> Any:
-    messages: list[Message] = list(example.messages[:upto])
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=tokenize, return_dict=False, add_generation_prompt=prompted
-        )
-    except TemplateError as error:
-        raise UserError(
-            f"The tokenizer's chat template refuses example {example.id} (roles "
-            f"{', '.join(message['role'] for message in messages)}): {error}. Give conversations that it "
-            "takes."
-        ) from error

@@ -6,18 +6,18 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
-from mft_ray.data.accounting import Accounting, SplitCounts
-from mft_ray.data.encoding import IGNORED, Row, encode
-from mft_ray.data.examples import Example
+from mft_ray.data.accounting import Accounting
+from mft_ray.data.encoding import encode
 from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
+from mft_ray.data.template import with_fixed
 from mft_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ def prepare(
 
     Args:
         config: where examples come from and how they split.
-        tokenizer: of the model.
+        tokenizer: of the model. Its chat template is saved with its options and, if it writes one, its date fixed.
         folder: where the splits go, on a disk that every node sees.
-        say: told what is left out and why, and how many rows each part of a mixture gave.
+        say: told what is left out, cut or changed and why, and how many rows each part of a mixture gave.
         account: where to write what became of each row (``data.json``), if anywhere.
 
     Returns:
@@ -62,11 +62,21 @@ def prepare(
         UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
     """
     encoded, accounting = datasets.DatasetDict(), Accounting()
+    tokenizer = with_fixed(tokenizer, config.template_options, config.template_date)
     splits = load(config, say, accounting)
     for split in list(splits):
         examples = splits.pop(split)  # freed when it is encoded
-        rows = encode(examples, tokenizer, config.max_length, split=f"The {split} split")
-        _count(accounting.split(split), examples, rows)
+        counts, name = accounting.split(split), f"The {split} split"
+        rows = encode(
+            examples,
+            tokenizer,
+            config.max_length,
+            name,
+            system=config.system,
+            too_long=config.too_long,
+            counts=counts,
+            say=say,
+        )
         encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
         del rows, examples
     if account is not None:
@@ -88,18 +98,6 @@ def prepare(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return accounting
-
-
-def _count(counts: SplitCounts, examples: Sequence[Example], rows: Sequence[Row]) -> None:
-    """Count what came of encoding."""
-    counts.used = len(rows)
-    counts.tokens = sum(len(row["input_ids"]) for row in rows)
-    counts.answer_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
-    if counts.left_out.rows < len(examples) - len(rows):
-        kept = {row["id"] for row in rows}
-        for example in examples:
-            if example.id not in kept:
-                counts.leave_out("no answer token is left within data.max_length", example.id)
 
 
 def shared_sources(folder: Path, split: str) -> list[str] | None:

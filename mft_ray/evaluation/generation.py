@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mft_ray.data import thoughts
+from mft_ray.data.ends import stop_tokens
+from mft_ray.data.tokens import prompt_tokens, rendered_tokens
 from mft_ray.errors import UserError
 
 Prompt = str | list[int]
@@ -27,14 +30,16 @@ class Generated:
     """What came out of one prompt.
 
     Attributes:
-        text: up to, and without, the first stop string or end token.
-        tokens: generated, what stopped it included.
+        text: up to, and without, the first stop string or end token. Thoughts before an answer are not part of it.
+        tokens: generated, what stopped it and thoughts included.
         finished: whether it came to a stop by itself.
+        thought: what stood before the answer of a model that thinks.
     """
 
     text: str
     tokens: int
     finished: bool
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,18 @@ class Encoded:
         prompts: tokens of each.
         until: strings that end a text.
         ends: tokens that do.
+        thinking: whether each prompt ends within a thought. Stop strings end no thought.
     """
 
     prompts: list[list[int]]
     until: list[str]
-    ends: set[int]
+    ends: frozenset[int]
+    thinking: list[bool]
+
+    def some(self, indices: Sequence[int]) -> Encoded:
+        """Return the same of some of the prompts."""
+        prompts, thinking = [self.prompts[index] for index in indices], [self.thinking[index] for index in indices]
+        return Encoded(prompts, self.until, self.ends, thinking)
 
 
 # Not inference_mode: what layers cache here is used in training afterwards.
@@ -63,6 +75,7 @@ def generate(
     max_new_tokens: int = 256,
     batch_size: int = 16,
     autocast: torch.dtype | None = None,
+    rendered: bool = False,
 ) -> Iterator[tuple[int, Generated]]:
     """Continue prompts by the most probable token, and yield each as its batch ends, with its place in ``prompts``.
 
@@ -74,40 +87,58 @@ def generate(
         max_new_tokens: of each.
         batch_size: prompts per forward.
         autocast: compute dtype, or None for the model's own.
+        rendered: whether texts are what a chat template wrote, all special tokens with it.
 
     Raises:
         UserError: the model's positions leave no room for ``max_new_tokens``.
     """
-    encoded = encode(model, tokenizer, prompts, until, max_new_tokens)
+    encoded = encode(model, tokenizer, prompts, until, max_new_tokens, rendered)
     # The longest first: a batch too large for the memory fails at once.
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded.prompts[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         context = torch.autocast(model.device.type, dtype=autocast) if autocast else nullcontext()
         with context:
-            batch = replace(encoded, prompts=[encoded.prompts[index] for index in indices])
+            batch = encoded.some(indices)
             rows = _batch(model, tokenizer, batch, max_new_tokens)
         for index, tokens in zip(indices, rows, strict=True):
-            yield index, read(tokenizer, tokens, encoded)
+            yield index, read(tokenizer, tokens, encoded, index)
 
 
-def encode(model: Any, tokenizer: Any, prompts: Sequence[Prompt], until: Sequence[str], max_new_tokens: int) -> Encoded:
+def encode(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    until: Sequence[str],
+    max_new_tokens: int,
+    rendered: bool = False,
+) -> Encoded:
     """Turn prompts into tokens, and tell stop strings that are tokens from others. Arguments as of `generate`."""
     room = room_for_prompts(model.config, max_new_tokens)
     special = tokenizer.all_special_tokens
+    encode_text = rendered_tokens if rendered else prompt_tokens
+    tokens = [encode_text(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     return Encoded(
-        [(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)[-room:] for prompt in prompts],
+        [each[-room:] for each in tokens],
         [stop for stop in until if stop not in special],
-        _end_tokens(model, tokenizer) | {tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in special},
+        stop_tokens(model, tokenizer) | {tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in special},
+        [thoughts.open_at_end(tokenizer, each) for each in tokens],
     )
 
 
-def read(tokenizer: Any, tokens: Sequence[int], encoded: Encoded) -> Generated:
-    """Turn the tokens that followed a prompt, what stopped them included, into what came out of it."""
+def read(tokenizer: Any, tokens: Sequence[int], encoded: Encoded, index: int) -> Generated:
+    """Turn the tokens that followed a prompt, what stopped them included, into what came out of it.
+
+    Args:
+        tokenizer: the model's.
+        tokens: generated.
+        encoded: what they were generated from.
+        index: of the prompt.
+    """
     ended = bool(tokens) and tokens[-1] in encoded.ends
-    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+    thought, text = thoughts.split(tokenizer, tokens[:-1] if ended else tokens, encoded.thinking[index], ended)
     found = [place for stop in encoded.until if (place := text.find(stop)) >= 0]
-    return Generated(text[: min(found)] if found else text, len(tokens), ended or bool(found))
+    return Generated(text[: min(found)] if found else text, len(tokens), ended or bool(found), thought)
 
 
 def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[list[int]]:
@@ -119,6 +150,7 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
     cache = DynamicCache(config=model.config)
     rows = list(range(len(prompts)))  # of `made`, in the batch's order
     going = dict.fromkeys(rows, True)
+    answering = [thoughts.Answering(tokenizer, begun) for begun in encoded.thinking]
     tail = max((len(stop) for stop in until), default=0) + _SLACK
     takes = inspect.signature(model.forward).parameters
     held = {"cache" if "cache" in takes else "past_key_values": cache}  # the latter before transformers 5.24
@@ -131,10 +163,11 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
                 made[row].append(token)
                 going[row] = token not in ends
         if until:
-            alive = [row for row in rows if going[row]]
-            ends_of_texts = tokenizer.batch_decode([made[row][-tail:] for row in alive], skip_special_tokens=True)
-            for row, text in zip(alive, ends_of_texts, strict=True):
-                going[row] = not any(stop in text for stop in until)
+            alive = [row for row in rows if going[row] and answering[row].at(made[row])]
+            windows = [made[row][max(answering[row].begins, len(made[row]) - tail) :] for row in alive]
+            for row, text in zip(alive, tokenizer.batch_decode(windows, skip_special_tokens=True), strict=True):
+                said = text.lstrip() if len(made[row]) - tail <= answering[row].begins > 0 else text
+                going[row] = not any(stop in said for stop in until)
         left = [place for place, row in enumerate(rows) if going[row]]
         if not left:
             break
@@ -166,13 +199,6 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
             "fewer (evaluation.task_max_new_tokens; --max-new-tokens of mft_ray.evaluate)."
         )
     return int(positions) - max_new_tokens
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Chat models end a turn and a text with different tokens: either ends an answer."""
-    own = model.generation_config.eos_token_id
-    known = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
-    return {token for token in known if token is not None}
 
 
 def _left_padded(sequences: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

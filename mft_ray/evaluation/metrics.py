@@ -1,9 +1,13 @@
 """One score per example. Every metric is higher-is-better.
 
 - ``exact_match``: 1.0 if the model's first choice is right at every labelled position, else 0.0. That is
-  what greedy decoding reproducing the answer and its end token means, at the price of one forward.
+  what greedy decoding reproducing the answer means, at the price of one forward. Where the label ends the
+  answer, any token that stops generation is right.
 - ``answer_logprob``: mean log-probability of the labelled tokens, natural log, computed in fp32.
-- ``generated_match``: 1.0 if a greedily generated text matches the answer (`answers.match`), else 0.0.
+- ``generated_match``: 1.0 if a greedily generated text, without the thoughts before its answer, matches the
+  answer (`answers.match`), else 0.0.
+
+What ends an answer is one rule for all: `mft_ray.data.ends`.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
+from mft_ray.data import thoughts
+from mft_ray.data.ends import stop_tokens
 from mft_ray.evaluation.answers import match
 
 METRICS = ("exact_match", "answer_logprob", "generated_match")
@@ -53,10 +59,12 @@ def per_example(
             ``generated_match`` instead ``prompt_ids`` and ``answer``.
         metric: one of ``METRICS``.
         pad_id: token to pad with.
-        eos_id: token that ends a generated answer, beside those of the model's own generation config.
+        eos_id: token that ends an answer, beside those of the tokenizer's chat template and of the model's own
+            generation config.
         batch_size: examples per forward.
         device: where the batches go.
-        tokenizer: decodes generated tokens; only for ``generated_match``.
+        tokenizer: has the chat template that prompts are made by, and decodes generated tokens; may be left out of
+            metrics that generate nothing where there is no template.
         max_new_tokens: generated at most; less where the model's positions end.
         autocast: compute dtype, or None for the model's own.
         progress: called after each batch with the number of examples done and in all.
@@ -70,6 +78,7 @@ def per_example(
     _check(metric, tokenizer)
     device = torch.device(device)
     examples = list(rows)
+    ends = stop_tokens(_unwrapped(model), tokenizer) | {eos_id}
     batches = _batches(examples, "prompt_ids" if metric == "generated_match" else "input_ids", batch_size)
     scores = [0.0] * len(examples)
     done = 0
@@ -79,9 +88,9 @@ def per_example(
             batch = batches[step] if step < len(batches) else []
             taken = [examples[index] for index in batch] or [_filler(eos_id)]
             if metric == "generated_match":
-                values = _generated(model, taken, tokenizer, pad_id, eos_id, max_new_tokens, device)
+                values = _generated(model, taken, tokenizer, pad_id, ends, max_new_tokens, device)
             else:
-                values = _teacher_forced(model, taken, metric, pad_id, device)
+                values = _teacher_forced(model, taken, metric, pad_id, ends, device)
             for index, value in zip(batch, values, strict=False):
                 scores[index] = value
             done += len(batch)
@@ -105,7 +114,12 @@ def _batches(rows: Sequence[Mapping[str, Any]], column: str, size: int) -> list[
 
 
 def _teacher_forced(
-    model: nn.Module, rows: Sequence[Mapping[str, Any]], metric: str, pad_id: int, device: torch.device
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    pad_id: int,
+    ends: frozenset[int],
+    device: torch.device,
 ) -> list[float]:
     """Scores out of one forward over prompt and answer."""
     input_ids, attention_mask = _padded([row["input_ids"] for row in rows], pad_id, "right", device)
@@ -120,7 +134,8 @@ def _teacher_forced(
     targets = targets[labelled]  # (N,), row by row as the logits are
     if metric == "exact_match":
         right = torch.ones_like(labelled)
-        right[labelled] = logits.argmax(dim=-1) == targets
+        chosen, stops = logits.argmax(dim=-1), torch.tensor(sorted(ends), device=device)
+        right[labelled] = (chosen == targets) | (torch.isin(chosen, stops) & torch.isin(targets, stops))
         return [float(value) for value in right.all(dim=1).tolist()]
     logprobs = torch.zeros(labelled.shape, dtype=torch.float32, device=device)
     logprobs[labelled] = _token_logprobs(logits, targets)
@@ -152,14 +167,13 @@ def _generated(
     rows: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     pad_id: int,
-    eos_id: int,
+    ends: frozenset[int],
     max_new_tokens: int,
     device: torch.device,
 ) -> list[float]:
     """Whether each greedily generated text matches its row's answer."""
     prompts, attention_mask = _padded([row["prompt_ids"] for row in rows], pad_id, "left", device)
     generator = _unwrapped(model)
-    ends = _end_tokens(generator, eos_id)
     positions = getattr(generator.config, "max_position_embeddings", None) or prompts.shape[1] + max_new_tokens
     with _plain_defaults(generator):
         output = generator.generate(
@@ -177,19 +191,15 @@ def _generated(
     scores = []
     for row, tokens in zip(rows, output[:, prompts.shape[1] :].tolist(), strict=True):
         end = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
-        scores.append(float(match(tokenizer.decode(tokens[:end], skip_special_tokens=True), row["answer"])))
+        begun = thoughts.open_at_end(tokenizer, row["prompt_ids"])
+        _, said = thoughts.split(tokenizer, tokens[:end], begun, end < len(tokens))
+        scores.append(float(match(said, thoughts.answer_in(row["answer"]))))
     return scores
 
 
 def _unwrapped(model: nn.Module) -> Any:
     """The model itself: a wrapper's forward hides what the model takes, and does not generate."""
     return getattr(model, "module", model)
-
-
-def _end_tokens(model: Any, eos_id: int) -> set[int]:
-    """Chat models end a turn and a text with different tokens: either ends an answer."""
-    own = model.generation_config.eos_token_id
-    return {eos_id, *([] if own is None else [own] if isinstance(own, int) else own)}
 
 
 @contextmanager

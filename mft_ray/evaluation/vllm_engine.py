@@ -20,6 +20,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from mft_ray.data import thoughts
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import Generated, encode, read
 
@@ -52,6 +53,7 @@ class VllmEngine:
         until: Sequence[str] = (),
         max_new_tokens: int = 256,
         batch_size: int | None = None,
+        rendered: bool = False,
     ) -> Iterator[tuple[int, Generated]]:
         """Continue prompts by the most probable token; arguments as of `generate`.
 
@@ -62,13 +64,14 @@ class VllmEngine:
             until: strings that end a text.
             max_new_tokens: of each.
             batch_size: is left to vLLM.
+            rendered: as of `generate`.
 
         Raises:
             UserError: vLLM fails; its last words are told.
         """
         if not prompts:
             return
-        encoded = encode(model, tokenizer, prompts, until, max_new_tokens)
+        encoded = encode(model, tokenizer, prompts, until, max_new_tokens, rendered)
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".vllm-", dir=self._folder) as made:
             _write(model, tokenizer, Path(made) / "model")
@@ -77,12 +80,13 @@ class VllmEngine:
                 "dtype": str(model.dtype).removeprefix("torch."),
                 "memory": _share_of_memory(),
                 "prompts": encoded.prompts,
-                "until": encoded.until,
+                # They would end a thought, too; what follows them is left out of the text in any case.
+                "until": [] if any(encoded.thinking) or thoughts.known(tokenizer) else encoded.until,
                 "ends": sorted(encoded.ends),
                 "max_new_tokens": max_new_tokens,
             }
             for index, tokens, stopped in self._answers(request, Path(made), len(prompts)):
-                generated = read(tokenizer, tokens, encoded)
+                generated = read(tokenizer, tokens, encoded, index)
                 yield index, replace(generated, finished=generated.finished or stopped)
 
     def _answers(self, request: dict[str, Any], folder: Path, wanted: int) -> Iterator[tuple[int, list[int], bool]]:

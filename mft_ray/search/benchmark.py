@@ -11,6 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.config import EvaluationConfig
+from mft_ray.data.chat import Chat, Refused, without_system
+from mft_ray.data.examples import Message
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.evaluation.tasks import ExampleScores, Task, TaskOptions, load_task
@@ -36,8 +38,15 @@ def load_tasks(
         UserError: there is no such task, its data cannot be used, or it runs code that was not allowed.
     """
 
-    def render(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+    template = Chat(tokenizer)
+
+    def render(turns: list[Message], add_generation_prompt: bool = True) -> str:
+        try:
+            asked = turns if template.takes_system is None else without_system(turns, fold=True)
+            return template.render(asked, prompted=add_generation_prompt)
+        except Refused as refused:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise UserError(f"The model's chat template does not take a prompt (roles {roles}): {refused}.") from None
 
     if evaluation.chat and not tokenizer.chat_template:
         raise UserError("Prompts are to be made by the model's chat template, and its tokenizer has none.")
@@ -51,6 +60,7 @@ def load_tasks(
             raise UserError(
                 f"Task {task.name} has {len(task.prompts)} example(s) here; an error of its score needs at least two."
             )
+        task.rendered = evaluation.chat
         task.max_new_tokens = evaluation.task_max_new_tokens or task.max_new_tokens
     return tasks
 
@@ -138,7 +148,9 @@ def _generated(
     began = told = time.monotonic()
     tokens = 0
     prompts = [task.prompts[index] for index in missing]
-    made = backbone.generate(prompts, until=task.until, max_new_tokens=task.max_new_tokens, batch_size=batch_size)
+    made = backbone.generate(
+        prompts, until=task.until, max_new_tokens=task.max_new_tokens, batch_size=batch_size, rendered=task.rendered
+    )
     for count, (place, text) in enumerate(made, start=1):
         tokens += text.tokens
         now, line = time.monotonic(), None
@@ -155,6 +167,7 @@ def _generated(
             "text": text.text,
             "tokens": text.tokens,
             "finished": text.finished,
+            **({"thought": text.thought} if text.thought else {}),
         }
         yield row, line
 
@@ -171,10 +184,10 @@ def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> 
         raise UserError(
             f"{file} holds what another model, or other settings, answered. Give another --out, or delete it."
         )
-    yield from ((row["index"], {key: row[key] for key in _KEPT}) for row in rows)
+    yield from ((row["index"], {key: row[key] for key in _KEPT if key in row}) for row in rows)
 
 
-_KEPT = ("index", "prompt", "text", "tokens", "finished")
+_KEPT = ("index", "prompt", "text", "tokens", "finished", "thought")
 
 
 def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -46,10 +46,16 @@ class Backbone:
         dtype: of the weights; None keeps the checkpoint's.
         before: folder or hub id of the model before fine-tuning, for masks that remove the delta.
         engine: generates in the place of our own `generate`; the GPU is then left to it.
+        tokenizer: with the chat template that prompts are made by; None is the model's own.
     """
 
     def __init__(
-        self, path: str, dtype: str | None = None, before: str | None = None, engine: VllmEngine | None = None
+        self,
+        path: str,
+        dtype: str | None = None,
+        before: str | None = None,
+        engine: VllmEngine | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.path, self._engine = path, engine
         model = load_model(path)
@@ -57,7 +63,7 @@ class Backbone:
         self._before_path = before
         device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
         self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
-        self.tokenizer: Tokenizer = load_tokenizer(path)
+        self.tokenizer: Tokenizer = tokenizer or load_tokenizer(path)
 
     @property
     def about(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from mft_ray.config import Config
 from mft_ray.data import arithmetic
 from mft_ray.data.mixture import locate_test, locate_training
 from mft_ray.data.prepare import open_split, prepare
-from mft_ray.data.template import chat_template
+from mft_ray.data.template import TEMPLATES, chat_template, local_file, with_fixed, writes_date
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import room_for_prompts
 from mft_ray.masking import depth, select
@@ -110,13 +111,15 @@ def with_absolute_paths(config: Config) -> Config:
     model = config.model.model_copy(
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
     )
+    template = config.data.chat_template
+    file = local_file(template) if template and template not in TEMPLATES else None
     mixture = [part.model_copy(update={"path": absolute(part.path)}) for part in config.data.mixture]
     data = config.data.model_copy(
         update={
             "train": absolute(config.data.train),
             "test": absolute(config.data.test),
             "mixture": mixture,
-            "chat_template": absolute(config.data.chat_template),
+            "chat_template": None if template is None else str(file.resolve()) if file else template,
         }
     )
     tasks = {name: absolute(path) or path for name, path in config.evaluation.task_data.items()}
@@ -124,10 +127,33 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update={"model": model, "data": data, "evaluation": evaluation})
 
 
+def with_fixed_date(config: Config, earlier: Config | None = None) -> Config:
+    """Return a copy that says which day its chat template writes, where that writes today's.
+
+    Args:
+        config: of a run.
+        earlier: that of the same run when it began, whose day is kept.
+    """
+    if config.data.template_date is not None or config.data.task == "arithmetic":
+        return config
+    day = earlier.data.template_date if earlier is not None else None
+    if day is None:
+        try:
+            tokenizer = load_tokenizer(config.model.path) if config.model.path else None
+            if tokenizer is not None and config.data.chat_template is not None:
+                tokenizer.chat_template = chat_template(config.data.chat_template)
+        except UserError:  # told when everything is checked
+            return config
+        if tokenizer is None or not writes_date(tokenizer):
+            return config
+        day = date.today().isoformat()
+    return config.model_copy(update={"data": config.data.model_copy(update={"template_date": day})})
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a text such as a chat template is no path, and too long for one
+    except OSError:  # too long a name
         return False
 
 
@@ -164,7 +190,7 @@ def in_steps(config: Config, folder: RunFolder) -> Config:
 def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     """Return the tokenizer of a model, or the arithmetic task's own for a model made from settings.
 
-    It has the chat template of ``data.chat_template``, if that is given.
+    It has the chat template of ``data.chat_template``, if that is given, with its options and its date.
 
     Raises:
         UserError: there is none, or no such chat template.
@@ -173,7 +199,7 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     tokenizer = arithmetic.tokenizer() if path is None else load_tokenizer(path)
     if config.data.chat_template is not None:
         tokenizer.chat_template = chat_template(config.data.chat_template)
-    return tokenizer
+    return with_fixed(tokenizer, config.data.template_options, config.data.template_date)
 
 
 def skeleton(config: Config) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from mft_ray.errors import UserError
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths
+from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths, with_fixed_date
 from mft_ray.search.progress import say
 from mft_ray.search.settled import Settled, check_settled
 
@@ -47,10 +47,12 @@ def configuration(config: Config | None, resume: str | None) -> Config:
     Raises:
         UserError: the folder's cannot be read.
     """
-    if config is None and resume is not None:
-        config = load_config(Path(resume).expanduser() / "config.yaml")
+    earlier = None
+    if resume is not None:
+        earlier = load_config(Path(resume).expanduser() / "config.yaml")
+        config = config or earlier
     assert config is not None
-    return with_absolute_paths(config)
+    return with_fixed_date(with_absolute_paths(config), earlier)
 
 
 @contextmanager

@@ -16,7 +16,14 @@ from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, runs_home
-from mft_ray.search.preparation import check, in_steps, make_ready, tokenizer_of, with_absolute_paths
+from mft_ray.search.preparation import (
+    check,
+    in_steps,
+    make_ready,
+    tokenizer_of,
+    with_absolute_paths,
+    with_fixed_date,
+)
 from mft_ray.search.progress import Lines, say
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.settled import Settled
@@ -45,7 +52,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         UserError: something given cannot work, or the folder holds something else.
     """
     fft = method == "fft"
-    config = with_absolute_paths(config.seeded())
+    config = with_fixed_date(with_absolute_paths(config.seeded()))
     if not fft:  # all others start from what is fine-tuned already
         config = config.model_copy(update={"fft": config.fft.model_copy(update={"given": True})})
     root = Path(out).expanduser().resolve()

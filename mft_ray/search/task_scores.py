@@ -75,9 +75,10 @@ def _example_scores(out: Path, subject: str, task: str, metric: str) -> list[flo
 def _evaluate(subjects: list[Subject], config: Config, out: str, tokenizer: str) -> Iterator[str]:
     """Evaluate some models after one another; the tasks, and a backbone that the next one shares, stay in memory."""
     backbone: Backbone | None = None
-    tasks = load_tasks(config.tasks, config.evaluation, load_tokenizer(tokenizer))
+    prompting = load_tokenizer(tokenizer)
+    tasks = load_tasks(config.tasks, config.evaluation, prompting)
     for subject in subjects:
         if backbone is None or backbone.path != subject.model:
-            backbone = Backbone(subject.model, config.model.dtype, subject.before)
+            backbone = Backbone(subject.model, config.model.dtype, subject.before, tokenizer=prompting)
         judged = backbone.having(subject.artifact, subject.name) if subject.artifact else backbone.itself(subject.name)
         yield from benchmark(backbone, [judged], tasks, Path(out) / subject.name, config.evaluation.task_batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mft_ray.config import EvaluationConfig, ScalingConfig
+from mft_ray.data.prepare import TOKENIZER
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import per_example
 from mft_ray.training.footprint import Sized, scoring_sizes
@@ -58,7 +60,8 @@ def score(
         job.metric,
         job.evaluation,
         job.scaling,
-        kept.tokenizer(job.model),
+        # Not the model's: what is judged is prompted by the data's chat template, and ends answers as that does.
+        kept.tokenizer(str(Path(job.data) / TOKENIZER)),
         sizes.scoring,
         kept.device,
         count,
@@ -119,7 +122,7 @@ def answer(job: GenerateJob, kept: Kept, limit: Sizes | None = None, sized: Size
     room = positions - max(map(len, prompts)) if positions else job.evaluation.max_new_tokens
     made = generate(
         model.eval(),
-        kept.tokenizer(job.model),
+        kept.tokenizer(str(Path(job.data) / TOKENIZER)),
         prompts[rank::world],
         max_new_tokens=max(1, min(job.evaluation.max_new_tokens, room)),
         batch_size=sizes.scoring,

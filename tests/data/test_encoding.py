@@ -5,6 +5,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from mft_ray.data import arithmetic
+from mft_ray.data.accounting import SplitCounts
 from mft_ray.data.encoding import IGNORED, Row, encode
 from mft_ray.data.examples import Example, Message
 from mft_ray.errors import UserError
@@ -106,10 +107,35 @@ def test_turns_past_the_cut_are_dropped_with_their_prompt() -> None:
     tokenizer = characters(CHATML)
     example = conversation("hi", "hello", "a long question", "4")
     first = len(tokenizer("<|user|>hi|\n<|assistant|>").input_ids)
-    (row,) = encode([example], tokenizer, first + 3)
+    (row,) = encode([example], tokenizer, first + 3, too_long="cut")
     assert labelled(row, tokenizer) == ["hel"]
     assert len(row["prompt_ids"]) == first
     assert row["answer"] == "hello"
+
+
+@pytest.mark.parametrize("template", [None, CHATML, NO_EOS])
+def test_an_answer_that_does_not_fit_is_not_learned_unless_that_is_asked_for(template: str | None) -> None:
+    tokenizer, said, counts = characters(template), [], SplitCounts()
+    short, long = conversation("hi", "yo", name="short"), conversation("hi", "hello, and more", name="long")
+    (row,) = encode([short], tokenizer, 99)
+    most = len(row["input_ids"])
+    assert encode([short, long], tokenizer, most, say=said.append, counts=counts) == [row]
+    assert "1 of 2 examples left out: no answer fits data.max_length" in said[0]
+    assert (counts.used, counts.rows, counts.cut, counts.left_out.rows) == (1, 1, 0, 1)
+    assert (counts.tokens, counts.answer_tokens) == (most, most - len(row["prompt_ids"]))
+    with pytest.raises(UserError, match="no answer tokens"):  # one token less, and the end would be missing
+        encode([short], tokenizer, most - 1)
+    rows = encode([short, long], tokenizer, most, too_long="cut", say=said.append, counts=(counts := SplitCounts()))
+    assert (len(rows), counts.cut) == (2, 1)
+    assert "teaches that it ends nowhere (1)" in said[1]
+
+
+def test_a_conversation_ends_before_the_answer_that_does_not_fit() -> None:
+    tokenizer, counts = characters(CHATML), SplitCounts()
+    (row,) = encode([conversation("hi", "hello", "2+2?", "4")], tokenizer, 60, counts=counts)
+    assert labelled(row, tokenizer) == ["hello<eos>"]
+    assert row["answer"] == "hello"
+    assert (counts.cut, counts.used) == (1, 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,7 +148,7 @@ def test_rows_are_consistent_whatever_the_cut(contents: list[str], max_length: i
     tokenizer = characters(template)
     turns = [turn for n, content in enumerate(contents) for turn in (f"question {n}", content)]
     try:
-        (row,) = encode([conversation(*turns)], tokenizer, max_length)
+        (row,) = encode([conversation(*turns)], tokenizer, max_length, too_long="cut")
     except UserError:  # cut before the first answer
         reject()
     assert len(row["input_ids"]) == len(row["labels"]) <= max_length
@@ -140,7 +166,7 @@ def test_examples_with_no_answer_left_are_dropped_and_counted(caplog: pytest.Log
     examples = [conversation("q" * n, "answer", name=str(n)) for n in (2, 30, 40)]
     rows = encode(examples, characters(), 10, split="The test split")
     assert [row["id"] for row in rows] == ["2"]
-    assert "The test split: 2 of 3 examples" in caplog.text
+    assert "The test split: 2 of 3 examples left out: no answer fits data.max_length" in caplog.text
 
 
 def test_data_with_no_answer_left_at_all_names_the_shortest_prompt() -> None:
@@ -153,10 +179,22 @@ def test_no_examples_are_no_rows() -> None:
     assert encode([], characters(), 30) == []
 
 
-@pytest.mark.parametrize("template", [REWRITES, CHANGES_PROMPT])
-def test_a_template_that_rewrites_is_refused(template: str) -> None:
-    with pytest.raises(UserError, match=r"example x the tokens before message \d, an answer, change"):
-        encode([conversation("hi", "hello", "2+2?", "4")], characters(template), 99)
+def test_a_template_that_rewrites_earlier_answers_has_a_row_for_each() -> None:
+    tokenizer, counts = characters(REWRITES), SplitCounts()
+    rows = encode([conversation("hi", "hello", "2+2?", "4")], tokenizer, 99, counts=counts)
+    assert [labelled(row, tokenizer) for row in rows] == [["hello<eos>"], ["4<eos>"]]
+    assert (
+        tokenizer.decode(rows[1]["prompt_ids"])
+        == "<|user|>hi<eos>\n<|assistant|>...<eos>\n<|user|>2+2?<eos>\n<|assistant|>"
+    )
+    assert [row["id"] for row in rows] == ["x#1", "x#2"]
+    assert {row["source"] for row in rows} == {"x"}
+    assert (counts.used, counts.rows) == (1, 2)
+
+
+def test_a_template_that_asks_otherwise_than_it_was_answered_is_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match=r"example x .*before message 1, an answer, changes .*data.chat_template"):
+        encode([conversation("hi", "hello", "2+2?", "4")], characters(CHANGES_PROMPT), 99)
 
 
 def test_tokens_that_span_the_border_of_an_answer_are_parted_there() -> None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_encoding import characters, conversation, labelled
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mft_ray.data.encoding import encode
-from mft_ray.data.template import chat_template
+from mft_ray.data.template import TEMPLATES, chat_template, with_fixed, writes_date
 from mft_ray.errors import UserError
 
 
@@ -34,10 +38,88 @@ def test_only_answers_and_their_ends_are_learnt() -> None:
     assert labelled(row, tokenizer) == [" hello\n<eos>", "4<eos>"]
 
 
-def test_a_file_or_its_text_will_do(tmp_path: Path) -> None:
-    text = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    (tmp_path / "mine.jinja").write_text(text)
-    assert chat_template(str(tmp_path / "mine.jinja")) == chat_template(text) == text
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+        TEMPLATES["tulu"],
+        "{# long #}" + "\n{{ messages[0]['content'] }}" * 300,
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "{{ raise_exception('no') if messages | length == 1 }}{{ strftime_now('%Y') }}",
+        "{% for m in messages %}{% break %}{% endfor %}",
+    ],
+)
+def test_a_file_or_its_text_will_do(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "my {{ own }}.jinja"
+    file.write_text(text)
+    assert chat_template(str(file)) == chat_template(text) == text
+
+
+def test_a_template_that_marks_what_is_generated_is_used_as_transformers_renders_it() -> None:
+    text = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>\n"
+        "{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}\n"
+        "{% else %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}\n"
+    )
+    tokenizer = characters(chat_template(text))
+    (row,) = encode([conversation("hi", "hello", "2+2?", "4")], tokenizer, 999)
+    assert labelled(row, tokenizer) == ["hello<eos>", "4<eos>"]
+    assert tokenizer.decode(row["prompt_ids"]).endswith("<|user|>\n2+2?\n<|assistant|>\n")
+
+
+DATED = (
+    "  {% if strftime_now is defined %}{{ 'Today: ' + strftime_now('%d %b %Y') + strftime_now(format='|%-d.%m.%y %H%%Y') }}"
+    "{% endif %}\n{% macro day() %}{{ strftime_now('%B') }}{% endmacro %}"
+    "{% for m in messages %}[{{ m['role'] }} {{ day() }}]{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant {{ day() }}]{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think></think>{% endif %}{% endif %}"
+)
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, **options: Any) -> str:
+    turns = list(conversation("hi", "hello").messages[:1])
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
+
+
+def test_a_date_is_fixed_for_good(tmp_path: Path) -> None:
+    tokenizer = characters(DATED)
+    assert writes_date(tokenizer)
+    fixed = with_fixed(tokenizer, {}, "2031-02-03")
+    # Where the template begins with space before a block, transformers leaves it out.
+    assert shown(fixed) == "Today: 03 Feb 2031|3.02.31 00%Y\n[user February]hi<eos>[assistant February]"
+    assert not writes_date(fixed)
+    assert writes_date(tokenizer)
+    fixed.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert shown(with_fixed(again, {}, "2040-01-01")) == shown(fixed)
+    (row,) = encode([conversation("hi", "hello")], again, 999)
+    assert again.decode(row["prompt_ids"]) == shown(fixed)
+    assert labelled(row, again) == ["hello<eos>"]
+
+
+def test_without_a_day_it_is_today() -> None:
+    assert date.today().strftime("%d %b %Y") in shown(with_fixed(characters(DATED), {}, None))
+
+
+def test_options_are_fixed_and_what_reads_them_not_is_refused() -> None:
+    plain, tokenizer = characters(chat_template("tulu")), characters(DATED.replace("strftime_now", "now"))
+    tokenizer.chat_template = (
+        str(tokenizer.chat_template).replace("now is defined", "false").replace("{{ now('%B') }}", "")
+    )
+    fixed = with_fixed(tokenizer, {"enable_thinking": False}, None)
+    assert shown(fixed) == shown(tokenizer, enable_thinking=False) != shown(tokenizer)
+    assert with_fixed(plain, {}, None) is plain
+    with pytest.raises(UserError, match="enable_thinking, which the chat template does not read"):
+        with_fixed(plain, {"enable_thinking": False}, None)
+    with pytest.raises(UserError, match="no chat template that could read"):
+        with_fixed(characters(), {"enable_thinking": False}, None)
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 2.5, 'a "quoted" {{ text }}\n', ["x", False], {"a": {"b": None}}])
+def test_options_may_be_any_value(value: Any) -> None:
+    tokenizer = characters("{{ given | tojson }}")
+    assert json.loads(shown(with_fixed(tokenizer, {"given": value}, None))) == value
 
 
 @pytest.mark.parametrize(

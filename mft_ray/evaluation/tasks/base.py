@@ -38,8 +38,10 @@ class Task(ABC):
         prompts: one per example.
         until: strings that end a text.
         max_new_tokens: of a text.
+        rendered: whether a chat template wrote the prompts, all special tokens with them.
     """
 
+    rendered = False
     name: str
     metric: str
     prompts: Sequence[str]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ class OwnTask(Task):
 
     Each line holds ``prompt`` and, for exact match, ``answer``. ``SCORES.py`` defines ``score(example, text)``, which
     gets a whole line and the generated text and returns a number, higher being better; it may also set ``UNTIL``
-    (strings that end a text, a newline by default) and ``MAX_NEW_TOKENS`` (256).
+    (strings that end a text, a newline by default) and ``MAX_NEW_TOKENS`` (256). What a model thinks before it
+    answers is not part of the text, and no string ends it.
 
     Args:
         name: the two files.
@@ -35,12 +38,14 @@ class OwnTask(Task):
     def __init__(self, name: str, options: TaskOptions) -> None:
         file, _, code = name.partition(":")
         self.name = name
-        self._examples = _examples(Path(file).expanduser(), needs_answer=not code)[: options.limit]
+        self._file = Path(file).expanduser()
+        self._rows = _examples(self._file, needs_answer=not code)[: options.limit]
         module = _module(Path(code).expanduser()) if code else None
+        self._scorer = code or str(self._file)
         self._score: Callable[[Any, str], float] = module.score if module else _exact
-        self.until = list(getattr(module, "UNTIL", ["\n"]))
-        self.max_new_tokens = int(getattr(module, "MAX_NEW_TOKENS", 256))
-        self.prompts = [_prompt(example["prompt"], options) for example in self._examples]
+        self.until = _until(code, getattr(module, "UNTIL", ["\n"]))
+        self.max_new_tokens = _max_new_tokens(code, getattr(module, "MAX_NEW_TOKENS", 256))
+        self.prompts = [_prompt(row.example["prompt"], options) for row in self._rows]
 
     def score(self, texts: Sequence[str]) -> list[ExampleScores]:
         """Score each text.
@@ -49,18 +54,34 @@ class OwnTask(Task):
             UserError: the user's function fails or returns no number.
         """
         return [
-            {self.metric: self._checked(number, example, text)}
-            for number, (example, text) in enumerate(zip(self._examples, texts, strict=True), start=1)
+            {self.metric: self._checked(number, row, text)}
+            for number, (row, text) in enumerate(zip(self._rows, texts, strict=True), start=1)
         ]
 
-    def _checked(self, number: int, example: Any, text: str) -> float:
+    def _checked(self, number: int, row: _Row, text: str) -> float:
+        where = f"score(example, text) of {self._scorer} fails on example {number} (line {row.line} of {self._file})"
         try:
-            return float(self._score(example, text))
-        except Exception as error:
-            raise UserError(
-                f"score(example, text) of {self.name} fails on example {number}: {type(error).__name__}: {error}. It "
-                "must return a number."
-            ) from error
+            value = self._score(row.example, text)
+        except (Exception, SystemExit) as error:  # a user's function may also end the process
+            told = f"{type(error).__name__}: {error}"
+            raise UserError(f"{where}: {told}. It must return a number, for any text.") from error
+        number_like = hasattr(value, "__float__") and not isinstance(value, str)  # such as numpy's and torch's
+        try:
+            found = float(value) if number_like else math.nan
+        except Exception:  # such as an array of several
+            number_like, found = False, math.nan
+        if not math.isfinite(found):
+            what = "is no number" if number_like else f"is a {type(value).__name__}, no number"
+            raise UserError(f"{where}: it returned {str(value)[:80]!r}, which {what}. It must return a finite number.")
+        return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An example of a task, and the line that it stands on."""
+
+    line: int
+    example: dict[str, Any]
 
 
 def _exact(example: Any, text: str) -> float:
@@ -73,11 +94,24 @@ def _prompt(prompt: str, options: TaskOptions) -> str:
     return options.chat([{"role": "user", "content": prompt}])
 
 
-def _examples(path: Path, needs_answer: bool) -> list[dict[str, Any]]:
+def _until(code: str, given: Any) -> list[str]:
+    strings = [given] if isinstance(given, str) else given
+    if not isinstance(strings, list | tuple) or not all(isinstance(each, str) and each for each in strings):
+        raise UserError(f"UNTIL of {code} is {given!r}; it must be a list of strings that end a text, such as ['\\n'].")
+    return list(strings)
+
+
+def _max_new_tokens(code: str, given: Any) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise UserError(f"MAX_NEW_TOKENS of {code} is {given!r}; it must be a whole number from 1.")
+    return given
+
+
+def _examples(path: Path, needs_answer: bool) -> list[_Row]:
     examples = []
     try:
         for number, line in text_lines(path):
-            examples.append(_example(line, f"{path}, line {number},", needs_answer))
+            examples.append(_Row(number, _example(line, f"{path}, line {number},", needs_answer)))
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"The task file {path} cannot be read: {error}.") from None
     if not examples:
@@ -109,7 +143,7 @@ def _module(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}.") from error
     if not callable(getattr(module, "score", None)):
         raise UserError(f"{path} must define score(example, text), which returns a number.")
