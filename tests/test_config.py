@@ -71,7 +71,7 @@ def test_an_unknown_key_is_named_with_those_that_there_are(path: str, known: str
     [
         ("mask.ratio", 1.0, "masking ratio 1.0 is outside [0, 1)"),
         ("mask.ratio", -0.1, "masking ratio -0.1 is outside [0, 1)"),
-        ("mask.ratio", float("nan"), "masking ratio nan is outside [0, 1)"),
+        ("mask.ratio", float("nan"), "mask.ratio: got nan; a finite number is wanted"),
         ("mask.ratio", "much", "mask.ratio: got 'much'"),
         ("search.space.ratio", [0.1, 1.0], "search.space.ratio.1: got 1.0; Input should be less than 1"),
         ("search.space.ratio", [-0.5], "search.space.ratio.0: got -0.5"),

@@ -319,6 +319,5 @@ def check_fits(
         elif before is not None and (name not in before or before[name].shape != weight.shape):
             wrong = f"takes {name} back to what it was before fine-tuning, and that model has none of its shape"
         if wrong:
-            raise UserError(
-                f"The mask {source or 'given'} {wrong}. Give the mask and the model that it was learned on."
-            )
+            file = f"mask file {source}" if source else "mask"
+            raise UserError(f"The {file} {wrong}. Give the mask and the model that it was learned on.")

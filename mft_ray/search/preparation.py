@@ -200,9 +200,10 @@ def _check_rows(folder: RunFolder, tokenizer: Tokenizer, model: torch.nn.Module)
             tokens = pc.list_flatten(prepared.data.column(column))
             if len(tokens) and (found := pc.max(tokens).as_py()) >= rows:
                 shutil.rmtree(folder.data)
+                token = tokenizer.convert_ids_to_tokens(found)
                 raise UserError(
-                    f"The {split} split has a text with {tokenizer.convert_ids_to_tokens(found)!r} in it, the tokenizer's "
-                    f"token {found}, and the model has {rows:,} embeddings. Take it out of the text."
+                    f"The {split} split has a text with {token!r} in it, the tokenizer's token {found}, and the model "
+                    f"has {rows:,} embeddings. Take it out of the text."
                 )
 
 
@@ -244,4 +245,5 @@ def skeleton(config: Config) -> torch.nn.Module:
         if config.model.path is None:
             made: torch.nn.Module = new_model(config.model.architecture or {}, len(tokenizer_of(config)), 0)
             return made
-    return load_skeleton(config.model.path)
+    found: torch.nn.Module = load_skeleton(config.model.path)
+    return found

@@ -221,8 +221,8 @@ def _check_model_type(model_type: Any, architecture: dict[str, Any]) -> None:
     if not isinstance(model_type, str) or model_type not in known:
         close = difflib.get_close_matches(str(model_type), known, cutoff=0.5) or ["llama", "qwen3", "gpt2"]
         raise UserError(
-            f"model.architecture {_shown(architecture)} makes no causal LM: its model_type is {str(model_type)[:60]!r}, which "
-            f"transformers has no causal LM for. Give one that it has, such as {', '.join(close)}."
+            f"model.architecture {_shown(architecture)} makes no causal LM: its model_type is "
+            f"{str(model_type)[:60]!r}, which transformers has no causal LM for. Give one that it has, such as {', '.join(close)}."
         )
 
 
@@ -274,8 +274,8 @@ def check_path(path: str, setting: str = "model.path") -> str:
         raise UserError(f"{setting} {path} is a file. Give the folder that it is in: config.json and weights together.")
     if not path.strip() or (looks_local and not os.path.isdir(os.path.expanduser(path))):
         raise UserError(
-            f"There is no model folder {path or repr(path)}. Give {setting} a folder with config.json and weights, or a hub "
-            "id such as HuggingFaceTB/SmolLM2-135M-Instruct."
+            f"There is no model folder {path or repr(path)}. Give {setting} a folder with config.json and weights, "
+            "or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct."
         )
     return os.path.expanduser(path) if looks_local else path
 
@@ -299,8 +299,8 @@ def _told(what: str, path: str) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"Cannot load a {what} from {path}: it needs program code that is beside it (auto_map in its "
-                "configuration), and such code is never run here. Give a model that transformers has a class of its own "
-                "for; many have been converted on the hub."
+                "configuration), and such code is never run here. Give a model that transformers has a class of its "
+                "own for; many have been converted on the hub."
             ) from None
         raise UserError(
             f"Cannot load a {what} from {path}: {reason(error)} Give model.path a folder that transformers can "

@@ -50,6 +50,10 @@ def check_files(folder: Path) -> None:
     if weights is None:
         raise UserError(cannot_load(folder, f"it has {CONFIG} but no weights ({_WEIGHTS[0]}).{_hint(folder)}"))
     for file in _shards(folder, weights):
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS)) == _LFS:
+                why = f"{file.name} is a Git LFS pointer, not the weights: run git lfs pull there."
+                raise UserError(cannot_load(folder, why))
         if file.suffix == ".safetensors":
             _check_header(folder, file)
         else:
@@ -213,11 +217,6 @@ def _shards(folder: Path, weights: Path) -> list[Path]:
 
 
 def _check_header(folder: Path, file: Path) -> None:
-    with file.open("rb") as opened:
-        if opened.read(len(_LFS)) == _LFS:
-            raise UserError(
-                cannot_load(folder, f"{file.name} is a Git LFS pointer, not the weights: run git lfs pull there.")
-            )
     try:
         with safe_open(file, framework="pt") as opened:
             stored = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
@@ -249,7 +248,7 @@ def _check_pickle(folder: Path, file: Path) -> None:
 def stored_shapes(folder: Path) -> dict[str, list[int]]:
     """Return the shape of every tensor in a folder's safetensors files."""
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    shapes = {}
+    shapes: dict[str, list[int]] = {}
     for file in _shards(folder, weights) if weights is not None else []:
         with safe_open(file, framework="pt") as opened:
             shapes |= {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118

@@ -41,8 +41,9 @@ def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, path: str | Path) -
     harmful = [token for token in beyond if token in used or token not in special or token in template]
     if harmful:
         raise UserError(
-            f"The tokenizer of {path} has tokens that its model has no embedding of: {some(harmful)}, and the model has "
-            f"{rows:,} embeddings, for the ids 0 to {rows - 1}. Take the tokens out of the tokenizer, or give the model "
-            "embeddings of them and fine-tune it: model.resize_token_embeddings(len(tokenizer)), then save_pretrained."
+            f"The tokenizer of {path} has tokens that its model has no embedding of: {some(harmful)}, and the model "
+            f"has {rows:,} embeddings, for the ids 0 to {rows - 1}. Take the tokens out of the tokenizer, or give the "
+            "model embeddings of them and fine-tune it: model.resize_token_embeddings(len(tokenizer)), then "
+            "save_pretrained."
         )
     return sorted(beyond)
