@@ -243,7 +243,7 @@ def test_no_seed_is_left_out_of_seeded() -> None:
     st.fixed_dictionaries(
         {},
         optional={
-            "run": st.fixed_dictionaries({"name": st.text("aé:#'\"\n -", max_size=8)}),
+            "run": st.fixed_dictionaries({"name": st.text("aé:#'\" -.1e", max_size=8).map(lambda name: f"n{name}n")}),
             "mask": st.fixed_dictionaries({"ratio": st.floats(0, 1, exclude_max=True), "layers": st.just("4-7")}),
             "train": st.fixed_dictionaries({"lr": st.floats(1e-12, 1), "steps": st.integers(1, 10**9)}),
             "scaling": st.fixed_dictionaries({"cluster_grows_to": st.just({"CPU": 64, "GPU": 8})}),

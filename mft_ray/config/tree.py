@@ -17,7 +17,7 @@ from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
 from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
-from mft_ray.config.values import check_name, mistaken_for_numbers, unusable
+from mft_ray.config.values import check_name, mistaken, unusable
 from mft_ray.config.verdict import VerdictConfig
 from mft_ray.config.yaml_text import apply_override, read_yaml, write_yaml
 from mft_ray.errors import UserError
@@ -180,7 +180,7 @@ def parse_config(tree: dict[str, Any], where: str = "the config") -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{where} has {explain(error, Config)}") from None
-    _refuse(where, mistaken_for_numbers(tree, config.model_dump()))
+    _refuse(where, mistaken(tree, config.model_dump()))
     return config
 
 

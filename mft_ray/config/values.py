@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 # A name becomes a folder, with a time or an ending after it; file systems end at 255 bytes.
-_MAX_NAME_BYTES = 120
+_MAX_NAME_BYTES = 100
 
 
 def unusable(value: Any, path: str = "") -> Iterator[str]:
@@ -42,8 +42,8 @@ def unusable(value: Any, path: str = "") -> Iterator[str]:
         yield f"{where}: got {value!r}; text, numbers, true and false, lists and mappings of them are allowed"
 
 
-def mistaken_for_numbers(given: Any, read: Any, path: str = "") -> Iterator[str]:
-    """Yield where true or false was given and a number was read: yes and no are those to YAML.
+def mistaken(given: Any, read: Any, path: str = "") -> Iterator[str]:
+    """Yield where a value was read as one of another kind: yes is true to YAML, 1e3 a number, and 1 stands for true.
 
     Args:
         given: a tree as YAML gives it.
@@ -52,12 +52,14 @@ def mistaken_for_numbers(given: Any, read: Any, path: str = "") -> Iterator[str]
     """
     if isinstance(given, dict) and isinstance(read, dict):
         for key in given.keys() & read.keys():
-            yield from mistaken_for_numbers(given[key], read[key], f"{path}.{key}" if path else str(key))
+            yield from mistaken(given[key], read[key], f"{path}.{key}" if path else str(key))
     elif isinstance(given, list | tuple) and isinstance(read, list | tuple):
         for index, (one, other) in enumerate(zip(given, read, strict=False)):
-            yield from mistaken_for_numbers(one, other, f"{path}.{index}")
+            yield from mistaken(one, other, f"{path}.{index}")
     elif isinstance(given, bool) and not isinstance(read, bool):
         yield f"{path}: got {str(given).lower()}; a number is wanted"
+    elif isinstance(given, float) and isinstance(read, str):
+        yield f"{path}: got the number {given}, and text is wanted; put it in quotes"
 
 
 def wrong_name(name: str) -> str | None:

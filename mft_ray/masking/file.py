@@ -81,7 +81,7 @@ def load_mask(path: str | os.PathLike[str]) -> MaskFile:
     try:
         shapes = _shapes(packed, metadata)
         if _checksum(packed, metadata) != metadata.get("sha256"):
-            raise UserError("its checksum does not match; copy it again")
+            raise UserError("its checksum does not match. Copy it again.")
         masks = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
         settings, backbone = _settings(metadata), _known(metadata, "backbone")
     except UserError as error:

@@ -90,8 +90,8 @@ class MaskSettings:
                 given, choices = getattr(self, knob), ", ".join(get_args(allowed))
                 raise UserError(f"mask {knob} {given!r} is unknown; choose one of {choices}.")
         for knob in ("init_scale", "temperature"):
-            if not 0 < getattr(self, knob) < math.inf:
-                raise UserError(f"mask {knob} must be a number above 0, got {getattr(self, knob)}.")
+            if not 0 < getattr(self, knob) < math.inf:  # nor NaN
+                raise UserError(f"mask {knob} must be above 0, got {getattr(self, knob)}.")
         if not math.isfinite(self.threshold):
             raise UserError(f"mask threshold must be a number, got {self.threshold}.")
         if not 0 < self.anneal_fraction <= 1:

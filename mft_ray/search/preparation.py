@@ -148,8 +148,9 @@ def with_absolute_paths(config: Config) -> Config:
     """Return a copy whose local paths are absolute, so that a run can be resumed from any folder."""
 
     def absolute(path: str | None) -> str | None:
-        local = Path(path).expanduser() if path else None
-        return str(local.resolve()) if local is not None and local.exists() else path
+        # As functions of os, which take any text for a path that is not there.
+        local = os.path.expanduser(path) if path else None
+        return os.path.realpath(local) if local is not None and os.path.exists(local) else path
 
     model = config.model.model_copy(
         update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
@@ -228,7 +229,9 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
         tokenizer = arithmetic.tokenizer()
     else:
         tokenizer = load_tokenizer(path)
-        if spare := check_vocabulary(tokenizer, load_skeleton(path), path):
+        # A model that is not the configuration's has not been looked at yet.
+        model = load_skeleton(path) if path == config.model.path else check_model(path)
+        if spare := check_vocabulary(tokenizer, model, path):
             say(f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused")
     if config.data.chat_template is not None:
         tokenizer.chat_template = chat_template(config.data.chat_template)

@@ -98,6 +98,11 @@ def put_adapter(model: PreTrainedModel, folder: str | Path) -> Any:
         raise
     except Exception as error:  # it is a stranger's: whatever peft stumbles over is in its files
         raise UserError(f"The adapter {folder} cannot be put on this model: {reason(error)}") from None
+    if not hasattr(wrapped, "merge_and_unload"):
+        raise UserError(
+            f"The adapter {folder} is of the type {wrapped.active_peft_config.peft_type}, which cannot become part of "
+            "weights. Give a LoRA adapter."
+        )
     # peft leaves what the file lacks as it was drawn, and what the model lacks out, and only warns.
     wrong = sorted(given.keys() ^ taken.keys())
     if wrong:

@@ -222,7 +222,8 @@ def _check_model_type(model_type: Any, architecture: dict[str, Any]) -> None:
         close = difflib.get_close_matches(str(model_type), known, cutoff=0.5) or ["llama", "qwen3", "gpt2"]
         raise UserError(
             f"model.architecture {_shown(architecture)} makes no causal LM: its model_type is "
-            f"{str(model_type)[:60]!r}, which transformers has no causal LM for. Give one that it has, such as {', '.join(close)}."
+            f"{str(model_type)[:60]!r}, which transformers has no causal LM for. Give one that it has, such as "
+            f"{', '.join(close)}."
         )
 
 
