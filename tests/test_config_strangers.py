@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -249,14 +251,16 @@ PATHS = paths(Config)
 CHANGES = st.lists(st.tuples(st.sampled_from(PATHS), JSON), min_size=1, max_size=4)
 
 
-def outcome(tree: Any) -> Config | str:
+def outcome(read: Callable[[], Config]) -> Config | str:
     """A configuration, or the paragraph that a user is told."""
     try:
-        return parse_config(tree)
+        return read()
     except UserError as error:
-        assert str(error).strip()
-        assert len(str(error)) < 10_000
         return str(error)
+
+
+def paragraph(found: Config | str) -> bool:
+    return isinstance(found, Config) or 0 < len(found.strip()) < 10_000
 
 
 def changed(changes: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -282,7 +286,8 @@ def test_all_settings_are_tried() -> None:
 @example([("compare.methods", {"mft": {"method": {}}})])
 @settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_values_of_settings_make_a_configuration_or_a_paragraph(file: Path, changes: list[tuple[str, Any]]) -> None:
-    config = outcome(changed(changes))
+    config = outcome(lambda: parse_config(changed(changes)))
+    assert paragraph(config)
     if isinstance(config, Config):
         config.seeded()
         config.save(file)
@@ -292,7 +297,7 @@ def test_any_values_of_settings_make_a_configuration_or_a_paragraph(file: Path, 
 @given(JSON)
 @settings(deadline=None, max_examples=100)
 def test_any_tree_makes_a_configuration_or_a_paragraph(tree: Any) -> None:
-    outcome(tree if isinstance(tree, dict) else {"model": tree})
+    assert paragraph(outcome(lambda: parse_config(tree if isinstance(tree, dict) else {"model": tree})))
 
 
 @given(
@@ -304,14 +309,8 @@ def test_any_tree_makes_a_configuration_or_a_paragraph(tree: Any) -> None:
 @settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_makes_a_configuration_or_a_paragraph(file: Path, text: str | bytes) -> None:
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    try:
-        load_config(file)
-    except UserError as error:
-        assert "\n" not in str(error).strip()
+    assert paragraph(outcome(lambda: load_config(file)))
     value = text if isinstance(text, str) else text.decode("latin-1")
     file.write_text(MODEL)
     for override in (f"train={value}", value, f"compare.methods={value}"):
-        try:
-            load_config(file, [override])
-        except UserError as error:
-            assert str(error)
+        assert paragraph(outcome(partial(load_config, file, [override])))

@@ -128,7 +128,7 @@ def _settings(metadata: dict[str, str]) -> MaskSettings:
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         setting = ".".join(str(part) for part in found["loc"])
-        raise UserError(f"its setting {setting} is {str(found['input'])[:40]!r}: {found['msg']}.") from None
+        raise UserError(f"its setting {setting} is {repr(found['input'])[:40]}: {found['msg']}.") from None
 
 
 def _pack(mask: torch.Tensor) -> torch.Tensor:

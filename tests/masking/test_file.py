@@ -165,7 +165,7 @@ def forged(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes
     kept = {key: value for key, value in (metadata | changes).items() if value is not None}
     digest = hashlib.sha256("".join(f"{key}={kept[key]}\n" for key in sorted(kept)).encode())
     for name in sorted(packed):
-        digest.update(name.encode() + packed[name].view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + packed[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     save_file(packed, path, kept | {"sha256": digest.hexdigest()})
 
 
@@ -218,8 +218,16 @@ def test_a_file_of_a_strangers_is_refused_by_name(
     assert str(path) in str(caught.value)
 
 
+def read(path: Path) -> MaskFile | str:
+    """A mask, or the paragraph that a user is told."""
+    try:
+        return load_mask(path)
+    except UserError as error:
+        return str(error)
+
+
 @given(st.data())
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_change_of_a_masks_bytes_makes_a_mask_or_a_paragraph(path: Path, data: st.DataObject) -> None:
     save_mask(path, content((5, 7), (3, 9)))
     raw = bytearray(path.read_bytes())
@@ -234,12 +242,11 @@ def test_any_change_of_a_masks_bytes_makes_a_mask_or_a_paragraph(path: Path, dat
         else:
             raw[place:place] = data.draw(st.binary(max_size=60))
     path.write_bytes(raw)
-    try:
-        loaded = load_mask(path)
-    except UserError as error:
-        assert "mask.safetensors" in str(error)
-    else:
+    loaded = read(path)
+    if isinstance(loaded, MaskFile):
         assert same(loaded.masks, content((5, 7), (3, 9)).masks)
+    else:
+        assert str(path) in loaded
 
 
 TEXTS = st.text(max_size=6) | st.sampled_from(
@@ -253,12 +260,7 @@ TEXTS = st.text(max_size=6) | st.sampled_from(
     st.lists(st.integers(0, 4), max_size=3),
     st.dictionaries(
         st.sampled_from(["ratio", "layers", "init", "pattern", "removes", "threshold", "target", "x"]),
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats()
-        | st.text(max_size=4)
-        | st.lists(st.integers(), max_size=2),
+        KNOBS,
     ),
 )
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -266,9 +268,8 @@ def test_any_forged_file_makes_a_mask_or_a_paragraph(
     path: Path, changes: dict[str, str], dtype: torch.dtype, shape: list[int], knobs: dict[str, object]
 ) -> None:
     forged(path, {"layers.0.weight": torch.zeros(shape, dtype=dtype)}, **{"settings": json.dumps(knobs), **changes})
-    try:
-        loaded = load_mask(path)
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
+    loaded = read(path)
+    if isinstance(loaded, MaskFile):
         assert all(mask.dtype == torch.bool for mask in loaded.masks.values())
+    else:
+        assert str(path) in loaded
