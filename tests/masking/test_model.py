@@ -398,6 +398,6 @@ def test_masks_that_do_not_fit_change_nothing(make: Make) -> None:
         assert says in str(caught.value)
     with pytest.raises(UserError, match="before fine-tuning, and that model has none of its shape"):
         apply_masks(model, masks, {name: torch.zeros(1)})
-    with pytest.raises(UserError, match="The mask file a/mask.safetensors names"):
+    with pytest.raises(UserError, match=r"The mask file a/mask\.safetensors names"):
         check_fits(model, {"x": mask}, source="a/mask.safetensors")
     assert bits(model) == bits(make())

@@ -28,7 +28,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tied": {**LLAMA, "tie_word_embeddings": True},
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32},
     "mixtral": {**EXPERTS, "model_type": "mixtral", "num_local_experts": 2},
-    "qwen3_moe": {**EXPERTS, "model_type": "qwen3_moe", "num_experts": 2, "moe_intermediate_size": 8},
+    "qwen3_moe": {
+        **EXPERTS,
+        "model_type": "qwen3_moe",
+        "num_experts": 2,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8,
+    },
 }
 WEIGHTS = "model.safetensors"
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -288,7 +294,7 @@ def test_code_beside_a_model_is_neither_run_nor_asked_about(
     configured(llama, auto_map=own, model_type="own")
     assert "such code is never run here" in refused(llama)
     (llama / "tokenizer_config.json").write_text(json.dumps({"auto_map": own, "tokenizer_class": "Own"}))
-    with pytest.raises(UserError, match="Cannot load a tokenizer .* such code is never run here"):
+    with pytest.raises(UserError, match=r"Cannot load a tokenizer .* such code is never run here"):
         load_tokenizer(llama)
     assert not (tmp_path / "ran").exists()
 
