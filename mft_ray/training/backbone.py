@@ -121,9 +121,11 @@ def _load(path: str, settings: dict[str, Any]) -> PreTrainedModel:
                 path, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **settings
             )
         except RuntimeError as error:
-            if "conversion of the weights" in str(error):  # of experts, of which one is missing or has another shape
-                _refuse_parts(path, *_differences(path))
+            if "conversion of the weights" in str(error):
+                _refuse_parts(path, *_in_files(path))
             raise
+        if found["mismatched_keys"]:
+            _refuse_parts(path, *_in_files(path))
     _refuse_parts(path, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
     if getattr(model, "_hf_peft_config_loaded", False):  # on the hub, where its files were not looked at
         raise UserError(
@@ -151,10 +153,10 @@ def _refuse_parts(
         )
 
 
-def _differences(path: str) -> tuple[set[str], set[str], list[tuple[str, Any, Any]]]:
+def _in_files(path: str) -> tuple[set[str], set[str], list[tuple[str, Any, Any]]]:
     """Return which weights a folder's files lack, have too many, and have in another shape, as they are called there.
 
-    transformers only logs them where it puts several of a file together.
+    transformers makes one weight of the experts of a layer, and then says nothing of the one that is missing.
     """
     model = load_skeleton(path)
     wanted = revert_weight_conversion(model, dict(model.state_dict()))
@@ -165,7 +167,10 @@ def _differences(path: str) -> tuple[set[str], set[str], list[tuple[str, Any, An
         for name, tensor in wanted.items()
         if name in stored and stored[name] != list(tensor.shape)
     ]
-    return wanted.keys() - stored.keys() - tied, stored.keys() - wanted.keys(), differing
+    missing = wanted.keys() - stored.keys() - tied
+    if len(missing) > len(wanted) / 2:  # they are called otherwise there: a hub's cache, or a checkpoint of long ago
+        return set(), set(), []
+    return missing, stored.keys() - wanted.keys(), differing
 
 
 def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTrainedModel:

@@ -195,7 +195,7 @@ def _read_json(folder: Path, file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(cannot_load(folder, f"{file.name} cannot be read ({reason(error)[:100]})")) from None
+        raise UserError(cannot_load(folder, f"{file.name} cannot be read: {reason(error)}")) from None
     if not isinstance(found, dict):
         raise UserError(cannot_load(folder, f"{file.name} holds no settings but {str(found)[:40]!r}."))
     return found
