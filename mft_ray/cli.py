@@ -7,12 +7,15 @@ import errno
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import RunFailed, UserError
+
+# What a path can be that a user gave.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def parser(description: str, examples: str = "") -> argparse.ArgumentParser:
@@ -76,6 +79,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     if folder := os.environ.get("MFT_RAY_LAUNCH_DIR"):
         os.chdir(folder)
     try:
+        _check_given(sys.argv[1:])
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -84,6 +88,13 @@ def run(main: Callable[[], None]) -> NoReturn:
         print(f"failed: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     except OSError as error:
+        if error.errno in _UNUSABLE and error.filename:
+            print(
+                f"error: {error.filename} cannot be used: {error.strerror}. Give a path that can be read and written.",
+                file=sys.stderr,
+                flush=True,
+            )
+            sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(
@@ -94,3 +105,13 @@ def run(main: Callable[[], None]) -> NoReturn:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
+
+
+def _check_given(arguments: Sequence[str]) -> None:
+    """Refuse empty text, which a shell makes of a variable that is not set, and Python a path to this folder."""
+    for before, given in zip(["", *arguments], arguments, strict=False):
+        if not given.strip():
+            what = before if before.startswith("--") else "An argument"
+            raise UserError(f"{what} is empty text. Give what it names, or leave it out.")
+        if given.startswith("--") and given.endswith("=") and given.count("=") == 1:
+            raise UserError(f"{given[:-1]} is empty text. Give what it names, or leave it out.")

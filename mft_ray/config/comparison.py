@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from mft_ray.config.methods import METHODS
 from mft_ray.config.section import Section
+from mft_ray.config.values import check_name, same_file
 
 # Of the tree, what a row of the comparison may change.
 CHANGEABLE = ("train", "mask", "lora", "fft")
@@ -28,17 +29,25 @@ class CompareConfig(Section):
     @field_validator("methods", mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
-        return {name: {} for name in given} if isinstance(given, list) else given
+        named = isinstance(given, list) and all(isinstance(name, str) for name in given)
+        return {name: {} for name in given} if named else given
 
     @field_validator("methods")
     @classmethod
     def _known(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, changes in given.items():
-            method = changes.get("method", name)
-            if method not in METHODS:
+            method = changes.get("method", check_name(name, "the row"))
+            if not isinstance(method, str) or method not in METHODS:
                 raise ValueError(f"{name} is of method {method!r}; there are {', '.join(METHODS)}")
             if unknown := sorted(changes.keys() - {"method", *CHANGEABLE}):
                 raise ValueError(f"{name} changes {', '.join(unknown)}; a row may change {', '.join(CHANGEABLE)}")
+            for section in changes.keys() - {"method"}:
+                if not isinstance(changes[section], dict):
+                    raise ValueError(
+                        f"{name} changes {section} to {changes[section]!r}; a mapping of its settings is wanted"
+                    )
+        if clash := same_file(given):
+            raise ValueError(f"the rows {' and '.join(map(repr, clash))} would have the same files; rename one")
         if not given:
             raise ValueError("there is nothing to compare FFT with")
         return given

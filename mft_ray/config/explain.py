@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_MAX_SHOWN = 300  # characters of a value
 _WRONG_SHAPE = ("list_type", "model_type")
 
 
@@ -32,9 +33,16 @@ def explain(error: ValidationError, root: type[Any]) -> str:
             problems.append(f"no {where}, which must be given")
         elif item["type"] in _WRONG_SHAPE and any(_inside(other, path) for other in paths):
             continue  # the form that was not meant: what is wrong within the other one is told
+        elif not path:
+            problems.append(f"settings that cannot be: {item['msg'].removeprefix('Value error, ')}")
         else:
-            problems.append(f"a bad value for {where}: got {item['input']!r}; {item['msg']}")
+            problems.append(f"a bad value for {where}: got {_shown(item['input'])}; {item['msg']}")
     return "; ".join(problems) + "."
+
+
+def _shown(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def explain_yaml(error: yaml.YAMLError) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mft_ray.config.section import Section
 from mft_ray.config.space import Ratio
+from mft_ray.config.values import check_name, same_file
 from mft_ray.masking import Scope
 
+DOMAIN_CHANGES = ("data", "evaluation")
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -29,3 +31,17 @@ class StudyConfig(Section):
         "In transfer each mask is judged on evaluation.tasks of all domains; on the test examples of those that have "
         "none",
     )
+
+    @field_validator("domains")
+    @classmethod
+    def _folders(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, changes in given.items():
+            check_name(name, "the domain")
+            for section, settings in changes.items():
+                if section not in DOMAIN_CHANGES:
+                    raise ValueError(f"{name} changes {section}; a domain may change {' and '.join(DOMAIN_CHANGES)}")
+                if not isinstance(settings, dict):
+                    raise ValueError(f"{name} changes {section} to {settings!r}; a mapping of its settings is wanted")
+        if clash := same_file(given):
+            raise ValueError(f"the domains {' and '.join(map(repr, clash))} would have the same files; rename one")
+        return given

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
@@ -19,19 +19,28 @@ from mft_ray.config.section import Section
 from mft_ray.config.space import SettingRange
 from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
+from mft_ray.config.values import check_name, mistaken, unusable
 from mft_ray.config.verdict import VerdictConfig
-from mft_ray.config.yaml_text import apply_override, read_yaml
+from mft_ray.config.yaml_text import apply_override, read_yaml, write_yaml
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
+
+_SEEDS = 2**31  # what numpy and torch both take, with room for what is added to tell workers and repeats apart
+_MAX_TOLD = 5  # bad values in one message
 
 
 class RunConfig(Section):
     """One search from backbone to verdict."""
 
-    name: str = "search"
+    name: str = Field("search", description="of the run, and first part of its folder's name where dir is null")
     dir: str | None = Field(None, description="run folder, seen by every node; null: runs/NAME-TIME")
     export_model: bool = Field(True, description="leave the masked model in RUN/best/model, ready to load")
     seed: int = Field(0, description="added to every other seed: one number repeats the whole run")
+
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, given: str) -> str:
+        return check_name(given, "run.name")
 
 
 class Config(Section):
@@ -70,6 +79,52 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _paths(self) -> Config:
+        """Refuse paths that are empty: a variable of a script that is not set, and the folder that one is in."""
+        data, run = self.data, self.run
+        given = {
+            "run.dir": run.dir,
+            "model.path": self.model.path,
+            "model.before": self.model.before,
+            "data.train": data.train,
+            "data.test": data.test,
+            "data.chat_template": data.chat_template,
+            **{f"data.mixture.{number}.path": part.path for number, part in enumerate(data.mixture)},
+            **{f"evaluation.task_data.{task}": path for task, path in self.evaluation.task_data.items()},
+            **{f"evaluation.tasks.{number}": task for number, task in enumerate(self.evaluation.tasks or [])},
+            **{f"evaluation.other_tasks.{number}": task for number, task in enumerate(self.evaluation.other_tasks)},
+        }
+        if empty := [setting for setting, path in given.items() if path is not None and not path.strip()]:
+            raise ValueError(f"{', '.join(empty)} is empty text; give a path, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds(self) -> Config:
+        for setting, seed in self._other_seeds().items():
+            if not 0 <= seed + self.run.seed < _SEEDS or self.run.seed < 0:
+                more = f" with run.seed {self.run.seed} added" if self.run.seed else ""
+                raise ValueError(f"{setting} is {seed}{more}; a seed is a whole number from 0 to {_SEEDS - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _domains(self) -> Config:
+        for name, changes in self.study.domains.items():
+            for section, known in (("data", DataConfig), ("evaluation", EvaluationConfig)):
+                try:
+                    known.model_validate({**getattr(self, section).model_dump(), **changes.get(section, {})})
+                except ValidationError as error:
+                    raise ValueError(f"study.domains.{name}.{section} has {explain(error, known)}") from None
+        return self
+
+    def _other_seeds(self) -> dict[str, int]:
+        return {
+            "data.seed": self.data.seed,
+            "train.seed": self.train.seed,
+            "fft.train.seed": self.fft.train.seed,
+            "search.seed": self.search.seed,
+        }
+
+    @model_validator(mode="after")
     def _data_of_tasks(self) -> Config:
         if unknown := sorted(self.evaluation.task_data.keys() - set(self.tasks)):
             raise ValueError(
@@ -95,7 +150,7 @@ class Config(Section):
     def save(self, path: Path) -> None:
         """Write the resolved tree as YAML, whole or not at all."""
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        partial.write_text(write_yaml(self.model_dump(mode="json")), encoding="utf-8")
         os.replace(partial, path)
 
 
@@ -133,7 +188,15 @@ def parse_config(tree: dict[str, Any], where: str = "the config") -> Config:
     Raises:
         UserError: naming every key or value that is not allowed.
     """
+    _refuse(where, unusable(tree))
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{where} has {explain(error, Config)}") from None
+    _refuse(where, mistaken(tree, config.model_dump()))
+    return config
+
+
+def _refuse(where: str, problems: Iterable[str]) -> None:
+    if told := list(problems):
+        raise UserError(f"{where} has {'; '.join(f'a bad value for {problem}' for problem in told[:_MAX_TOLD])}.")

@@ -16,6 +16,7 @@ from mft_ray.data import thoughts
 from mft_ray.data.ends import stop_tokens
 from mft_ray.data.tokens import prompt_tokens, rendered_tokens
 from mft_ray.errors import UserError
+from mft_ray.evaluation.positions import positions
 
 Prompt = str | list[int]
 
@@ -146,7 +147,7 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
     prompts, until, ends = encoded.prompts, encoded.until, encoded.ends
     made: list[list[int]] = [[] for _ in prompts]
     tokens, mask = _left_padded(prompts, tokenizer.pad_token_id or 0, model.device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     rows = list(range(len(prompts)))  # of `made`, in the batch's order
     going = dict.fromkeys(rows, True)
@@ -156,7 +157,7 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
     held = {"cache" if "cache" in takes else "past_key_values": cache}  # the latter before transformers 5.24
     last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
     for _ in range(limit):
-        output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **held, **last)
+        output = model(input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=True, **held, **last)
         chosen = output.logits[:, -1].argmax(dim=-1)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if going[row]:
@@ -174,8 +175,8 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
         if len(left) <= (1 - _MOVE_AT) * len(rows):
             keep = torch.tensor(left, device=model.device)
             cache.batch_select_indices(keep)
-            chosen, mask, positions, rows = chosen[keep], mask[keep], positions[keep], [rows[place] for place in left]
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+            chosen, mask, places, rows = chosen[keep], mask[keep], places[keep], [rows[place] for place in left]
+        tokens, places = chosen[:, None], places[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return made
 
@@ -190,15 +191,15 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
     Raises:
         UserError: there is no room left for one.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
+    most = positions(config)
+    if most is None:
         return 2**31
-    if positions <= max_new_tokens:
+    if most <= max_new_tokens:
         raise UserError(
-            f"The model has {positions} positions, so {max_new_tokens} new tokens leave no room for a prompt. Generate "
+            f"The model has {most} positions, so {max_new_tokens} new tokens leave no room for a prompt. Generate "
             "fewer (evaluation.task_max_new_tokens; --max-new-tokens of mft_ray.evaluate)."
         )
-    return int(positions) - max_new_tokens
+    return most - max_new_tokens
 
 
 def _left_padded(sequences: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -174,7 +174,8 @@ def _recipes(config: Config, depth: int) -> list[Panel]:
 def _tasks(changes: Changes) -> list[str]:
     """Return the benchmark tasks of a domain; none means its own test examples."""
     domain = DOMAINS.get(changes.get("data", {}).get("task", ""))
-    return list(changes.get("evaluation", {}).get("tasks", domain.tasks if domain else ()))
+    own = changes.get("evaluation", {}).get("tasks")
+    return list(own if own is not None else domain.tasks if domain else ())
 
 
 EXPERIMENTS = {

@@ -4,7 +4,7 @@ from typing import get_args
 
 from mft_ray.masking.file import MaskFile, load_mask, save_mask
 from mft_ray.masking.fingerprint import fingerprint
-from mft_ray.masking.model import Masks, apply_masks
+from mft_ray.masking.model import Masks, apply_masks, check_fits
 from mft_ray.masking.select import Weight, decoder_layers, depth, maskable, select
 from mft_ray.masking.settings import (
     Init,
@@ -35,6 +35,7 @@ __all__ = [
     "Target",
     "Weight",
     "apply_masks",
+    "check_fits",
     "check_ratio",
     "decoder_layers",
     "depth",

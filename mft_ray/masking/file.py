@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -31,12 +33,14 @@ class MaskFile:
         settings: how the mask was learned.
         backbone: fingerprint of the model it was learned on.
         before: with ``removes: delta``, fingerprint of the model before fine-tuning.
+        source: the file that it was read from, for messages.
     """
 
     masks: dict[str, torch.Tensor]
     settings: MaskSettings
     backbone: str
     before: str = ""
+    source: str = field(default="", compare=False)
 
 
 def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
@@ -74,12 +78,57 @@ def load_mask(path: str | os.PathLike[str]) -> MaskFile:
             f"{path} is a safetensors file but not a mask that this version reads: its format is "
             f"{metadata.get('format')!r}, readable are {', '.join(_READABLE)}."
         )
-    if _checksum(packed, metadata) != metadata.get("sha256"):
-        raise UserError(f"The mask file {path} is damaged: its checksum does not match. Copy it again.")
-    shapes = json.loads(metadata["shapes"])
-    masks = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
-    settings = MaskSettings(**json.loads(metadata["settings"]))
-    return MaskFile(masks, settings, metadata["backbone"], metadata.get("before", ""))
+    try:
+        shapes = _shapes(packed, metadata)
+        if _checksum(packed, metadata) != metadata.get("sha256"):
+            raise UserError("its checksum does not match. Copy it again.")
+        masks = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
+        settings, backbone = _settings(metadata), _known(metadata, "backbone")
+    except UserError as error:
+        raise UserError(f"The mask file {path} is damaged, or not written by mft_ray: {error}") from None
+    return MaskFile(masks, settings, backbone, metadata.get("before", ""), os.fspath(path))
+
+
+def _known(metadata: dict[str, str], key: str) -> str:
+    if key not in metadata:
+        raise UserError(f"its metadata has no {key}.")
+    return metadata[key]
+
+
+def _mapping(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_known(metadata, key))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"its metadata's {key} are no JSON mapping.")
+    return found
+
+
+def _shapes(packed: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, list[int]]:
+    """Return the shape of each mask, once it is sure that its tensor has a bit for every weight of that."""
+    shapes = _mapping(metadata, "shapes")
+    if differing := sorted(shapes.keys() ^ packed.keys()):
+        raise UserError(f"tensors and shapes are not of the same weights: {', '.join(differing[:3])}.")
+    for name, shape in shapes.items():
+        sizes = isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
+        tensor = packed[name]
+        if not sizes:
+            raise UserError(f"{name} has the shape {shape}, which is none.")
+        if tensor.dtype != torch.uint8 or tensor.dim() != 1:
+            raise UserError(f"{name} is a tensor of {tensor.dtype} and shape {list(tensor.shape)}, not packed bits.")
+        if tensor.numel() != (wanted := -(-prod(shape) // 8)):
+            raise UserError(f"{name} has {tensor.numel():,} bytes of bits, and its shape {shape} needs {wanted:,}.")
+    return shapes
+
+
+def _settings(metadata: dict[str, str]) -> MaskSettings:
+    try:
+        return TypeAdapter(MaskSettings).validate_python(_mapping(metadata, "settings"))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        setting = ".".join(str(part) for part in found["loc"])
+        raise UserError(f"its setting {setting} is {repr(found['input'])[:40]}: {found['msg']}.") from None
 
 
 def _pack(mask: torch.Tensor) -> torch.Tensor:

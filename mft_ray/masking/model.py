@@ -277,9 +277,47 @@ def apply_masks(
         model: the model that the masks were learned on.
         masks: bool tensors by weight name.
         before: what removed weights become instead of 0, by weight name.
+
+    Raises:
+        UserError: see `check_fits`.
     """
+    check_fits(model, masks, before or None)
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         origin = before[name].to(weight.device, weight.dtype) if before else None
         weight.copy_(masked(weight, mask.to(weight.device), origin))
     return model
+
+
+def check_fits(
+    model: nn.Module,
+    masks: Mapping[str, torch.Tensor],
+    before: Mapping[str, torch.Tensor] | None = None,
+    source: str = "",
+) -> None:
+    """Refuse masks that are not of this model's weights, one bit for each.
+
+    Args:
+        model: that they would be put on.
+        masks: by weight name.
+        before: what removed weights would become, by weight name.
+        source: the file that they were read from.
+
+    Raises:
+        UserError: naming the first weight that does not fit.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        weight = weights.get(name)
+        wrong = None
+        if weight is None:
+            wrong = f"names {name}, which the model has not"
+        elif mask.dtype != torch.bool:
+            wrong = f"is of {mask.dtype} for {name}, not of bits"
+        elif mask.shape != weight.shape:
+            wrong = f"has the shape {list(mask.shape)} for {name}, which has {list(weight.shape)}"
+        elif before is not None and (name not in before or before[name].shape != weight.shape):
+            wrong = f"takes {name} back to what it was before fine-tuning, and that model has none of its shape"
+        if wrong:
+            file = f"mask file {source}" if source else "mask"
+            raise UserError(f"The {file} {wrong}. Give the mask and the model that it was learned on.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -50,7 +51,11 @@ class MaskSettings:
 
     # Where a configuration file is read into this class: unknown keys are errors, and the layer group 4 is
     # a number to YAML.
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = {"extra": "forbid", "coerce_numbers_to_str": True}
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = {
+        "extra": "forbid",
+        "coerce_numbers_to_str": True,
+        "allow_inf_nan": False,
+    }
 
     ratio: float = 0.1
     ratio_attn: float | None = None
@@ -85,8 +90,10 @@ class MaskSettings:
                 given, choices = getattr(self, knob), ", ".join(get_args(allowed))
                 raise UserError(f"mask {knob} {given!r} is unknown; choose one of {choices}.")
         for knob in ("init_scale", "temperature"):
-            if not getattr(self, knob) > 0:
+            if not 0 < getattr(self, knob) < math.inf:  # nor NaN
                 raise UserError(f"mask {knob} must be above 0, got {getattr(self, knob)}.")
+        if not math.isfinite(self.threshold):
+            raise UserError(f"mask threshold must be a number, got {self.threshold}.")
         if not 0 < self.anneal_fraction <= 1:
             raise UserError(f"mask anneal_fraction must be in (0, 1], got {self.anneal_fraction}.")
         if self.rule == "threshold":

@@ -68,14 +68,38 @@ def open_folder(config: Config, resume: str | None) -> RunFolder:
         root = runs_home() / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     else:
         root = runs_home().parent / Path(config.run.dir).expanduser()
-    if root.exists() and not root.is_dir():
+    if os.path.exists(root) and not root.is_dir():
         raise UserError(f"run.dir {root} is a file. Give a new or empty folder with --set run.dir=FOLDER.")
+    check_place(root, "run.dir")
     if root.exists() and any(root.iterdir()):
         raise UserError(
             f"The run folder {root} is not empty. Continue that run with --resume {root}, or give another "
             "folder with --set run.dir=FOLDER."
         )
     return RunFolder(root)
+
+
+def check_place(folder: Path, setting: str) -> None:
+    """Refuse a folder that cannot be made or written, before anything is.
+
+    Args:
+        folder: absolute.
+        setting: that names it.
+
+    Raises:
+        UserError: naming what is in the way.
+    """
+    there = folder
+    while not os.path.exists(there):
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        too_long = any(len(os.fsencode(part)) > 255 for part in folder.parts)
+        reason = "a name in it is too long" if too_long else None
+    else:
+        reason = f"{there} is a file" if there.is_file() else f"{there} cannot be written"
+    if reason:
+        shown = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:200]}…"
+        raise UserError(f"{setting} is {shown}, and {reason}. Give a new or empty folder where one can be made.")
 
 
 def runs_home() -> Path:
@@ -91,6 +115,7 @@ def lock(folder: RunFolder) -> FileLock:
     Raises:
         UserError: another process works on it.
     """
+    check_place(folder.root, "The folder of the run")
     folder.work.mkdir(parents=True, exist_ok=True)
     held = FileLock(os.fspath(folder.work / "lock"))
     try:

@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import Generated, generate
 from mft_ray.evaluation.vllm_engine import VllmEngine
-from mft_ray.masking import fingerprint, load_mask
-from mft_ray.training.adapter import check_adapter, is_adapter, put_adapter
+from mft_ray.masking import check_fits, fingerprint, load_mask
+from mft_ray.training.adapter import check_adapter, is_adapter, put_adapter, weights_of
 from mft_ray.training.backbone import load_model, load_tokenizer
 from mft_ray.training.export import check_fingerprint, masked_for_now
+from mft_ray.training.vocabulary import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Backbone:
         device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
         self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
         self.tokenizer: Tokenizer = tokenizer or load_tokenizer(path)
+        check_vocabulary(self.tokenizer, model, path)
 
     @property
     def about(self) -> dict[str, str]:
@@ -92,13 +94,15 @@ class Backbone:
         name = name or _name(path)
         if is_adapter(artifact):
             check_adapter(artifact, self.path, self.fingerprint)
-            weights = path / "adapter_model.safetensors"
-            return Judged(name, self._with(weights), partial(_adapted, self.model, artifact))
+            with _adapted(self.model, artifact):  # what does not fit is told before anything is generated
+                pass
+            return Judged(name, self._with(weights_of(path)), partial(_adapted, self.model, artifact))
         mask, before = load_mask(artifact), None
         check_fingerprint("backbone", self.path, self.fingerprint, mask.backbone)
         if mask.settings.removes == "delta":
             before = self._before
             check_fingerprint("model before fine-tuning", artifact, fingerprint(before), mask.before)
+        check_fits(self.model, mask.masks, before and dict(before.named_parameters()), artifact)
         return Judged(name, self._with(path), partial(masked_for_now, self.model, mask, before))
 
     @cached_property

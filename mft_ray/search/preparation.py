@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import date
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from mft_ray.config import Config
+from mft_ray.config import Config, DataConfig
 from mft_ray.data import arithmetic
 from mft_ray.data.mixture import locate_test, locate_training
-from mft_ray.data.prepare import open_split, prepare
+from mft_ray.data.prepare import SPLITS, open_split, prepare
 from mft_ray.data.template import TEMPLATES, chat_template, local_file, with_fixed, writes_date
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import room_for_prompts
+from mft_ray.evaluation.positions import positions
 from mft_ray.masking import depth, select
 from mft_ray.search.benchmark import load_tasks
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
 from mft_ray.search.space import points_to_evaluate, what_may_be_chosen
-from mft_ray.training.backbone import check_path, load_tokenizer, new_model
+from mft_ray.training.backbone import (
+    check_attention,
+    check_model,
+    check_path,
+    load_skeleton,
+    load_tokenizer,
+    new_model,
+)
 from mft_ray.training.batches import micro_batch_size
 from mft_ray.training.export import save_model
+from mft_ray.training.vocabulary import check_vocabulary, embedded
 
 
 def check(config: Config, searched: bool = False) -> None:
@@ -53,15 +63,21 @@ def check(config: Config, searched: bool = False) -> None:
             "fine-tuned already. Use continued_fft, or leave fft.given out."
         )
     _check_before(config)
+    check_attention(config.model.attention)
     if config.data.task != "arithmetic":
         locate_training(config.data), locate_test(config.data)
     if config.data.chat_template is not None:
         chat_template(config.data.chat_template)
     model = skeleton(config)
+    within_positions(config, model)
     select(model, config.mask.layers, config.mask.target)
     select(model, config.lora.layers, config.lora.target)
-    if not searched:
-        return
+    if searched:
+        _check_space(config, model)
+    _check_checkpoint(config)
+
+
+def _check_space(config: Config, model: torch.nn.Module) -> None:
     points_to_evaluate(config, depth(model))
     places = set()
     for chosen in what_may_be_chosen(config, depth(model)):
@@ -70,6 +86,39 @@ def check(config: Config, searched: bool = False) -> None:
         places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
     for layers, target in places:
         select(model, layers, target)
+
+
+def _check_checkpoint(config: Config) -> None:
+    """Look into weights and vocabulary, last because it reads every weight once."""
+    if config.model.path is None:
+        new_model(config.model.architecture or {}, len(tokenizer_of(config)), 0)  # computes, not only is
+        return
+    tokenizer_of(config)
+    check_model(config.model.path)
+    if config.model.before is not None:
+        check_model(config.model.before)
+
+
+def within_positions(config: Config, model: torch.nn.Module) -> DataConfig:
+    """Return the data's settings with a length that the model has positions for.
+
+    Args:
+        config: its ``data.max_length`` is kept where it was given; by default it is the model's positions at most.
+        model: or its structure.
+
+    Raises:
+        UserError: ``data.max_length`` was given and is beyond the model's positions.
+    """
+    given, default = config.data.max_length, DataConfig.model_fields["max_length"].default
+    most = positions(model.config)
+    if most is None or (given is not None and given <= most):
+        return config.data
+    if given != default:
+        raise UserError(
+            f"data.max_length is {given:,}, and the model has {most:,} positions: longer texts are nothing that it has "
+            f"learned. Set data.max_length to {most} at the most, or leave it out."
+        )
+    return config.data.model_copy(update={"max_length": most})
 
 
 def check_tasks(config: Config) -> None:
@@ -165,7 +214,9 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     """
     tokenizer = tokenizer_of(config)
     if not folder.data.exists():
-        prepare(config.data, tokenizer, folder.data, say, folder.data_counts)
+        model = skeleton(config)
+        prepare(within_positions(config, model), tokenizer, folder.data, say, folder.data_counts)
+        _check_rows(folder, tokenizer, model)
     if config.model.path is not None:
         local = Path(config.model.path).expanduser()
         return str(local.resolve()) if local.is_dir() else config.model.path
@@ -176,6 +227,22 @@ def make_ready(config: Config, folder: RunFolder) -> str:
         state = {name: parameter.detach() for name, parameter in model.named_parameters()}
         save_model(model, state, tokenizer, folder.start_model)
     return os.fspath(folder.start_model)
+
+
+def _check_rows(folder: RunFolder, tokenizer: Tokenizer, model: torch.nn.Module) -> None:
+    """Refuse rows with a token that the model has no embedding of; see `check_vocabulary`."""
+    rows = embedded(model)
+    for split in SPLITS:
+        prepared = open_split(folder.data, split)
+        for column in ("input_ids", "prompt_ids"):
+            tokens = pc.list_flatten(prepared.data.column(column))
+            if len(tokens) and (found := pc.max(tokens).as_py()) >= rows:
+                shutil.rmtree(folder.data)
+                token = tokenizer.convert_ids_to_tokens(found)
+                raise UserError(
+                    f"The {split} split has a text with {token!r} in it, the tokenizer's token {found}, and the model "
+                    f"has {rows:,} embeddings. Take it out of the text."
+                )
 
 
 def in_steps(config: Config, folder: RunFolder) -> Config:
@@ -193,10 +260,17 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     It has the chat template of ``data.chat_template``, if that is given, with its options and its date.
 
     Raises:
-        UserError: there is none, or no such chat template.
+        UserError: there is none, no such chat template, or it is not of this model.
     """
     path = path or config.model.path
-    tokenizer = arithmetic.tokenizer() if path is None else load_tokenizer(path)
+    if path is None:
+        tokenizer = arithmetic.tokenizer()
+    else:
+        tokenizer = load_tokenizer(path)
+        # A model that is not the configuration's has not been looked at yet.
+        model = load_skeleton(path) if path == config.model.path else check_model(path)
+        if spare := check_vocabulary(tokenizer, model, path):
+            say(f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused")
     if config.data.chat_template is not None:
         tokenizer.chat_template = chat_template(config.data.chat_template)
     return with_fixed(tokenizer, config.data.template_options, config.data.template_date)
@@ -212,11 +286,5 @@ def skeleton(config: Config) -> torch.nn.Module:
         if config.model.path is None:
             made: torch.nn.Module = new_model(config.model.architecture or {}, len(tokenizer_of(config)), 0)
             return made
-        path = check_path(config.model.path)
-        try:
-            found = AutoConfig.from_pretrained(path)
-            model: torch.nn.Module = AutoModelForCausalLM.from_config(found)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"model.path {config.model.path} cannot be loaded as a causal LM: {reason}") from None
-    return model
+    found: torch.nn.Module = load_skeleton(config.model.path)
+    return found

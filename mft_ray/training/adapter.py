@@ -10,10 +10,12 @@ from typing import Any
 
 import peft
 import torch
+from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedModel
 
 from mft_ray.errors import UserError
 from mft_ray.training.export import check_fingerprint, replace_folder
+from mft_ray.training.model_files import finite, reason, some
 
 _BACKBONE = "backbone.json"
 
@@ -54,7 +56,26 @@ def check_adapter(folder: str | Path, backbone: str | Path, found: str) -> None:
     """
     note = Path(folder) / _BACKBONE
     if note.exists():
-        check_fingerprint("backbone", backbone, found, json.loads(note.read_text())["fingerprint"], what="adapter")
+        try:
+            wanted = str(json.loads(note.read_text(encoding="utf-8"))["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{note} does not say which model the adapter was trained on: it is damaged. Copy the adapter again."
+            ) from None
+        check_fingerprint("backbone", backbone, found, wanted, what="adapter")
+
+
+def weights_of(folder: str | Path) -> Path:
+    """Return the file of an adapter's weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = ("adapter_model.safetensors", "adapter_model.bin")
+    found = next((path for name in names if (path := Path(folder) / name).is_file()), None)
+    if found is None:
+        raise UserError(f"The adapter {folder} has no weights: there is no {' or '.join(names)}. Copy it again.")
+    return found
 
 
 def put_adapter(model: PreTrainedModel, folder: str | Path) -> Any:
@@ -66,10 +87,31 @@ def put_adapter(model: PreTrainedModel, folder: str | Path) -> Any:
     Raises:
         UserError: it does not fit the model, or is damaged.
     """
+    weights_of(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"The adapter {folder} cannot be put on this model ({reason}).") from None
+            given = load_peft_weights(str(folder), device="cpu")
+            wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+            taken = get_peft_model_state_dict(wrapped)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # it is a stranger's: whatever peft stumbles over is in its files
+        raise UserError(f"The adapter {folder} cannot be put on this model: {reason(error)}") from None
+    if not hasattr(wrapped, "merge_and_unload"):
+        raise UserError(
+            f"The adapter {folder} is of the type {wrapped.active_peft_config.peft_type}, which cannot become part of "
+            "weights. Give a LoRA adapter."
+        )
+    # peft leaves what the file lacks as it was drawn, and what the model lacks out, and only warns.
+    wrong = sorted(given.keys() ^ taken.keys())
+    if wrong:
+        wrapped.unload()
+        raise UserError(
+            f"The adapter {folder} does not fit this model: {some(wrong)} of its weights are in one of them only. Give "
+            "the model that it was trained on."
+        )
+    if broken := [name for name, weight in given.items() if not finite(weight)]:
+        wrapped.unload()
+        raise UserError(f"The adapter {folder} holds NaN or infinite numbers, in {some(broken)} of its weights.")
+    return wrapped

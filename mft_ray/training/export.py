@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskFile, apply_masks, fingerprint
+from mft_ray.masking import MaskFile, apply_masks, check_fits, fingerprint
 from mft_ray.training.backbone import load_model
 
 
@@ -59,7 +59,7 @@ def load_masked(
         before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
 
     Raises:
-        UserError: the mask was learned on another model.
+        UserError: the mask was learned on another model, or fits none.
     """
     model = load_model(backbone, None, attention)
     check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
@@ -73,6 +73,7 @@ def load_masked(
         earlier = load_model(before)
         check_fingerprint("model before fine-tuning", before, fingerprint(earlier), mask.before)
         origins = dict(earlier.named_parameters())
+    check_fits(model, mask.masks, origins, mask.source)
     apply_masks(model, mask.masks, origins)
     return model if dtype is None else model.to(getattr(torch, dtype))
 

@@ -150,3 +150,126 @@ def test_a_missing_file_is_told_with_where_masks_lie(path: Path) -> None:
     for missing in (path, path.parent):
         with pytest.raises(UserError, match=r"There is no mask file .*RUN/best/mask\.safetensors"):
             load_mask(missing)
+
+
+def forged(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: str | None) -> None:
+    """Write what a program of a stranger's could: a file with a right checksum, whatever is in it."""
+    packed = {"layers.0.weight": torch.zeros(2, dtype=torch.uint8)} if tensors is None else tensors
+    metadata: dict[str, str | None] = {
+        "format": "mft_ray mask 2",
+        "backbone": "f" * 64,
+        "before": "",
+        "settings": json.dumps({"ratio": 0.3}),
+        "shapes": json.dumps({"layers.0.weight": [3, 5]}),
+    }
+    kept = {key: value for key, value in (metadata | changes).items() if value is not None}
+    digest = hashlib.sha256("".join(f"{key}={kept[key]}\n" for key in sorted(kept)).encode())
+    for name in sorted(packed):
+        digest.update(name.encode() + packed[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    save_file(packed, path, kept | {"sha256": digest.hexdigest()})
+
+
+def test_what_is_forged_with_care_is_read(path: Path) -> None:
+    forged(path)
+    loaded = load_mask(path)
+    assert loaded.masks["layers.0.weight"].shape == (3, 5)
+    assert loaded.source == str(path)
+
+
+BYTES = torch.zeros(2, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "changes", "says"),
+    [
+        ({"layers.0.weight": torch.ones(3, 5)}, {}, "layers.0.weight is a tensor of torch.float32 and shape [3, 5]"),
+        ({"layers.0.weight": torch.ones(2, dtype=torch.bfloat16)}, {}, "torch.bfloat16"),
+        ({"layers.0.weight": torch.ones(3, 5, dtype=torch.bool)}, {}, "torch.bool"),
+        ({"layers.0.weight": BYTES[:1]}, {}, "has 1 bytes of bits, and its shape [3, 5] needs 2"),
+        ({"layers.0.weight": torch.zeros(3, dtype=torch.uint8)}, {}, "has 3 bytes of bits"),
+        ({"layers.0.weight": BYTES, "extra": BYTES.clone()}, {}, "not of the same weights: extra"),
+        ({}, {}, "not of the same weights: layers.0.weight"),
+        (None, {"shapes": None}, "its metadata has no shapes"),
+        (None, {"shapes": "[]"}, "its metadata's shapes are no JSON mapping"),
+        (None, {"shapes": "{"}, "its metadata's shapes are no JSON mapping"),
+        (None, {"shapes": "[" * 100_000}, "its metadata's shapes are no JSON mapping"),
+        (None, {"shapes": json.dumps({"layers.0.weight": [3, -5]})}, "has the shape [3, -5], which is none"),
+        (None, {"shapes": json.dumps({"layers.0.weight": "3x5"})}, "has the shape 3x5, which is none"),
+        (None, {"shapes": json.dumps({"layers.0.weight": [10**9, 10**9]})}, "needs 125,000,000,000,000,000"),
+        (None, {"settings": None}, "its metadata has no settings"),
+        (None, {"settings": '{"ratio": NaN}'}, "its setting ratio is nan"),
+        (None, {"settings": '{"ratio": "much"}'}, "its setting ratio is 'much'"),
+        (None, {"settings": '{"ratio": 1.5}'}, "masking ratio 1.5 is outside"),
+        (None, {"settings": '{"threshold": Infinity}'}, "its setting threshold is inf"),
+        (None, {"settings": '{"sparsity": 0.5}'}, "its setting sparsity"),
+        (None, {"settings": '{"init": ["normal"]}'}, "its setting init"),
+        (None, {"settings": "null"}, "its metadata's settings are no JSON mapping"),
+        (None, {"backbone": None}, "its metadata has no backbone"),
+        (None, {"format": None}, "is a safetensors file but not a mask"),
+    ],
+)
+def test_a_file_of_a_strangers_is_refused_by_name(
+    path: Path, tensors: dict[str, torch.Tensor] | None, changes: dict[str, str | None], says: str
+) -> None:
+    forged(path, tensors, **changes)
+    with pytest.raises(UserError) as caught:
+        load_mask(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def read(path: Path) -> MaskFile | str:
+    """A mask, or the paragraph that a user is told."""
+    try:
+        return load_mask(path)
+    except UserError as error:
+        return str(error)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_change_of_a_masks_bytes_makes_a_mask_or_a_paragraph(path: Path, data: st.DataObject) -> None:
+    save_mask(path, content((5, 7), (3, 9)))
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(raw)))
+        kind = data.draw(st.sampled_from(["put", "cut", "insert"]))
+        if kind == "put":
+            new = data.draw(st.binary(min_size=1, max_size=9))
+            raw[place : place + len(new)] = new
+        elif kind == "cut":
+            del raw[place : place + data.draw(st.integers(1, 60))]
+        else:
+            raw[place:place] = data.draw(st.binary(max_size=60))
+    path.write_bytes(raw)
+    loaded = read(path)
+    if isinstance(loaded, MaskFile):
+        assert same(loaded.masks, content((5, 7), (3, 9)).masks)
+    else:
+        assert str(path) in loaded
+
+
+TEXTS = st.text(max_size=6) | st.sampled_from(["{}", "[]", "null", '{"layers.0.weight": [3, 5]}', '{"ratio": 1}'])
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+KNOBS = PLAIN | st.lists(st.integers(), max_size=2)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["shapes", "settings", "backbone", "before"]), TEXTS),
+    st.sampled_from([torch.uint8, torch.float32, torch.bool, torch.int64, torch.bfloat16]),
+    st.lists(st.integers(0, 4), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["ratio", "layers", "init", "pattern", "removes", "threshold", "target", "x"]),
+        KNOBS,
+    ),
+)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_forged_file_makes_a_mask_or_a_paragraph(
+    path: Path, changes: dict[str, str], dtype: torch.dtype, shape: list[int], knobs: dict[str, object]
+) -> None:
+    forged(path, {"layers.0.weight": torch.zeros(shape, dtype=dtype)}, **{"settings": json.dumps(knobs), **changes})
+    loaded = read(path)
+    if isinstance(loaded, MaskFile):
+        assert all(mask.dtype == torch.bool for mask in loaded.masks.values())
+    else:
+        assert str(path) in loaded

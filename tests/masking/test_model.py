@@ -9,7 +9,7 @@ from tiny_models import Make, bits, copies, fine_tuned, gradients_of, logits_of,
 from torch import nn
 
 from mft_ray.errors import UserError
-from mft_ray.masking import Masks, MaskSettings, apply_masks, fingerprint, keep_mask
+from mft_ray.masking import Masks, MaskSettings, apply_masks, check_fits, fingerprint, keep_mask
 
 ANNEAL = MaskSettings(ratio=0.4, init="magnitude", schedule="anneal")
 SOFT = MaskSettings(ratio=0.4, hardness="soft")
@@ -381,3 +381,23 @@ def test_one_stacked_weight_is_masked_once_per_forward_and_hooks_go() -> None:
     masks.unload()
     assert not experts._forward_pre_hooks
     assert not experts._forward_hooks
+
+
+def test_masks_that_do_not_fit_change_nothing(make: Make) -> None:
+    model = make()
+    masks = Masks(make(), MaskSettings(ratio=0.3)).masks()
+    name, mask = next(iter(masks.items()))
+    wrong = {
+        f"names {name}x, which the model has not": {f"{name}x": mask},
+        f"is of torch.float32 for {name}, not of bits": {name: mask.float()},
+        f"has the shape [1, {mask.shape[-1]}] for {name}": {name: mask[:1]},
+    }
+    for says, given in wrong.items():
+        with pytest.raises(UserError) as caught:
+            apply_masks(model, {**masks, **given})
+        assert says in str(caught.value)
+    with pytest.raises(UserError, match="before fine-tuning, and that model has none of its shape"):
+        apply_masks(model, masks, {name: torch.zeros(1)})
+    with pytest.raises(UserError, match=r"The mask file a/mask\.safetensors names"):
+        check_fits(model, {"x": mask}, source="a/mask.safetensors")
+    assert bits(model) == bits(make())
