@@ -127,8 +127,8 @@ def by_name(space: dict[str, Any], method: Method) -> dict[str, Any]:
     named = {key: value for key, value in space.items() if not _is_path(key, value)}
     paths = dict(named.pop("paths", None) or {})
     short = {path: name for name, path in short_names(method).items()}
-    for key in space.keys() - named.keys() - {"paths"}:
-        for path, knob in _leaves(key, space[key]):
+    for key, value in space.items():
+        for path, knob in _leaves(key, value) if _is_path(key, value) else ():
             name, into = (short[path], named) if path in short else (path, paths)
             if name in into:
                 also = f" and {name}, which are the same setting" if name != path else " twice"
