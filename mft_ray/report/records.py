@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mft_ray.config import parse_config
 from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
+from mft_ray.config.yaml_text import read_yaml
 from mft_ray.errors import UserError
 from mft_ray.report import units
 
@@ -336,7 +337,7 @@ def _optional(path: Path, kind: type[T]) -> T | None:
 def _config(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
+        tree = read_yaml(text)
     except FileNotFoundError:
         return {}, ""
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -100,7 +100,7 @@ def _tell(outcome: Outcome, config: Config, root: Path) -> None:
 
 def _check_settled(method: str, config: Config, folder: RunFolder) -> Settled:
     """Return what was settled in a folder, if this training is the one that was begun there."""
-    of_others = (folder.baseline, folder.leaderboard, folder.comparison, folder.methods, folder.study)
+    of_others = (folder.baseline, folder.leaderboard, folder.methods, folder.study, folder.root / "study.json")
     if any(path.exists() for path in of_others):
         raise UserError(f"{folder.root} is the folder of a search or a comparison. Give another --out.")
     settled = Settled(folder, _tree(method, config))

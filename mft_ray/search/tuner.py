@@ -118,8 +118,10 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
     _forget_lost_trials(folder, {Path(result.path).name for tuner in tuners for result in tuner.get_results()})
     last = Experiment.load(paths[-1]) or Experiment(paths[-1].name, 0, wanted, concurrent)
     if last.concurrent != concurrent or last.earlier + last.trials > wanted:
-        # What an experiment was begun with Tune does not change: others go on with what is wanted now.
+        # What an experiment was begun with Tune does not change: another goes on with what is wanted now.
         _closed(folder, last.name).touch()
+        if _unfinished(folder):
+            say(f"trials at work end as they began; those after them run {concurrent} at a time")
     _fit(tuners[-1], last, progress)
     return begun_trials(folder)
 
@@ -148,6 +150,11 @@ def _next_name(folder: RunFolder) -> str:
 def _closed(folder: RunFolder, name: str) -> Path:
     """Return the sign that an experiment begins no more trials."""
     return folder.tune / f"{name}.closed"
+
+
+def _unfinished(folder: RunFolder) -> bool:
+    paths = (path.parent for path in folder.trials.glob("*/config.json"))
+    return any(not (path / "outcome.json").exists() and not (path / "error.json").exists() for path in paths)
 
 
 def _over(folder: RunFolder, name: str) -> bool:

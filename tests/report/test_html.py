@@ -305,5 +305,5 @@ def test_a_config_that_is_no_longer_one_does_not_hide_what_was_used(make_run):
     _settle(run, "train.lr", 0.00321)
     (run / "config.yaml").write_text("{train: {lrr: 1}, model: {path: x}}")
     text = render(run).read_text()
-    assert "<li>config.yaml has the unknown key train.lrr" in text
+    assert "config.yaml has an unknown key train.lrr" in text
     assert yaml.safe_load(unescape(text.split("<pre>")[-1].split("</pre>")[0]))["train"]["lr"] == 0.00321

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mft_ray.search.progress import Lines, describe
+from mft_ray.config import EvaluationConfig
+from mft_ray.search.folder import RunFolder
+from mft_ray.search.progress import Lines, TrialProgress, describe
 from mft_ray.search.space import PAPER
 from mft_ray.training.job import Counted, Evaluation, Restart
 
@@ -41,3 +46,15 @@ def test_a_configuration_is_one_line() -> None:
     assert describe({"rank": 8, "lr": 2e-4, "weight_decay": 0.1, "dropout": 0.0}) == (
         "rank 8, lr 2.0e-04, weight decay 0.1, dropout 0.0"
     )
+
+
+def test_tune_gets_back_the_progress_of_this_session_which_counts_over_all_experiments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TrialProgress(8, 30, 2, EvaluationConfig(), 0.5, 0.5, RunFolder(tmp_path), list)
+    progress = TrialProgress(16, 30, 2, EvaluationConfig(), 0.5, 0.5, RunFolder(tmp_path), list)
+    assert pickle.loads(pickle.dumps(progress)) is progress
+    trial = SimpleNamespace(trial_id="a", config={"ratio": 0.25})
+    progress.earlier = 8
+    progress.on_trial_start(0, [trial], trial)
+    assert capsys.readouterr().out.endswith("trial 9/16 starts: ratio 0.250\n")

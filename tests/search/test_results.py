@@ -10,6 +10,7 @@ import pytest
 
 from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.looks import look
 from mft_ray.search.results import write_results
 from mft_ray.training.job import Evaluation, Outcome, write_json
 
@@ -56,6 +57,19 @@ def test_fewer_trials_than_masks_to_keep_lose_none(folder: RunFolder) -> None:
     trial(folder, "a", 0.4, 0.1)
     write_results(folder, BASELINE, keep=5)
     assert masks(folder) == {"a"}
+
+
+def test_a_trial_that_was_judged_keeps_its_mask_and_comes_first_among_equals(folder: RunFolder) -> None:
+    folder.work.mkdir()
+    trial(folder, "judged", 0.6, 0.1)
+    look(folder, "judged")
+    trial(folder, "equal", 0.6, 0.1)
+    write_results(folder, BASELINE, keep=1)
+    assert [row["trial_id"] for row in rows(folder)] == ["judged", "equal"]
+    trial(folder, "better", 0.7, 0.1)
+    write_results(folder, BASELINE, keep=1)
+    assert [row["trial_id"] for row in rows(folder)] == ["better", "judged", "equal"]
+    assert masks(folder) == {"better", "judged"}
 
 
 def test_the_pareto_front_is_what_nothing_beats_in_score_and_ratio(folder: RunFolder) -> None:
