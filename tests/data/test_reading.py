@@ -200,3 +200,66 @@ def test_columns_that_look_like_part_of_a_conversation_are_told(tmp_path: Path) 
     mixture = [{"path": path, "ignore_columns": ["system", "rejected"]}]
     assert load(DataConfig(mixture=mixture, n_validation=2, n_test=2), said.append)  # type: ignore[arg-type]
     assert said == []
+
+
+def turns(example: Example) -> list[tuple[str, str | None]]:
+    return [(message["role"], message["content"]) for message in example.messages]
+
+
+def test_a_conversations_columns_reach_its_example(tmp_path: Path) -> None:
+    called = {"type": "function", "id": "c1", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    schema = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "required": []}}}
+    rows = [
+        {
+            "system": f"Answer {n} times.",
+            "messages": [
+                {"role": "user", "content": "Is it raining in Oslo?"},
+                {"role": "assistant", "content": None, "tool_calls": [called]},
+                {"role": "tool", "tool_call_id": "c1", "content": "rain, 4 degrees"},
+                {"role": "assistant", "content": "No.", "weight": 0},
+                {"role": "user", "content": "Sure?"},
+                {"role": "Assistant", "content": "Yes.", "weight": 1},
+            ],
+            "tools": [schema] if n % 2 else None,
+        }
+        for n in range(8)
+    ]
+    said: list[str] = []
+    path = write(tmp_path / "a.jsonl", rows)
+    splits = load(DataConfig(train=path, n_validation=2, n_test=2), said.append)
+    for example in (example for examples in splits.values() for example in examples):
+        number = int(example.id.split(":")[1])
+        assert example.tools == ([schema] if number % 2 else None)
+        assert turns(example) == [
+            ("system", f"Answer {number} times."),
+            ("user", "Is it raining in Oslo?"),
+            ("assistant", None),
+            ("tool", "rain, 4 degrees"),
+            ("assistant", "No."),
+            ("user", "Sure?"),
+            ("assistant", "Yes."),
+        ]
+        [call] = example.messages[2]["tool_calls"]
+        assert call == {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+        assert example.messages[3]["tool_call_id"] == "c1"
+        assert [message.get("weight") for message in example.messages] == [None, None, None, None, 0, None, None]
+    assert said == [
+        "Rows of a.jsonl that are read otherwise than they stand there: arguments of tool calls that are JSON text are "
+        "read as objects (8: a.jsonl, line 1, 2, 3, 4, 5, ...)",
+        "a.jsonl: part of the prompt besides messages: system, tools",
+    ]
+
+
+def test_alpacas_columns_reach_the_example(tmp_path: Path) -> None:
+    before = [["What is the capital of France?", "Paris."]]
+    rows = [
+        {"system": "Be brief.", "instruction": f"And of Peru {n}?", "input": "", "output": "Lima.", "history": before}
+        for n in range(8)
+    ]
+    columns = {"prompt_column": "instruction", "answer_column": "output"}
+    path = write(tmp_path / "a.jsonl", rows)
+    splits = load(DataConfig(train=path, n_validation=2, n_test=2, **columns))  # type: ignore[arg-type]
+    [first, *_] = splits["train"]
+    assert turns(first)[:3] == [("system", "Be brief."), ("user", before[0][0]), ("assistant", "Paris.")]
+    assert turns(first)[4] == ("assistant", "Lima.")
+    assert first.messages[2]["weight"] == 0
