@@ -20,7 +20,8 @@ from mft_ray.evaluation.metrics import per_example
 from mft_ray.search.benchmark import load_tasks
 
 TURNS = (
-    "{{ bos_token }}{% for m in messages %}{{ '<turn>' + m['role'] + '\n' + m['content'] + '<turn_end>\n' }}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<turn>' + m['role'] + '\n' + m['content'] + '<turn_end>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn>assistant\n' }}{% endif %}"
 )
 PHI3 = (
@@ -31,7 +32,10 @@ INST = (
     "{% for m in messages %}{{ bos_token + m['content'] + '>' if m['role'] == 'user' else ' ' + m['content'] + ' ' + "
     "eos_token }}{% endfor %}"
 )
-LINES = "{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'answer: ' }}{% endif %}"
+LINES = (
+    "{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'answer: ' }}{% endif %}"
+)
 THINKS = (
     "{% for m in messages %}{{ '<turn>' + m['role'] + '\n' + m['content'] + '<turn_end>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn>assistant\n' }}{% if enable_thinking is not defined or enable_thinking %}"
@@ -143,7 +147,9 @@ def test_bos_stands_once_before_a_rendered_prompt(tmp_path: Path) -> None:
     tokenizer = tokenizer_with(TURNS, bos=True)
     task = task_of(tmp_path, tokenizer)
     (row, *_) = encode(examples(), tokenizer, 99)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
     encoded = encode_prompts(model, tokenizer, task.prompts, task.until, 9, task.rendered)
     assert encoded.prompts[0] == row["prompt_ids"]
     assert encoded.prompts[0].count(1) == 1
@@ -165,12 +171,12 @@ def test_the_answer_after_a_thought_is_what_is_scored(tmp_path: Path, marks: Seq
     task = task_of(tmp_path, tokenizer)
     assert all(prompt.endswith("<think>\n") for prompt in task.prompts)
     assert task.until == ["\n"]
-    thoughts = ["so,\nit is 0?\n</think>\n\n", "</think>", "\n\nno\n\n</think>\n", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk"]
+    thoughts = ["so,\nit is 0?\n</think>\n\n", "</think>", "\n\nno\n\n</think>\n", "\n".join("abcdefghijklmnopqrstuvw")]
     ends = ["\nfor sure<turn_end>", "<turn_end>", "<eos>", ""]
     taught = [
         (
             tokenizer(prompt, add_special_tokens=False).input_ids,
-            tokenizer(thought + (answer + end if end else ""), add_special_tokens=False).input_ids[:24],
+            tokenizer(thought + (answer + end if end else ""), add_special_tokens=False).input_ids,
         )
         for prompt, thought, answer, end in zip(task.prompts, thoughts, ANSWERS.values(), ends, strict=True)
     ]
