@@ -68,16 +68,16 @@ def test_shared_sources_are_known_and_others_are_not_talked_about(tmp_path: Path
 def test_a_date_is_fixed_when_the_data_is_prepared(tmp_path: Path) -> None:
     tokenizer = arithmetic.tokenizer()
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['content'] + eos_token if m['role'] == 'assistant' else m['content'] }}{% endfor %}"
         "{{ strftime_now('%Y-%m-%d') }}"
+        "{% for m in messages %}{{ m['content'] + (eos_token if m['role'] == 'assistant' else '') }}{% endfor %}"
     )
     config = CONFIG.model_copy(update={"template_date": "1999-12-31"})
     prepare(config, tokenizer, tmp_path / "data")
     kept = AutoTokenizer.from_pretrained(tmp_path / "data" / TOKENIZER)
     row = open_split(tmp_path / "data", "test")[0]
     prompt = [{"role": "user", "content": row["id"]}]
-    assert kept.apply_chat_template(prompt, tokenize=False) == f"{row['id']}1999-12-31"
-    assert row["prompt_ids"] == kept(f"{row['id']}1999-12-31", add_special_tokens=False).input_ids
+    assert kept.apply_chat_template(prompt, tokenize=False) == f"1999-12-31{row['id']}"
+    assert row["prompt_ids"] == kept(f"1999-12-31{row['id']}", add_special_tokens=False).input_ids
     assert "strftime_now('%Y-%m-%d')" in tokenizer.chat_template
     assert not tokenizer.chat_template.startswith("{#")  # the caller's is as it was
 
