@@ -328,7 +328,7 @@ def test_a_templates_variables_and_day_are_settings(tmp_path: Path) -> None:
         ("data.template_options={messages: 1}", "'messages' is no variable that may be set"),
         ("data.template_options={a b: 1}", "'a b' is no variable that may be set"),
         ("data.template_date=31.1.2026", "a day is written as 2026-01-31"),
-        ("data.template_date=2026-02-30", "a day is written as 2026-01-31"),
+        ("data.template_date='2026-02-30'", "a day is written as 2026-01-31"),
         ("data.system=keep", "data.system"),
         ("data.too_long=truncate", "data.too_long"),
     ],
