@@ -89,9 +89,13 @@ def locate(given: str, setting: str, split: str) -> Source:
         raise UserError(f"{setting} is empty. Give a file, a folder, or the id of a hub dataset.")
     path = Path(given).expanduser()
     formats = ", ".join(FORMATS)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, ValueError):  # too long for a path, or with a character that none has
+        is_folder = is_there = False
+    if is_folder:
         return Source(os.path.abspath(path), local=True, split=split)
-    if path.exists():
+    if is_there:
         if format_of(path) is None:
             raise UserError(
                 f"{setting} is {given!r}, a file of an unknown format. Give a file that ends in {formats}; those of "

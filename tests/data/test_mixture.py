@@ -65,6 +65,8 @@ def test_the_first_rows_of_every_part_are_mixed(tmp_path: Path, queries: str, pr
         "problems.jsonl: 3 conversations",
         "trees.jsonl: 4 conversations",
         "13 conversations in all, with 13 different prompts",
+        "3 of 15 rows of trees.jsonl are left out: its tree does not end with an answer "
+        "(3: trees.jsonl, line 5, 10, 15)",
     ]
 
 
@@ -76,7 +78,7 @@ def test_more_rows_than_there_are_is_all_of_them(queries: str) -> None:
 def test_rows_are_counted_before_any_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"query": f"q{n}", "response": "" if n < 3 else "r"} for n in range(20)]
     assert prompts(mixed({"path": write(tmp_path / "holes.jsonl", rows), "rows": 8})) == {f"q{n}" for n in range(3, 8)}
-    assert "3 of 8 rows of holes.jsonl have no prompt or no answer" in caplog.text
+    assert "3 of 8 rows of holes.jsonl are left out: response is empty (3: holes.jsonl, line 1, 2, 3)" in caplog.text
 
 
 def test_parts_share_no_prompt_nor_id(tmp_path: Path) -> None:

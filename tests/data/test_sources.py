@@ -115,7 +115,7 @@ def test_chat_keeps_earlier_turns_and_drops_what_follows_the_last_answer(
         f"answer {number}",
     ]
     assert sum(map(len, splits.values())) == 20
-    assert "4 of 24 rows" in caplog.text
+    assert "4 of 24 rows of chat.jsonl are left out" in caplog.text
 
 
 def test_instruction_files_are_read_by_named_columns_with_their_input(tmp_path: Path) -> None:
@@ -176,9 +176,15 @@ def test_what_is_neither_path_nor_hub_id_is_refused(tmp_path: Path) -> None:
         load(gsm8k(train="my data: everything"))
     with pytest.raises(UserError, match=r"data\.train is not given"):
         load(gsm8k())
-    (tmp_path / "rows.csv").write_text("question,answer\n")
+    (tmp_path / "rows.xlsx").write_text("question,answer\n")
     with pytest.raises(UserError, match=r"unknown format.*\.parquet"):
-        load(gsm8k(train=str(tmp_path / "rows.csv")))
+        load(gsm8k(train=str(tmp_path / "rows.xlsx")))
+    for text in ("", "  "):
+        with pytest.raises(UserError, match=r"data\.train is empty"):
+            load(gsm8k(train=text))
+    for text in ("x" * 5000, "a\0b"):
+        with pytest.raises(UserError, match=r"neither an existing file nor a hub dataset id"):
+            load(gsm8k(train=f"/{text} "[1:]))
 
 
 def test_a_missing_test_file_is_named_as_such(tmp_path: Path) -> None:
@@ -217,15 +223,36 @@ def test_missing_columns_are_named_beside_those_there_are(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"messages": "hello"}, "a list of messages belongs"),
-        ({"messages": ["hello"]}, "a list of messages belongs"),
-        ({"messages": [{"speaker": "human", "text": "hi"}]}, "needs a role"),
-        ({"messages": [{"role": "user", "content": 3}]}, "content that is text"),
+        ({"messages": "hello"}, "messages is not a list of messages"),
+        ({"messages": ["hello"]}, "messages is not a list of messages"),
+        ({"messages": [{"speaker": "human", "text": "hi"}]}, "no answer of an assistant|has no role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "no answer of an assistant"),
+        ({"messages": [{"role": "user", "content": {}}, {"role": "assistant", "content": "x"}]}, "an object, not text"),
     ],
 )
-def test_malformed_conversations_name_the_row(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
-    with pytest.raises(UserError, match=f"Row 0 of data.train.*{problem}"):
-        load(gsm8k(task="chat", train=write(tmp_path / "a.jsonl", [row])))
+def test_a_file_of_malformed_conversations_is_refused(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"data\.train \(a\.jsonl\) has no row.*({problem}).*a\.jsonl, line 1, 2, 3, 4, 5, \.\.\."
+    ):
+        load(gsm8k(task="chat", train=write(tmp_path / "a.jsonl", [row] * 7)))
+
+
+def test_one_malformed_conversation_among_many_is_left_out_and_told(tmp_path: Path) -> None:
+    rows = [*(chat(f"q{n}", "a") for n in range(20)), {"messages": "hello"}, chat("q", None), {"messages": [{}]}]
+    said: list[str] = []
+    splits = load(gsm8k(task="chat", train=write(tmp_path / "a.jsonl", rows)), said.append)
+    assert sum(map(len, splits.values())) == 20
+    assert said == [
+        "3 of 23 rows of a.jsonl are left out: messages is not a list of messages, each an object with role and "
+        "content (1: a.jsonl, line 21); a message of the role assistant has no content (1: a.jsonl, line 22); a "
+        "message has no role (role, or from as in ShareGPT files) (1: a.jsonl, line 23)"
+    ]
+
+
+def test_an_unknown_role_ends_it_with_its_line(tmp_path: Path) -> None:
+    rows = [chat("q", "a"), {"messages": [{"role": "user", "content": "q"}, {"role": "robot", "content": "a"}]}]
+    with pytest.raises(UserError, match=r"data\.train: a\.jsonl, line 2 has a message of the role 'robot'.*assistant"):
+        load(gsm8k(task="chat", train=write(tmp_path / "a.jsonl", rows)))
 
 
 def test_too_few_rows_say_what_there_is(tmp_path: Path) -> None:

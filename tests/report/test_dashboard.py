@@ -51,6 +51,20 @@ def test_command_serves_the_study_until_it_is_stopped(run):
         process.communicate()
 
 
+def test_a_run_folder_of_any_name(run, tmp_path):
+    folder = tmp_path / "a%20b [v2]#1?"
+    folder.mkdir()
+    (run / "study.db").rename(folder / "study.db")
+    server = open_server(folder, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        _, studies = fetch(f"http://127.0.0.1:{server.server_port}/api/studies")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [study["study_name"] for study in json.loads(studies)["study_summaries"]] == ["masks"]
+
+
 def test_port_in_use_is_an_error_only_if_it_was_asked_for(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

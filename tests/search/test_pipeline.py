@@ -22,13 +22,16 @@ from mft_ray.config import Config, parse_config
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.search.space import PAPER, paper_layers
 from mft_ray.search.study import STUDY_NAME
+from mft_ray.search.study_file import open_storage
 from mft_ray.training.backbone import load_model
 
 pytestmark = pytest.mark.slow
 
 LOST = "10570000"
 REASONS = {"completed", "below_fft", "plateau", "pruned", "failed", "cancelled"}
-TOP_LEVEL = {"config.yaml", "baseline.json", "leaderboard.json", "curves.json", "verdict.json", "best"}
+TOP_LEVEL = {"config.yaml", "data.json", "baseline.json", "leaderboard.json", "curves.json", "verdict.json", "best"}
+# A folder of any name will do: this one would mean something else to a URL and to a pattern.
+RUN = "a%20b [v2]#1?"
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Interrupted:
 
 def _lose_a_trial(folder: Path) -> None:
     """Leave what a trial leaves that began after Tune's last snapshot, which is up to ten seconds old."""
-    storage = f"sqlite:///{folder / 'study.db'}"
+    storage = open_storage(folder / "study.db")
     optuna.load_study(study_name=STUDY_NAME, storage=storage, sampler=RandomSampler()).ask()
     lost = folder / "work" / "trials" / LOST
     lost.mkdir()
@@ -79,8 +82,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
         "search": {"trials": 3, "max_concurrent": 1},
     }
     (home / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    folder = home / "run"
-    first = searches.start(home, "--config", "tiny.yaml", "--set", "run.dir=run")
+    folder = home / RUN
+    first = searches.start(home, "--config", "tiny.yaml", "--set", f"run.dir={RUN}")
     try:
         deadline = time.monotonic() + searches.TIMEOUT_S
         while not searches.in_the_middle(folder):
@@ -94,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     outcomes = (folder / "work" / "trials").glob("*/outcome.json")
     finished = {path: path.stat().st_mtime_ns for path in outcomes}
     assert not (folder / "verdict.json").exists()
-    return Interrupted(folder, parse_config(tree), finished, searches.run(home, "--resume", "run"))
+    return Interrupted(folder, parse_config(tree), finished, searches.run(home, "--resume", RUN))
 
 
 def _json(run: Interrupted, name: str) -> Any:
@@ -119,9 +122,20 @@ def test_the_run_folder_holds_what_other_programs_read(run):
     assert not list(run.folder.rglob("*.partial*"))
 
 
+def test_what_became_of_the_data_is_told(run):
+    found = _json(run, "data.json")
+    assert found["schema"] == 1
+    assert {name: split["used"] for name, split in found["splits"].items()} == {
+        "train": 60,
+        "validation": 40,
+        "test": 50,
+    }
+    assert all(split["tokens"] > split["answer_tokens"] > 0 for split in found["splits"].values())
+
+
 def test_config_is_enough_to_run_again(run):
     saved = parse_config(yaml.safe_load((run.folder / "config.yaml").read_text()))
-    asked = run.config.model_copy(update={"run": run.config.run.model_copy(update={"dir": "run"})})
+    asked = run.config.model_copy(update={"run": run.config.run.model_copy(update={"dir": RUN})})
     assert saved == asked
 
 
@@ -175,7 +189,7 @@ def test_curves_show_every_evaluation(run):
 
 
 def test_paper_preset_is_the_first_trial_and_no_trial_is_left_running(run):
-    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{run.folder / 'study.db'}")
+    study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run.folder / "study.db"))
     preset = {**PAPER, "layers": paper_layers(2)[0]}
     assert study.trials[0].params == preset
     assert preset in [row["config"] for row in _json(run, "leaderboard.json")["trials"]]

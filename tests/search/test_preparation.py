@@ -141,6 +141,15 @@ def test_local_data_can_be_found_from_any_folder(tiny, tmp_path, monkeypatch):
     assert config.data.mixture[0].rows == 5
 
 
+def test_a_link_is_not_followed_to_a_name_without_a_format(tiny, tmp_path):
+    (tmp_path / "blob").write_text("{}")
+    (tmp_path / "train.jsonl").symlink_to(tmp_path / "blob")
+    tree = {**tiny, "data": {"task": "chat", "train": str(tmp_path / "train.jsonl"), "chat_template": "{# x #}" * 900}}
+    config = with_absolute_paths(parse_config(tree))
+    assert config.data.train == str(tmp_path / "train.jsonl")
+    assert config.data.chat_template == "{# x #}" * 900
+
+
 def test_a_run_folder_in_use_is_refused(tiny, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")

@@ -108,3 +108,16 @@ def test_a_study_that_is_held_for_good_is_said_plainly(path, tmp_path, monkeypat
 def test_other_errors_are_not_the_studys(path):
     with pytest.raises(ZeroDivisionError), explained(path):
         _ = 1 / 0
+
+
+@pytest.mark.parametrize("name", ["a%20b", "my[v2]", "a#b?c", "100%", "{x}", "a*b", "with space", "c:d@e", "a&b=c;"])
+def test_names_of_run_folders_mean_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "study.db"
+    path.parent.mkdir()
+    build_search(path, {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0).suggest("a")
+    assert [file.name for file in path.parent.iterdir()] == ["study.db"]
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert len(optuna.load_study(study_name=STUDY_NAME, storage=study_file.open_storage(path)).trials) == 1
+    keep_copy(path, path.with_name("copy.db"))
+    path.unlink()
+    assert mend(path, path.with_name("copy.db"))

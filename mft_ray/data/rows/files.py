@@ -66,14 +66,19 @@ def rows(path: Path, wanted: Collection[str] | None = None) -> Iterator[Numbered
         OSError: it cannot be read.
         EOFError: a compressed file ends too early.
     """
+    return _explained(path, _rows(path, wanted))
+
+
+def _rows(path: Path, wanted: Collection[str] | None) -> Iterator[Numbered]:
     form = format_of(path)
     if form == ".parquet":
-        return _parquet_rows(path, wanted)
-    if form in (".csv", ".tsv"):
-        return _explained(path, _csv_rows(path, "\t" if form == ".tsv" else None))
-    if _first_character(path) == "[":
-        return _explained(path, _json_values(path))
-    return _explained(path, _json_lines(path) if form == ".jsonl" else _json_values(path))
+        yield from _parquet_rows(path, wanted)
+    elif form in (".csv", ".tsv"):
+        yield from _csv_rows(path, "\t" if form == ".tsv" else None)
+    elif form == ".jsonl" and _first_character(path) != "[":
+        yield from _json_lines(path)
+    else:
+        yield from _json_values(path)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -249,11 +254,8 @@ def _bytes(path: Path) -> IO[bytes]:
 
 
 def _first_character(path: Path) -> str:
-    try:
-        with _opened(path, newline="\n") as file:
-            return _Stream(file).peek()
-    except UnicodeDecodeError:
-        return ""  # who reads it says where
+    with _opened(path, newline="\n") as file:
+        return _Stream(file).peek()
 
 
 def _explained(path: Path, read: Iterator[T]) -> Iterator[T]:

@@ -226,6 +226,64 @@ def test_numbers_of_any_kind_are_scores(tmp_path: Path) -> None:
     assert task.until == ["END"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_task_file_is_read_as_data_is(tmp_path: Path, encoding: str) -> None:
+    lines = [{"prompt": "A line\u2028separator", "answer": "yes"}, {"prompt": "a next\x85line", "answer": "no"}]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "mine.jsonl").write_bytes(text.encode(encoding))
+    task = load_task(str(tmp_path / "mine.jsonl"))
+    assert task.prompts == [line["prompt"] for line in lines]
+    assert task.summarise(task.score(["yes", "no"])) == {"score": 1.0}
+
+
+def test_numbers_of_ones_own_task_are_the_text_that_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": 1.50, "answer": 12345678901234567890123}\n{"prompt": "x", "answer": 2.0}\n')
+    task = load_task(str(file))
+    assert task.prompts == ["1.50", "x"]
+    assert [score["score"] for score in task.score(["12345678901234567890123", "2.0"])] == [1, 1]
+    (tmp_path / "code.py").write_text("def score(example, text):\n    return example['answer'] * 2\n")
+    own = load_task(f"{file}:{tmp_path / 'code.py'}")
+    assert own.score(["", ""])[1] == {"score": 4.0}  # to one's own function a number is a number
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": ["x"], "answer": "y"}', "line 2, cannot be used: prompt is a list, not text"),
+        ('{"prompt": {"a": 1}, "answer": "y"}', "line 2, cannot be used: prompt is an object, not text"),
+        ('{"prompt": null, "answer": "y"}', "line 2, cannot be used: prompt is null"),
+        ('{"prompt": " ", "answer": "y"}', "line 2, cannot be used: prompt is empty"),
+        ('{"prompt": "x", "answer": null}', "line 2, cannot be used: answer is null"),
+        ('{"prompt": "x", "answer": true}', "line 2, cannot be used: answer is true or false"),
+        ('{"prompt": "\\ud800", "answer": "y"}', "line 2, cannot be used: prompt has half of a surrogate pair"),
+        ('{"prompt": "x", "answer": ' + "[" * 100_000, "line 2, is not JSON"),
+    ],
+)
+def test_prompts_that_are_no_text_are_told_with_their_line(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "mine.jsonl").write_text(f'{{"prompt": "a", "answer": "b"}}\n{line}\n')
+    with pytest.raises(UserError, match=message):
+        load_task(str(tmp_path / "mine.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["my[v2]", "a%20b", "a*b", "what?", "a#b?c"])
+def test_copies_of_benchmarks_may_lie_in_folders_of_any_name(tmp_path: Path, name: str) -> None:
+    for other in ("my2", "aXb", "whatx"):
+        (tmp_path / other).mkdir()
+        write(tmp_path / other / "problems.jsonl", [{"x": 1}])
+    (tmp_path / name).mkdir()
+    file = write(tmp_path / name / "problems.jsonl", [PROBLEM])
+    assert load_task("humaneval", TaskOptions(str(file), allow_code_execution=True)).prompts == [PROBLEM["prompt"]]
+
+
+def test_so_may_the_harness_own(gsm8k: Path) -> None:
+    folder = gsm8k / "my[v2]*"
+    folder.mkdir()
+    for file in ("train.jsonl", "test.jsonl"):
+        (gsm8k / file).rename(folder / file)
+    assert len(load_task("gsm8k", TaskOptions(str(folder))).prompts) == 5
+
+
 def test_an_unknown_task_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(UserError) as caught:
         load_task("gsm9k")
