@@ -310,3 +310,31 @@ def test_a_missing_file_or_a_folder_is_told(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
     with pytest.raises(UserError, match="Is a directory"):
         load_config(tmp_path)
+
+
+def test_a_templates_variables_and_day_are_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {path: m}\ndata: {template_options: {enable_thinking: false}, template_date: 2026-01-31}\n")
+    data = load_config(file).data
+    assert (data.template_options, data.template_date) == ({"enable_thinking": False}, "2026-01-31")
+    load_config(file).save(tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").data == data
+    assert (data.system, data.too_long) == ("auto", "leave_out")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.template_options={messages: 1}", "'messages' is no variable that may be set"),
+        ("data.template_options={a b: 1}", "'a b' is no variable that may be set"),
+        ("data.template_date=31.1.2026", "a day is written as 2026-01-31"),
+        ("data.template_date='2026-02-30'", "a day is written as 2026-01-31"),
+        ("data.system=keep", "data.system"),
+        ("data.too_long=truncate", "data.too_long"),
+    ],
+)
+def test_what_a_template_cannot_be_given_is_refused(tmp_path: Path, override: str, says: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {path: m}\n")
+    with pytest.raises(UserError, match=says):
+        load_config(file, [override])

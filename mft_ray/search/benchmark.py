@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,9 @@ def load_tasks(
         UserError: there is no such task, its data cannot be used, or it runs code that was not allowed.
     """
 
-    template = Chat(tokenizer)
-
-    def render(turns: list[Message], add_generation_prompt: bool = True) -> str:
-        try:
-            asked = turns if template.takes_system is None else without_system(turns, fold=True)
-            return template.render(asked, prompted=add_generation_prompt)
-        except Refused as refused:
-            roles = ", ".join(turn["role"] for turn in turns)
-            raise UserError(f"The model's chat template does not take a prompt (roles {roles}): {refused}.") from None
-
     if evaluation.chat and not tokenizer.chat_template:
         raise UserError("Prompts are to be made by the model's chat template, and its tokenizer has none.")
-    chat = render if evaluation.chat else None
+    chat = chat_renderer(tokenizer) if evaluation.chat else None
     limit, allowed = evaluation.task_limit, evaluation.allow_code_execution
     tasks = [
         load_task(name, TaskOptions(evaluation.task_data.get(name), limit, shots, chat, allowed)) for name in names
@@ -63,6 +53,24 @@ def load_tasks(
         task.rendered = evaluation.chat
         task.max_new_tokens = evaluation.task_max_new_tokens or task.max_new_tokens
     return tasks
+
+
+def chat_renderer(tokenizer: Tokenizer) -> Callable[..., str]:
+    """Return what makes a prompt of a conversation, by a tokenizer's chat template.
+
+    A system message that the template does not take is put before the user's words.
+    """
+    template = Chat(tokenizer)
+
+    def render(turns: list[Message], add_generation_prompt: bool = True) -> str:
+        try:
+            asked = turns if template.takes_system is None else without_system(turns, fold=True)
+            return template.render(asked, prompted=add_generation_prompt)
+        except Refused as refused:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise UserError(f"The model's chat template does not take a prompt (roles {roles}): {refused}.") from None
+
+    return render
 
 
 def benchmark(

@@ -339,7 +339,8 @@ def test_not_after_a_border_that_a_token_spans_either() -> None:
     row = only(encode([example], tokenizer, 99))
     assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["▁", "h", "i", "4", "<eos>"]
     turned = spaced(
-        "{% for m in messages %}{{ m['content'] + '\n' }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% for m in messages %}{{ m['content'] + '\n' }}"
+        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     )
     row = only(encode([conversation("hi", "4")], turned, 99))
     assert turned.convert_ids_to_tokens(row["input_ids"]) == ["▁hi", "\n", "4", "\n", "<eos>"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from mft_ray.data.prepare import SPLITS, open_split
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
-from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths
+from mft_ray.search.preparation import (
+    check,
+    check_tasks,
+    make_ready,
+    tokenizer_of,
+    with_absolute_paths,
+    with_fixed_date,
+)
 from mft_ray.training.backbone import load_model, load_tokenizer, new_model
 from mft_ray.training.export import save_model
 
@@ -244,3 +252,36 @@ def test_tasks_that_chat_need_a_chat_template(tiny, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
     with pytest.raises(UserError, match="its tokenizer has none"):
         check_tasks(parse_config({**tiny, "evaluation": {"tasks": [str(tmp_path / "mine.jsonl")], "chat": True}}))
+
+
+DATED = (
+    "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_run_keeps_the_day_on_which_it_began(tmp_path: Path) -> None:
+    tokenizer = arithmetic.tokenizer()
+    tokenizer.chat_template = DATED
+    tokenizer.save_pretrained(tmp_path / "model")
+    given = parse_config({"model": {"path": str(tmp_path / "model")}, "data": {"task": "chat", "train": "x.jsonl"}})
+    begun = with_fixed_date(given)
+    assert begun.data.template_date == date.today().isoformat()
+    earlier = given.model_copy(update={"data": given.data.model_copy(update={"template_date": "2001-02-03"})})
+    assert with_fixed_date(given, earlier).data.template_date == "2001-02-03"
+    assert with_fixed_date(earlier) is earlier
+    asked = [{"role": "user", "content": "?"}]
+    assert tokenizer_of(earlier).apply_chat_template(asked, tokenize=False) == "2001-02-03?"
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert with_fixed_date(given) is given
+
+
+def test_a_template_may_be_given_by_its_text_a_file_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + "{# long #}\n" * 400
+    Path("t.jinja").write_text(text)
+    Path("tulu").write_text("no template")
+    for template, kept in ((text, text), ("t.jinja", str(tmp_path / "t.jinja")), ("tulu", "tulu"), (None, None)):
+        config = parse_config({"model": {"path": "m"}, "data": {"chat_template": template}})
+        assert with_absolute_paths(config).data.chat_template == kept

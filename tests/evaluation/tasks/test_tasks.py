@@ -175,8 +175,32 @@ def test_a_task_of_ones_own_by_a_function(tmp_path: Path) -> None:
         ("[1]", None, "has no prompt and no answer"),
         ('{"prompt": "x"}', "def scores(): pass", "must define score"),
         ('{"prompt": "x"}', "import nothing_of_the_kind", "ModuleNotFoundError"),
-        ('{"prompt": "x"}', "def score(example, text): return None", "fails on example 1: TypeError"),
-        ('{"prompt": "x"}', "def score(example, text): return example['y']", "fails on example 1: KeyError"),
+        (
+            '{"prompt": ["x"]}',
+            "def score(example, text): return 1",
+            "line 1, cannot be used: prompt is a list, not text",
+        ),
+        ('\n{"prompt": {"a": 1}, "answer": "x"}', None, "line 2, cannot be used: prompt is an object, not text"),
+        ('{"prompt": "x", "answer": null}', None, "line 1, cannot be used: answer is null"),
+        ('{"prompt": "x"}', "exit()", "cannot be loaded: SystemExit"),
+        ('{"prompt": "x"}', "UNTIL = [1]\ndef score(example, text): return 1", "UNTIL of .*code.py is .1."),
+        ('{"prompt": "x"}', "UNTIL = ['']\ndef score(example, text): return 1", "UNTIL of .*code.py is"),
+        (
+            '{"prompt": "x"}',
+            "MAX_NEW_TOKENS = 0\ndef score(example, text): return 1",
+            "MAX_NEW_TOKENS of .*code.py is 0",
+        ),
+        ('{"prompt": "x"}', "def score(example, text): return None", "returned 'None', which is a NoneType, no number"),
+        ('{"prompt": "x"}', "def score(example, text): return '1'", "returned '1', which is a str, no number"),
+        ('{"prompt": "x"}', "def score(example, text): return float('nan')", "returned 'nan', which is no number"),
+        ('{"prompt": "x"}', "def score(example, text): return 1e999", "returned 'inf', which is no number"),
+        ('{"prompt": "x"}', "def score(example, text): return 1j", "returned '1j', which is a complex, no number"),
+        ('{"prompt": "x"}', "import sys\ndef score(example, text): sys.exit('bye')", "example 1 .*SystemExit: bye"),
+        (
+            '\n{"prompt": "x"}',
+            "def score(example, text): return example['y']",
+            r"code.py .* 1 \(line 2 of .*mine.jsonl\): Key",
+        ),
     ],
 )
 def test_mistakes_in_a_task_of_ones_own_are_said(tmp_path: Path, lines: str, code: str | None, message: str) -> None:
@@ -187,6 +211,19 @@ def test_mistakes_in_a_task_of_ones_own_are_said(tmp_path: Path, lines: str, cod
         name += f":{tmp_path / 'code.py'}"
     with pytest.raises(UserError, match=message):
         load_task(name).score(["text"])
+
+
+def test_numbers_of_any_kind_are_scores(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", [{"prompt": "a"}] * 4)
+    (tmp_path / "code.py").write_text(
+        "import numpy, torch\n"
+        "kinds = iter([True, numpy.float32(0.5), torch.tensor(2), 3])\n"
+        "UNTIL = 'END'\n"
+        "def score(example, text): return next(kinds)\n"
+    )
+    task = load_task(f"{file}:{tmp_path / 'code.py'}")
+    assert [row["score"] for row in task.score([""] * 4)] == [1.0, 0.5, 2.0, 3.0]
+    assert task.until == ["END"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
