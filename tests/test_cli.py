@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mft_ray import cli, compare, evaluate, export, study, train, tune
@@ -433,3 +435,165 @@ def test_overrides_may_be_repeated(config: Path) -> None:
     options = arguments.parse_args(["--config", str(config), "--set", "train.steps=3", "--set", "search.trials=2"])
     read = cli.read_config(options)
     assert (read.train.steps, read.search.trials) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "option"),
+    [
+        ("tune", ["--config", ""], "--config"),
+        ("tune", ["--resume", ""], "--resume"),
+        ("tune", ["--resume="], "--resume"),
+        ("train", ["--method", "fft", "--config", "c.yaml", "--out", ""], "--out"),
+        ("evaluate", ["--config", "c.yaml", "--model", " "], "--model"),
+        ("evaluate", ["", "--tasks", "gsm8k", "--out", "o"], "An argument"),
+        ("evaluate", ["m", "--tasks", "gsm8k", "--out", ""], "--out"),
+        ("export", ["--backbone", "", "--mask", "m", "--out", "o"], "--backbone"),
+        ("export", ["--backbone", "b", "--mask", "", "--out", "o"], "--mask"),
+        ("export", ["--backbone", "b", "--adapter", "", "--out", "o"], "--adapter"),
+    ],
+)
+def test_empty_text_is_nothing_that_an_option_names(
+    entry: str, arguments: list[str], option: str, refused: Callable[[str, list[str]], str]
+) -> None:
+    assert f"error: {option} is empty text" in refused(entry, arguments)
+
+
+def spoil_quantized(given: Given) -> None:
+    config = given.backbone / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "awq"}}))
+
+
+def spoil_nan(given: Given) -> None:
+    rewrite(given, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+
+
+def spoil_a_missing_weight(given: Given) -> None:
+    rewrite(given, lambda tensors: tensors.pop("model.layers.0.mlp.up_proj.weight"))
+
+
+def spoil_vocabulary(given: Given) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(given.backbone)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(given.backbone)
+
+
+def spoil_by_an_adapter(given: Given) -> None:
+    (given.backbone / "adapter_config.json").write_text("{}")
+
+
+def spoil_weights(given: Given) -> None:
+    (given.backbone / "model.safetensors").unlink()
+
+
+def spoil_code(given: Given) -> None:
+    config = given.backbone / "config.json"
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **own}))
+
+
+def rewrite(given: Given, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = given.backbone / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (spoil_quantized, "it is quantized (awq)"),
+        (spoil_nan, "1 (model.norm.weight) of its tensors hold NaN"),
+        (spoil_a_missing_weight, "1 (model.layers.0.mlp.up_proj.weight) are missing"),
+        (spoil_by_an_adapter, "holds a model and an adapter"),
+        (spoil_weights, "it has config.json but no weights"),
+        (spoil_code, "such code is never run here"),
+        (spoil_vocabulary, "no embedding of: 1 ([PAD])"),
+    ],
+)
+def test_every_command_refuses_a_strangers_checkpoint_before_it_writes(
+    spoil: Callable[[Given], None],
+    says: str,
+    given: Given,
+    tmp_path: Path,
+    refused: Callable[[str, list[str]], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("builtins.input", None)
+    spoil(given)
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"model": {"path": str(given.backbone)}, "data": {"task": "arithmetic"}}))
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n' * 2)
+    before, out = snapshot(tmp_path), str(tmp_path / "out")
+    config = ["--config", str(path)]
+    assert says in refused("tune", [*config, "--set", f"run.dir={out}"])
+    assert says in refused("compare", [*config, "--set", f"run.dir={out}"])
+    assert says in refused("study", ["scope", *config, "--set", f"run.dir={out}"])
+    assert says in refused("train", ["--method", "fft", *config, "--out", out])
+    assert says in refused("train", ["--method", "mft", *config, "--out", out])
+    assert says in refused("evaluate", config)
+    assert says in refused("evaluate", [str(given.backbone), "--tasks", str(tmp_path / "mine.jsonl"), "--out", out])
+    if spoil is not spoil_vocabulary:  # of which an export makes no use
+        assert says in refused("export", given.export_to(tmp_path / "out"))
+    assert snapshot(tmp_path) == before
+
+
+def forge(given: Given, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Another mask of the same backbone, by a program that takes no care."""
+    mask = load_mask(given.mask)
+    masks = dict(mask.masks)
+    change(masks)
+    save_mask(given.mask, MaskFile(masks, mask.settings, mask.backbone))
+
+
+def forge_a_shape(given: Given) -> None:
+    forge(given, lambda masks: masks.update({name: mask[:1] for name, mask in list(masks.items())[:1]}))
+
+
+def forge_a_name(given: Given) -> None:
+    forge(given, lambda masks: masks.update({"model.layers.9.mlp.up_proj.weight": torch.ones(2, 2, dtype=torch.bool)}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (forge_a_shape, "has the shape [1, 16] for model.layers.0"),
+        (forge_a_name, "names model.layers.9.mlp.up_proj.weight, which the model has not"),
+        (lambda given: given.mask.write_bytes(b""), "is truncated or damaged"),
+        (lambda given: given.mask.write_text("mask"), "is truncated or damaged"),
+    ],
+)
+def test_every_command_refuses_a_strangers_mask_by_name(
+    spoil: Callable[[Given], object],
+    says: str,
+    given: Given,
+    config: Path,
+    tmp_path: Path,
+    refused: Callable[[str, list[str]], str],
+) -> None:
+    spoil(given)
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n' * 2)
+    before = snapshot(tmp_path)
+    model, mask, out = str(given.backbone), str(given.mask), str(tmp_path / "out")
+    for entry, arguments in (
+        ("export", given.export_to(tmp_path / "out")),
+        ("evaluate", ["--config", str(config), "--model", model, "--mask", mask]),
+        ("evaluate", [model, mask, "--tasks", str(tmp_path / "mine.jsonl"), "--out", out]),
+    ):
+        text = refused(entry, arguments)
+        assert says in text
+        assert mask in text
+    assert snapshot(tmp_path) == before
+
+
+def test_paths_that_cannot_be_used(given: Given, tmp_path: Path, refused: Callable[[str, list[str]], str]) -> None:
+    for out in (str(given.mask / "x" / "y"), "x" * 300):
+        assert (
+            "Cannot write the model to"
+            in (text := refused("export", ["--backbone", str(given.backbone), "--mask", str(given.mask), "--out", out]))
+            or "cannot be used" in text
+        )
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"model": {"path": str(given.backbone)}, "data": {"task": "arithmetic"}}))
+    for out in (str(given.mask / "x"), str(tmp_path / ("x" * 300))):
+        text = refused("tune", ["--config", str(path), "--set", f"run.dir={out}"])
+        assert "run.dir is" in text

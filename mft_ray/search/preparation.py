@@ -262,13 +262,13 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     Raises:
         UserError: there is none, no such chat template, or it is not of this model.
     """
+    own = path is None  # which `check` has looked at
     path = path or config.model.path
     if path is None:
         tokenizer = arithmetic.tokenizer()
     else:
         tokenizer = load_tokenizer(path)
-        # A model that is not the configuration's has not been looked at yet.
-        model = load_skeleton(path) if path == config.model.path else check_model(path)
+        model = load_skeleton(path) if own else check_model(path)
         if spare := check_vocabulary(tokenizer, model, path):
             say(f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused")
     if config.data.chat_template is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from mft_ray.config import parse_config
+from mft_ray.config import DataConfig, parse_config
 from mft_ray.data import arithmetic
 from mft_ray.data.prepare import SPLITS, open_split
 from mft_ray.errors import UserError
@@ -20,9 +22,11 @@ from mft_ray.search.preparation import (
     check,
     check_tasks,
     make_ready,
+    skeleton,
     tokenizer_of,
     with_absolute_paths,
     with_fixed_date,
+    within_positions,
 )
 from mft_ray.training.backbone import load_model, load_tokenizer, new_model
 from mft_ray.training.export import save_model
@@ -285,3 +289,160 @@ def test_a_template_may_be_given_by_its_text_a_file_or_a_name(tmp_path: Path, mo
     for template, kept in ((text, text), ("t.jinja", str(tmp_path / "t.jinja")), ("tulu", "tulu"), (None, None)):
         config = parse_config({"model": {"path": "m"}, "data": {"chat_template": template}})
         assert with_absolute_paths(config).data.chat_template == kept
+
+
+def spoil_nan(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def spoil_missing(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def spoil_quantized(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+
+
+def spoil_vocabulary(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+
+
+def spoil_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def spoil_truncated(folder: Path) -> None:
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(raw[: len(raw) // 2])
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (spoil_nan, "1 (model.norm.weight) of its tensors hold NaN"),
+        (spoil_missing, "1 (model.layers.1.mlp.up_proj.weight) are missing"),
+        (spoil_quantized, "it is quantized (gptq)"),
+        (spoil_vocabulary, "no embedding of: 1 ([PAD])"),
+        (spoil_adapter, "holds a model and an adapter"),
+        (spoil_truncated, "is truncated or damaged"),
+    ],
+)
+def test_a_checkpoint_of_a_strangers_is_refused_before_a_ray_starts(
+    tiny, tmp_path, rows, model_folder, monkeypatch, spoil, says, given
+):
+    monkeypatch.setattr("mft_ray.search.session.connected", None)
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    spoil(folder)
+    data = {**CHAT, **SIZES, "train": str(rows)}
+    tree = {**tiny, "model": {"path": str(folder)}, "data": data, "fft": {"given": given}}
+    assert says in _refused(tree, tmp_path)
+    if given and spoil is not spoil_vocabulary:
+        before = {**tree, "model": {"path": str(model_folder), "before": str(folder)}}
+        assert says in _refused(before, tmp_path)
+
+
+def test_rows_are_no_longer_than_the_models_positions(tiny, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for wanted in (33, 1000):
+        with pytest.raises(UserError, match=f"data.max_length is {wanted:,}, and the model has 32 positions"):
+            check(parse_config(_merged(tiny, {"data": {"max_length": wanted}})))
+    check(parse_config(_merged(tiny, {"data": {"max_length": 32}})))
+    config = parse_config(tiny)
+    assert within_positions(config, skeleton(config)).max_length == 32
+    short = parse_config(_merged(tiny, {"data": {"max_length": 9}}))
+    assert within_positions(short, skeleton(short)).max_length == 9
+    unlimited = parse_config(_merged(tiny, {"model": {"architecture": {"model_type": "mamba", "hidden_size": 8}}}))
+    model = skeleton(unlimited)
+    assert within_positions(unlimited, model) == unlimited.data
+    make_ready(config, folder)
+    assert max(len(row["input_ids"]) for row in open_split(folder.data, "train")) <= 32
+
+
+def test_long_rows_are_cut_to_learned_positions_by_default(tiny, tmp_path):
+    tokenizer = arithmetic.tokenizer()
+    model = new_model(
+        {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 12}, len(tokenizer), 0
+    )
+    save_model(model, dict(model.named_parameters()), tokenizer, tmp_path / "model")
+    lines = [json.dumps({"question": f"{n}=", "answer": str(n) * 20}) for n in range(10, 40)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    changes = {"train": str(tmp_path / "long.jsonl"), "too_long": "cut"}
+    known = {key: value for key, value in changes.items() if key in DataConfig.model_fields}
+    data = {**CHAT, **SIZES, **known}
+    config = parse_config({**tiny, "model": {"path": str(tmp_path / "model")}, "data": data})
+    check(config)
+    folder = RunFolder(tmp_path / "run")
+    make_ready(config, folder)
+    assert {len(row["input_ids"]) for row in open_split(folder.data, "train")} == {12}
+
+
+def test_a_row_with_a_token_that_the_model_has_not_is_refused(tiny, tmp_path, model_folder):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    texts = [f"{n}+{n}=" for n in range(10)]
+    rows = tmp_path / "rows.jsonl"
+
+    def ready(texts: list[str], name: str) -> RunFolder:
+        rows.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in texts))
+        data = {**CHAT, **SIZES, "train": str(rows)}
+        config = parse_config({**tiny, "model": {"path": str(folder)}, "data": data})
+        check(config)
+        run = RunFolder(tmp_path / name)
+        make_ready(config, run)
+        return run
+
+    assert len(open_split(ready(texts, "good").data, "train")) == 6
+    with pytest.raises(UserError, match=r"a text with '<image>' in it, .* token 16, and the model has 16 embeddings"):
+        ready([f"{text}<image>" for text in texts], "bad")
+    assert not (tmp_path / "bad" / "work" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "says"),
+    [
+        ({"num_hidden_layers": 0}, "it has 0 decoder layers"),
+        ({"num_hidden_layers": 10**9}, "it has 1000000000 decoder layers"),
+        ({"num_attention_heads": 0}, "makes no causal LM"),
+        ({"num_key_value_heads": 3}, "makes no causal LM"),
+        ({"hidden_size": -4}, "makes no causal LM"),
+        ({"hidden_size": 10**12}, "makes no causal LM"),
+        ({"intermediate_size": 0}, "of its weights are empty"),
+        ({"hidden_act": "nonsense"}, "'nonsense'"),
+        ({"attention_dropout": 5}, "dropout probability"),
+        ({"vocab_size": 5}, "vocab_size cannot be set"),
+        ({"rope_parameters": {"rope_type": "none such"}}, "makes no causal LM"),
+        ({"model_type": ["llama"]}, "makes no causal LM"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config cannot be set"),
+    ],
+    ids=str,
+)
+def test_an_architecture_of_nonsense_is_refused(tiny, tmp_path, architecture, says):
+    known = tiny["model"]["architecture"]
+    assert says in _refused({**tiny, "model": {"architecture": {**known, **architecture}}}, tmp_path)
+
+
+def test_an_attention_that_there_is_not(tiny, tmp_path):
+    message = _refused(_merged(tiny, {"model": {"attention": "flash"}}), tmp_path)
+    assert "model.attention 'flash' is unknown to transformers, which has eager" in message
+    check(parse_config(_merged(tiny, {"model": {"attention": "sdpa"}})))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\tb" * 200])
+def test_a_run_folder_that_cannot_be_made(tiny, tmp_path, name):
+    for where in (tmp_path / name, tmp_path / name / "run"):
+        with pytest.raises(UserError, match=r"a name in it is too long"):
+            search(parse_config(_merged(tiny, {"run": {"dir": str(where)}})))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"run\.dir .* is a file"):
+        search(parse_config(_merged(tiny, {"run": {"dir": str(tmp_path / "file" / "run")}})))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
