@@ -68,9 +68,7 @@ class WorkerGroup:
             self._join()
             ray.get(self._desk.reopen.remote())
         if self._thread is None or not self._thread.is_alive():
-            self._error = None
-            self._thread = threading.Thread(target=self._train, daemon=True)
-            self._thread.start()
+            self._start()
         self._busy = True
         ray.get(self._desk.submit.remote(job, stop))
 
@@ -172,8 +170,18 @@ class WorkerGroup:
                     self._desk = self._thread = None  # the next job gets a new one
                     return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
                 return event
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is not None and self._thread.is_alive():
+                continue
+            if self._error is None or not out_of_memory(self._error):
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
+            # Where a node runs low, Ray kills the controller's helpers too, and the controller gives up.
+            ray.get(self._desk.crashed.remote(root_cause(self._error), memory=True))
+            self._start()
+
+    def _start(self) -> None:
+        self._error = None
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
 
     def _join(self, patience_s: float = _END_S) -> None:
         if self._thread is not None:
