@@ -45,7 +45,7 @@ class TrainConfig(Section):
         None,
         ge=1,
         description="examples per forward per worker; null: as many as fit the memory, by lengths and model. Halved "
-        "where they turn out too many; the gradient is the same for any",
+        "where they are too many; the gradient is the same for any",
     )
     optimizer: Literal["adamw", "rmsprop"] = Field(
         "adamw", description="rmsprop keeps one state per weight instead of two, for memory"

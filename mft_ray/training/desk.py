@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mft_ray.training.job import (
     Counted,
@@ -101,6 +102,7 @@ class Desk:
         self._cancel = self._sent_home = False
         self._jobs, self._grown = 0, 0.0
         self._memory: dict[int, float] = {}  # by rank, after its first job
+        self._place: Any = None
 
     # The driver's side.
 
@@ -131,7 +133,15 @@ class Desk:
         """Be ready for a fresh group, once the last one is gone."""
         self._sent_home, self._jobs, self._memory, self._grown = False, 0, {}, 0.0
 
+    async def place(self) -> Any:
+        """Return the placement group that the workers were last in, as far as one has said."""
+        return self._place
+
     # The group's side.
+
+    async def placed(self, place: Any) -> None:
+        """Note the placement group that a worker is in."""
+        self._place = place
 
     async def take(self, after: int) -> Task | None:
         """Wait for a job later than ``after``; None sends the worker home."""

@@ -68,11 +68,12 @@ def _of_memory(failure: BaseException) -> bool:
 
 
 def _killed(text: str) -> str:
-    """Return what matters of the pages that Ray writes when it kills a worker for memory."""
-    facts = []
-    process = re.search(r"\bpid=(\d+)", text)
-    if process and (held := re.search(rf"pid={process[1]}, actual memory used={_SIZE}", text)):
-        facts.append(f"it held {held[1]}")
+    """Return what matters of the pages that Ray writes when it kills processes for memory."""
+    facts, who = [], "a process of the worker group"  # of Ray Train's own helpers too
+    if worker := re.search(r"ActorMetadata\([^)]*\bpid=(\d+)", text):
+        who = "a worker"
+        if held := re.search(rf"\bpid={worker[1]}, actual memory used={_SIZE}", text):
+            facts.append(f"it held {held[1]}")
     if node := re.search(rf"was {_SIZE} used / {_SIZE} limit", text):
         facts.append(f"{node[1]} of the node's {node[2]} were in use")
-    return "a worker was killed because its node ran low on memory" + (f" ({', '.join(facts)})" if facts else "")
+    return f"{who} was killed because its node ran low on memory" + (f" ({', '.join(facts)})" if facts else "")

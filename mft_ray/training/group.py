@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import ScalingConfig
@@ -68,9 +69,7 @@ class WorkerGroup:
             self._join()
             ray.get(self._desk.reopen.remote())
         if self._thread is None or not self._thread.is_alive():
-            self._error = None
-            self._thread = threading.Thread(target=self._train, daemon=True)
-            self._thread.start()
+            self._start()
         self._busy = True
         ray.get(self._desk.submit.remote(job, stop))
 
@@ -173,8 +172,24 @@ class WorkerGroup:
                     self._desk = self._thread = None  # the next job gets a new one
                     return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
                 return event
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is not None and self._thread.is_alive():
+                continue
+            self._give_back()
+            if self._error is None or not out_of_memory(self._error):
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
+            # Where a node runs low, Ray kills the controller's helpers too, and the controller gives up.
+            ray.get(self._desk.crashed.remote(root_cause(self._error), memory=True))
+            self._start()
+
+    def _give_back(self) -> None:
+        """Free what workers hold whose controller has given up and could not do so: else nobody would."""
+        if self._error is not None and (place := ray.get(self._desk.place.remote())) is not None:
+            ray.util.remove_placement_group(place)
+
+    def _start(self) -> None:
+        self._error = None
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
 
     def _join(self, patience_s: float = _END_S) -> None:
         if self._thread is not None:

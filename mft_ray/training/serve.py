@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import ray.util
 
 from mft_ray.training.desk import Failure, Result, Task
 from mft_ray.training.failures import out_of_memory, root_cause
@@ -29,6 +30,7 @@ def serve(config: Mapping[str, Any]) -> None:
 
     desk, kept, after = config["desk"], Kept(ray.train.torch.get_device()), 0
     rank = ray.train.get_context().get_world_rank()
+    ray.get(desk.placed.remote(ray.util.get_current_placement_group()))
     while (task := ray.get(desk.take.remote(after))) is not None:
         after = task.number
         result = _done(task, desk, kept)

@@ -46,6 +46,12 @@ def test_a_worker_that_ray_killed_for_memory_is_one_line() -> None:
             "a worker was killed because its node ran low on memory (it held 4.21GB, 11.81GB of the node's 23.54GB "
             "were in use)"
         )
+    helper = RuntimeError(f"Training failed due to controller error:\n{KILLED}")
+    assert out_of_memory(helper)
+    assert root_cause(helper) == (
+        "a process of the worker group was killed because its node ran low on memory (11.81GB of the node's 23.54GB "
+        "were in use)"
+    )
     assert root_cause(Unhealthy("Worker exit type: NODE_OUT_OF_MEMORY")) == (
         "a worker was killed because its node ran low on memory"
     )
