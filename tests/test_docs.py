@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mft_ray import evaluate
+from mft_ray.config import Config
 from mft_ray.data import arithmetic
 from mft_ray.evaluation.tasks import load_task
 from mft_ray.masking import MaskFile, MaskSettings, fingerprint, save_mask
@@ -70,3 +71,12 @@ def test_its_tasks_score_as_it_says() -> None:
     fruits = load_task("fruits.jsonl:fruits.py")
     assert [row["score"] for row in fruits.score([" apples, pears, Apples", "a,b,c,d,e"])] == [pytest.approx(2 / 3), 1]
     assert (fruits.until, fruits.max_new_tokens) == (["\n", "."], 40)
+
+
+def test_the_page_of_checkpoints_names_commands_and_settings_that_there_are() -> None:
+    page = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
+    for setting in re.findall(r"`((?:model|data|run|compare|study)\.\w+)", page):
+        section, name = setting.split(".")
+        assert name in Config.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+    [command] = re.findall(r"`python -m mft_ray\.export ([^`]*)`", page)
+    assert re.findall(r"--\w+", command) == ["--backbone", "--adapter", "--out"]
