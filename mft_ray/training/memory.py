@@ -65,11 +65,12 @@ def share_of_node(total: float, free: float, resident: float, group: int, places
         total: bytes of the node.
         free: bytes that nobody holds.
         resident: bytes that the worker holds.
-        group: workers of its own group there, which take theirs at the same moment.
-        places: workers of any group that the node can hold.
+        group: workers of its own group there.
+        places: workers of any group that the node can hold; others may be about to take theirs.
     """
-    fair = (1 - _LEFT_ALONE) * total / max(group, places) - resident
-    return _USABLE * max(0.0, min(fair, (free - _LEFT_ALONE * total) / group))
+    most = max(group, places)
+    fair = (1 - _LEFT_ALONE) * total / most - resident
+    return _USABLE * max(0.0, min(fair, (free - _LEFT_ALONE * total) / most))
 
 
 def neighbours(scaling: ScalingConfig) -> tuple[int, int]:

@@ -20,14 +20,15 @@ def test_shares_never_add_up_to_more_than_there_is(
 ) -> None:
     share = share_of_node(total, free, resident, group, places)
     assert share >= 0
-    assert share * group <= max(free, 0.0)
+    assert share * max(group, places) <= free
     assert (share + min(resident, total / max(group, places))) * max(group, places) <= total * 1.0001
     assert share_of_node(total, free, resident, group, places + 1) <= share
 
 
 def test_a_worker_that_has_a_node_for_itself_takes_most_of_what_is_free() -> None:
     assert share_of_node(100 * GB, 80 * GB, 1 * GB, 1, 1) == pytest.approx(0.8 * 70 * GB)
-    assert share_of_node(100 * GB, 80 * GB, 1 * GB, 1, 4) == pytest.approx(0.8 * (90 / 4 - 1) * GB)
+    assert share_of_node(100 * GB, 80 * GB, 1 * GB, 1, 4) == pytest.approx(0.8 * 70 / 4 * GB)
+    assert share_of_node(100 * GB, 80 * GB, 9 * GB, 1, 4) == pytest.approx(0.8 * (90 / 4 - 9) * GB)
     assert share_of_node(100 * GB, 5 * GB, 1 * GB, 1, 1) == 0
 
 
