@@ -82,6 +82,11 @@ def prepare(
     if account is not None:
         # Before the data: once that is there, nobody prepares it again.
         accounting.save(account)
+    _save(encoded, tokenizer, folder)
+    return accounting
+
+
+def _save(encoded: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
@@ -97,7 +102,6 @@ def prepare(
             os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return accounting
 
 
 def shared_sources(folder: Path, split: str) -> list[str] | None:

@@ -59,12 +59,10 @@ def per_example(
             ``generated_match`` instead ``prompt_ids`` and ``answer``.
         metric: one of ``METRICS``.
         pad_id: token to pad with.
-        eos_id: token that ends an answer, beside those of the tokenizer's chat template and of the model's own
-            generation config.
+        eos_id: token that ends an answer, beside those of `mft_ray.data.ends.stop_tokens`.
         batch_size: examples per forward.
         device: where the batches go.
-        tokenizer: has the chat template that prompts are made by, and decodes generated tokens; may be left out of
-            metrics that generate nothing where there is no template.
+        tokenizer: has the chat template that prompts are made by; None only where nothing is generated.
         max_new_tokens: generated at most; less where the model's positions end.
         autocast: compute dtype, or None for the model's own.
         progress: called after each batch with the number of examples done and in all.
