@@ -115,7 +115,7 @@ def _verdict(trial_id: str) -> dict[str, Any]:
 def make_run(tmp_path: Path) -> RunMaker:
     """Makes a run folder; ``verdict=False`` is one whose search has not ended."""
 
-    def make(name: str = "quick<b>start</b>", trials: int = 12, verdict: bool = True) -> Path:
+    def make(name: str = "quick<b>start", trials: int = 12, verdict: bool = True) -> Path:
         run = tmp_path / "run"
         run.mkdir()
         board = [_trial(index) for index in range(trials)]

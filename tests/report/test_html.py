@@ -116,7 +116,7 @@ def test_a_verdict_without_continued_fft_says_so_and_shows_what_there_is(make_ru
 
 def test_users_text_is_escaped(html):
     page = Page(html)
-    assert "quick<b>start</b>" in page.text
+    assert "quick<b>start" in page.text
     assert "trial<i>99" in page.text
     assert "</script><b>" in page.text
     assert "out of memory in <linear>" in page.text
@@ -283,7 +283,7 @@ def test_settings_that_were_never_used_are_not_printed_as_if_they_had_been(make_
     assert "<li>train.lr was 0.00321 for the trials, and is now 2e-05</li>" in text
     printed = yaml.safe_load(unescape(text.split("<pre>")[-1].split("</pre>")[0]))
     assert printed["train"]["lr"] == 0.00321
-    assert printed["run"]["name"] == "quick<b>start</b>"
+    assert printed["run"]["name"] == "quick<b>start"
     assert "All settings (as they were used)" in text
     # The facts above the settings are those of what was used, too.
     (run / "work" / "settled.json").unlink()
