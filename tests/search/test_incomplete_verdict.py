@@ -12,6 +12,7 @@ import yaml
 from mft_ray.config import parse_config
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
+from mft_ray.training.job import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -55,9 +56,13 @@ def test_resume_tries_again_and_completes_it(run: RunFolder, capsys: pytest.Capt
     search(None, resume=str(run.root))
     assert "tried again" in capsys.readouterr().out
     assert read(run.verdict)["not_run"].keys() == before["not_run"].keys()
-    tree = yaml.safe_load(run.config.read_text())
+    # As if what kept them from running were gone: a setting that was used could not be changed.
+    tree, settled = yaml.safe_load(run.config.read_text()), read(run.settled)
     tree["fft"]["continued_lr"] = tree["lora"]["lr"] = 3e-3
     run.config.write_text(yaml.safe_dump(tree))
+    for used in settled["stages"].values():
+        used.update({path: 3e-3 for path in ("fft.continued_lr", "lora.lr") if path in used})
+    write_json(run.settled, settled)
     search(None, resume=str(run.root))
     verdict = read(run.verdict)
     assert verdict["not_run"] == {}
