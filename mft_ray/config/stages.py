@@ -174,7 +174,8 @@ def differences(
         flat: the configuration's settings by path.
         by_default: what a setting was for a version that did not know it yet, by path.
     """
-    used = used_settings(recorded)
+    # What has become free since it was recorded is free.
+    used = {path: value for path, value in used_settings(recorded).items() if _first(path, recorded)}
     now = {path: value for path, value in flat.items() if _first(path, recorded)}
     for path in now.keys() - used.keys():
         if path in by_default and not _gathered(path, used):

@@ -40,9 +40,9 @@ class Settled:
             was = flatten(tree if before is None else before)
             recorded = {stage: made_from(stage, was) for stage in STAGES if _there(stage, folder)}
         self.recorded = recorded
-        # Whoever prepares data anew may do so from something else.
-        if not _there("data", folder):
-            self.recorded.pop("data", None)
+        # Interrupted while it was prepared: it is prepared anew, and may be from something else.
+        if self.recorded.keys() == {"data"} and not _there("data", folder):
+            self.recorded.clear()
 
     def differences(self) -> list[Difference]:
         """Return the settings that are not what a stage that has begun was made with."""

@@ -194,6 +194,21 @@ def test_data_that_was_never_prepared_may_be_another(folder: RunFolder, changed:
     assert json.loads(folder.settled.read_text())["stages"]["data"]["data.n_train"] == 50
 
 
+def test_data_that_is_gone_is_prepared_as_it_was_where_more_was_made_of_it(folder: RunFolder, changed: Changed) -> None:
+    begun(folder, changed(), "data", "baseline")
+    folder.data.rmdir()
+    with pytest.raises(UserError, match=r"data\.n_train was 60 for the data, and is now 50"):
+        check_settled(folder, changed(data__n_train=50))
+
+
+def test_what_was_recorded_and_is_free_by_now_is_free(folder: RunFolder, changed: Changed) -> None:
+    begun(folder, changed(), "data", "baseline", "trials")
+    kept = json.loads(folder.settled.read_text())
+    kept["stages"]["trials"]["search.keep"] = 3
+    folder.settled.write_text(json.dumps(kept))
+    check_settled(folder, changed())
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', '{"schema": 1, "stages": 3}'])
 def test_a_broken_record_is_named(folder: RunFolder, changed: Changed, text: str) -> None:
     folder.settled.write_text(text)
