@@ -8,7 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from mft_ray.search.study import METRIC, RATIO, STUDY_NAME, StudySearch, build_sampler
+from mft_ray.search.study import STUDY_NAME, StudySearch, build_search
 from mft_ray.search.study_file import open_storage
 
 
@@ -24,19 +24,11 @@ def continue_search(path: Path, sampler: str, startup_trials: int, seed: int, ob
         seed: of the study's first sampler; what is drawn from now on is drawn with another.
         objectives: of the study.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(path)
     study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
     _fail_lost(study)
     trials = study.get_trials(deepcopy=False)
-    return StudySearch(
-        _space(study),
-        metric=[METRIC, RATIO][:objectives] if objectives > 1 else METRIC,
-        mode=["max"] * objectives if objectives > 1 else "max",
-        sampler=build_sampler(sampler, startup_trials, seed + len(trials)),
-        study_name=STUDY_NAME,
-        storage=storage,
-    )
+    return build_search(storage, _space(study), [], sampler, startup_trials, seed + len(trials), objectives)
 
 
 def _fail_lost(study: optuna.Study) -> None:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mft_ray.search.further import continue_search
 from mft_ray.search.study import METRIC, RATIO, STUDY_NAME, StudySearch, build_search
+from mft_ray.search.study_file import new_storage
 
 SPACE = {"ratio": FloatDistribution(0.0, 0.5), "init": CategoricalDistribution(["normal", "magnitude"])}
 POINTS = [{"ratio": 0.1, "init": "normal"}, {"ratio": 0.4, "init": "magnitude"}]
@@ -40,7 +41,7 @@ def run(search: StudySearch, *names: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "cmaes"])
 def test_nothing_is_tried_twice_and_the_study_is_one(path: Path, sampler: str) -> None:
-    first = run(build_search(path, SPACE, POINTS, sampler, 2, 0), *"abcd")
+    first = run(build_search(new_storage(path), SPACE, POINTS, sampler, 2, 0), *"abcd")
     second = run(continue_search(path, sampler, 2, 0), *"efg")
     third = run(continue_search(path, sampler, 2, 0), *"hi")
     assert first[:2] == POINTS
@@ -51,21 +52,21 @@ def test_nothing_is_tried_twice_and_the_study_is_one(path: Path, sampler: str) -
 
 def test_what_is_added_depends_on_the_seed_and_what_there_is_alone(tmp_path: Path) -> None:
     def added(name: str, seed: int) -> list[dict[str, Any]]:
-        run(build_search(tmp_path / name, SPACE, POINTS, "random", 2, 0), *"abc")
+        run(build_search(new_storage(tmp_path / name), SPACE, POINTS, "random", 2, 0), *"abc")
         return run(continue_search(tmp_path / name, "random", 2, seed), *"de")
 
     assert added("1.db", 0) == added("2.db", 0) != added("3.db", 1)
 
 
 def test_given_points_that_were_not_tried_come_first(path: Path) -> None:
-    run(build_search(path, SPACE, POINTS, "random", 2, 0), "a")
+    run(build_search(new_storage(path), SPACE, POINTS, "random", 2, 0), "a")
     points = run(continue_search(path, "random", 2, 0), "b", "c")
     assert points[0] == POINTS[1]
     assert points[1] not in POINTS
 
 
 def test_a_trial_that_was_lost_is_failed_and_a_given_point_tried_all_the_same(path: Path) -> None:
-    search = build_search(path, SPACE, POINTS, "random", 2, 0)
+    search = build_search(new_storage(path), SPACE, POINTS, "random", 2, 0)
     run(search, "a")
     assert search.suggest("lost") == POINTS[1]
     assert run(continue_search(path, "random", 2, 0), "b") == [POINTS[1]]
@@ -73,6 +74,6 @@ def test_a_trial_that_was_lost_is_failed_and_a_given_point_tried_all_the_same(pa
 
 
 def test_two_objectives_go_on(path: Path) -> None:
-    run(build_search(path, SPACE, POINTS, "tpe", 2, 0, objectives=2), *"abc")
+    run(build_search(new_storage(path), SPACE, POINTS, "tpe", 2, 0, objectives=2), *"abc")
     run(continue_search(path, "tpe", 2, 0, objectives=2), "d")
     assert [len(trial.values) for trial in trials(path)] == [2] * 4

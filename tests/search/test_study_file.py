@@ -116,7 +116,7 @@ def test_other_errors_are_not_the_studys(path):
 def test_names_of_run_folders_mean_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "study.db"
     path.parent.mkdir()
-    build_search(path, {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0).suggest("a")
+    build_search(new_storage(path), {"ratio": FloatDistribution(0, 0.5)}, [], "random", 1, 0).suggest("a")
     assert [file.name for file in path.parent.iterdir()] == ["study.db"]
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert len(optuna.load_study(study_name=STUDY_NAME, storage=study_file.open_storage(path)).trials) == 1
