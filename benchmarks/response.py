@@ -41,11 +41,13 @@ class Response(Protocol):
         name: in tables.
         best: the highest true score that there is.
         worst: the lowest.
+        rates: the learning rates between which it is known; empty where it is everywhere.
     """
 
     name: str
     best: float
     worst: float
+    rates: Sequence[float]
 
     def curve(self, config: dict[str, Any], seed: int) -> list[Evaluation]:
         """Return the evaluations of a trial, with a seed's noise; a NaN is where it diverged."""
@@ -71,21 +73,22 @@ class Recorded:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        cells: dict[Cell, dict[tuple[float, float], list[list[Any]]]] = defaultdict(dict)
+        points: dict[float, dict[tuple[Cell, float], list[list[Any]]]] = defaultdict(dict)
         for row in json.loads(path.read_text()):
             config = row["config"]
-            place = (config["ratio"], math.log(config["lr"]))
-            cells[config["layers"], config["init"], config["schedule"]][place] = row["curve"]
-        # A point beside the grid, such as the preset's ratio, is on no axis of it.
-        self._ratios = {cell: _axis([ratio for ratio, _ in points]) for cell, points in cells.items()}
-        self._logs = {cell: _axis([log for _, log in points]) for cell, points in cells.items()}
-        self._cells = dict(cells)
-        ends = [
-            _best(self._mix(cell, ratio, log))
-            for cell in cells
-            for ratio in self._ratios[cell]
-            for log in self._logs[cell]
-        ]
+            cell = (config["layers"], config["init"], config["schedule"])
+            points[config["lr"]][cell, config["ratio"]] = row["curve"]
+        # Where a learning rate lacks points, or has others (the preset's ratio), it is on no axis of the grid.
+        most = max(len(of_rate) for of_rate in points.values())
+        self.rates = sorted(rate for rate, of_rate in points.items() if len(of_rate) == most)
+        self._ratios = sorted({ratio for _, ratio in points[self.rates[0]]})
+        self._logs = [math.log(rate) for rate in self.rates]
+        self._curves = {
+            (*place, log): curve
+            for rate, log in zip(self.rates, self._logs, strict=True)
+            for place, curve in points[rate].items()
+        }
+        ends = [_best(curve) for curve in self._curves.values()]
         self.best, self.worst = max(ends), min(ends)
 
     def curve(self, config: dict[str, Any], seed: int) -> list[Evaluation]:
@@ -106,11 +109,10 @@ class Recorded:
         return self._mix(cell, config["ratio"], math.log(config["lr"]))
 
     def _mix(self, cell: Cell, ratio: float, log: float) -> list[list[Any]]:
-        points = self._cells[cell]
         corners = [
-            (one * other, points[x, y])
-            for x, one in _weights(self._ratios[cell], ratio)
-            for y, other in _weights(self._logs[cell], log)
+            (one * other, self._curves[cell, x, y])
+            for x, one in _weights(self._ratios, ratio)
+            for y, other in _weights(self._logs, log)
         ]
         _, first = corners[0]
         mixed = []
@@ -125,6 +127,7 @@ class MadeUp:
 
     name = "made up"
     best, worst = 0.9, 0.0
+    rates = ()
     _fft, _steps = 0.85, (0, 100, 200, 300, 400, 500, 600)
 
     def curve(self, config: dict[str, Any], seed: int) -> list[Evaluation]:
@@ -150,10 +153,6 @@ class MadeUp:
         end = 0.9 - 0.1 * (1 - math.exp(-far / 3)) - 0.02 * math.log1p(far)
         pace = 4.0 if end > self._fft else 1.0  # good ones are there early, and stay
         return [0.5 + (end - 0.5) * (1 - math.exp(-pace * (1 + step / 100))) for step in self._steps]
-
-
-def _axis(places: Sequence[float]) -> list[float]:
-    return sorted({place for place in places if places.count(place) > 1})
 
 
 def _weights(axis: list[float], value: float) -> list[tuple[float, float]]:

@@ -104,6 +104,12 @@ def grid() -> dict[str, Any]:
     return tree
 
 
+def config_of(response: Response) -> Config:
+    """Return the quickstart's configuration with nothing given, over the learning rates that a response knows."""
+    known = f"{{low: {min(response.rates)}, high: {max(response.rates)}}}" if response.rates else "{}"
+    return load_config(QUICKSTART, ["search.extra_points=[]", f"search.space.lr={known}"])
+
+
 def trial(search: StudySearch, name: str, response: Response, rule: AgainstFft, told: str, seed: int) -> Point:
     """Run one trial against a response; returns what it was and what it is worth."""
     config = search.suggest(name)
@@ -202,7 +208,6 @@ def main() -> None:
         options.out.write_text(json.dumps(record(options.paths)) + "\n")
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    config = load_config(QUICKSTART, ["search.extra_points=[]"])
     make: list[Callable[[], Response]] = [partial(Recorded, path) for path in options.paths]
     responses = [each() for each in make] + ([MadeUp()] if options.made_up else [])
     shown = [f"{n}" for n in AFTER if n <= options.trials]
@@ -210,7 +215,7 @@ def main() -> None:
     print("|" + " --- |" * (len(shown) + 4))
     rows = []
     for response in responses:
-        at_random = None
+        config, at_random = config_of(response), None
         for setting in options.settings:
             rows.append(row(setting, response, config, options.repetitions, options.trials))
             at_random = rows[-1] if setting.sampler == "random" else at_random

@@ -78,6 +78,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, temporary: Path, make_tiny: 
     stop = {"below_fft": False, "plateau": None}
     tree["search"] = {"trials": TRIALS, "max_concurrent": 1, "stop": stop, "extra_points": POINTS, "keep": 2}
     tree["search"]["objectives"] = "score_and_ratio"
+    tree["search"]["space"] = {"lr": {"high": NAN["lr"]}}
     (home / "tiny.yaml").write_text(yaml.safe_dump(tree))
     folder = home / "run"
     search = searches.start(home, "--config", "tiny.yaml", "--set", "run.dir=run", RAY_TMPDIR=str(temporary))
