@@ -15,7 +15,8 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.training.job import Evaluation, Outcome
 
 Cell = tuple[str, str, str]
-# One standard deviation of the score between two seeds of the same trial; benchmarks/results/search_quality.md.
+# One standard deviation of the offset that stands for a trial's seed: about the standard error of a difference on the
+# quickstart's validation examples. Assumed, not measured.
 SEED_NOISE = 0.003
 
 
