@@ -179,7 +179,7 @@ def mixture(domain: str, folder: Path) -> str:
 
 SMALL = ["scaling.workers=1", "scaling.gpus_per_worker=0", "scaling.cpus_per_worker=0.5", "scaling.max_failures=0"]
 SMALL += ["data.n_train=2", "data.n_validation=2", "data.n_test=2", "train.eval_every=2", "fft.train.eval_every=2"]
-SMALL += ["train.batch_size=2", "fft.train.batch_size=2", "fft.train.lr=1e-3"]
+SMALL += ["train.batch_size=2", "fft.train.batch_size=2", "fft.train.lr=1e-3", "data.max_length=512"]
 
 
 @pytest.fixture(scope="module")
