@@ -138,14 +138,14 @@ def _scored(
         subjects.insert(0, continued)
     except RunFailed as error:
         not_run[CONTINUED] = str(error.__cause__ or error)
-        say(f"continued FFT could not be run: {not_run[CONTINUED]} The verdict goes on without it.")
+        say(f"continued FFT could not be run: {not_run[CONTINUED].rstrip('.')}. The verdict goes on without it.")
     if rival:
         try:
             score_on_test(group, [rival[1]], config, folder)
             subjects.append(rival[1])
         except RunFailed as error:
             not_run[f"rival {rival[0]}"] = str(error)
-            say(f"{error} The verdict goes on without it.")
+            say(f"{str(error).rstrip('.')}. The verdict goes on without it.")
             rival = None
     test = score_on_test(group, subjects, config, folder)
     decisive = test[config.evaluation.metric]

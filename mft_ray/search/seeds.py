@@ -56,8 +56,9 @@ def over_seeds(
             sub.data = folder.data
             runs.append(_run(group, _reseeded(config, number), sub, start, row, "continued" in scores))
         except RunFailed as error:
-            say(f"{name} has failed: {error}. The verdict goes on without it.")
-            why.append(f"{name}: {error}")
+            reason = str(error.__cause__ or error).rstrip(".")
+            say(f"{name} has failed: {reason}. The verdict goes on without it.")
+            why.append(f"{name}: {reason}")
     return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
 
 
