@@ -264,9 +264,10 @@ DATED = (
 )
 
 
-def test_a_run_keeps_the_day_on_which_it_began(tmp_path: Path) -> None:
+def test_a_run_keeps_the_day_on_which_it_began(model_folder: Path, tmp_path: Path) -> None:
     tokenizer = arithmetic.tokenizer()
     tokenizer.chat_template = DATED
+    shutil.copytree(model_folder, tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     given = parse_config({"model": {"path": str(tmp_path / "model")}, "data": {"task": "chat", "train": "x.jsonl"}})
     begun = with_fixed_date(given)
