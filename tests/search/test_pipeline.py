@@ -203,7 +203,7 @@ def test_paper_preset_is_the_first_trial_and_no_trial_is_left_running(run):
 
 
 def test_optunas_own_tools_have_something_to_show(run):
-    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{run.folder / 'study.db'}")
+    study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run.folder / "study.db"))
     assert study.best_value == _winner(run)["score"]
     importance = optuna.importance.get_param_importances(study)
     assert sum(importance.values()) == pytest.approx(1) or len({trial.value for trial in study.trials}) == 1
@@ -273,7 +273,7 @@ def test_report_is_there_and_progress_was_readable(run):
 def test_resuming_a_finished_search_repeats_nothing(run):
     before = {path: path.stat().st_mtime_ns for path in run.folder.glob("work/*/outcome.json")}
     verdict = (run.folder / "verdict.json").stat().st_mtime_ns
-    again = searches.run(run.folder.parent, "--resume", "run")
+    again = searches.run(run.folder.parent, "--resume", RUN)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (run.folder / "verdict.json").stat().st_mtime_ns == verdict
