@@ -164,8 +164,12 @@ def test_memory_is_flat_over_thirty_jobs(mft_job: Make, start: Start, tmp_path: 
 
 def alive() -> set[str]:
     """Actors and placement groups of the cluster."""
-    actors = {f"{actor.class_name} {actor.actor_id}" for actor in list_actors() if actor.state != "DEAD"}
-    return actors | {pg.placement_group_id for pg in list_placement_groups() if pg.state != "REMOVED"}
+    # By default 100 are listed, and the dead ones of earlier tests count.
+    actors = list_actors(limit=10_000, filters=[("state", "!=", "DEAD")])
+    groups = list_placement_groups(limit=10_000)
+    return {f"{actor.class_name} {actor.actor_id}" for actor in actors} | {
+        group.placement_group_id for group in groups if group.state != "REMOVED"
+    }
 
 
 def test_nothing_is_left_of_a_closed_group(mft_job: Make, ground: Ground, tmp_path: Path) -> None:
