@@ -74,20 +74,24 @@ class Recorded:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        points: dict[float, dict[tuple[Cell, float], list[list[Any]]]] = defaultdict(dict)
+        points: dict[float, dict[float, dict[Cell, list[list[Any]]]]] = defaultdict(lambda: defaultdict(dict))
         for row in json.loads(path.read_text()):
             config = row["config"]
-            cell = (config["layers"], config["init"], config["schedule"])
-            points[config["lr"]][cell, config["ratio"]] = row["curve"]
-        # Where a learning rate lacks points, or has others (the preset's ratio), it is on no axis of the grid.
-        most = max(len(of_rate) for of_rate in points.values())
-        self.rates = sorted(rate for rate, of_rate in points.items() if len(of_rate) == most)
-        self._ratios = sorted({ratio for _, ratio in points[self.rates[0]]})
+            points[config["lr"]][config["ratio"]][config["layers"], config["init"], config["schedule"]] = row["curve"]
+        # A learning rate that lacks points, or a ratio that only the preset has, is on no axis of the grid.
+        cells = max(len(of_ratio) for of_rate in points.values() for of_ratio in of_rate.values())
+        whole = {
+            rate: sorted(ratio for ratio, of_ratio in of_rate.items() if len(of_ratio) == cells)
+            for rate, of_rate in points.items()
+        }
+        self._ratios = max(whole.values(), key=len)
+        self.rates = sorted(rate for rate, ratios in whole.items() if ratios == self._ratios)
         self._logs = [math.log(rate) for rate in self.rates]
         self._curves = {
-            (*place, log): curve
+            (cell, ratio, log): curve
             for rate, log in zip(self.rates, self._logs, strict=True)
-            for place, curve in points[rate].items()
+            for ratio in self._ratios
+            for cell, curve in points[rate][ratio].items()
         }
         ends = [_best(curve) for curve in self._curves.values()]
         self.best, self.worst = max(ends), min(ends)
