@@ -8,8 +8,9 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,7 @@ import psutil  # type: ignore[import-untyped]
 import ray
 
 _PREFIX = "mft-"
+_END_S = 20
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             stack.enter_context(_folder())
-            _start(num_cpus)
+            stack.callback(_end, _start(num_cpus))
         stack.callback(ray.shutdown)
         # A stopped job gets SIGTERM: the same as Ctrl-C, once Ray's own handler is out of the way.
         if threading.current_thread() is threading.main_thread():
@@ -72,10 +74,33 @@ def _remove_leftovers(home: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(num_cpus: int | None) -> None:
+def _start(num_cpus: int | None) -> set[psutil.Process]:
+    """Start a Ray; return all its processes but those of workers."""
+    others = set(psutil.Process().children())
     # With the dashboard off, placement groups of stopped trials leak: their cleaner asks the State API.
     context = ray.init(
         address="local", num_cpus=num_cpus, include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR
     )
     address = Path(os.environ["RAY_TMPDIR"]) / "ray" / "ray_current_cluster"
     address.write_text(context.address_info["gcs_address"])
+    servers = set(psutil.Process().children()) - others
+    # The dashboard is several processes; ray.shutdown waits for the first alone.
+    return servers | {process for server in servers for process in server.children(recursive=True)}
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """End processes that would go on for seconds, and write files into the folder that is being removed."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    deadline = time.monotonic() + _END_S
+    while any(_writes(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _writes(process: psutil.Process) -> bool:
+    try:
+        # Not every container's first process takes zombies away.
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
