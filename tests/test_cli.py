@@ -230,6 +230,8 @@ def test_evaluate_finds_what_is_wrong_before_it_starts_anything(
     save_backbone(tmp_path / "other", LLAMA | {"num_hidden_layers": 3}, torch.float32, seed=1)
     text = refused("evaluate", [*arguments, str(tmp_path / "other"), "--mask", str(given.mask)])
     assert "another backbone" in text
+    long = [*arguments, str(given.backbone), "--set", "data.max_length=5000"]
+    assert "data.max_length is 5,000, and the model has 32 positions" in refused("evaluate", long)
 
 
 def test_export_is_the_backbone_with_masked_weights_bit_for_bit(

@@ -61,6 +61,8 @@ def prepare(
     Raises:
         UserError: see `sources.load` and `encoding.encode`; nothing has been written then.
     """
+    if "::" in str(folder):  # by which fsspec, and so datasets, chains places
+        raise UserError(f"{folder} cannot hold data: its name has '::' in it. Choose another folder for the run.")
     encoded, accounting = datasets.DatasetDict(), Accounting()
     tokenizer = with_fixed(tokenizer, config.template_options, config.template_date)
     splits = load(config, say, accounting)

@@ -214,19 +214,38 @@ def make_ready(config: Config, folder: RunFolder) -> str:
     """
     tokenizer = tokenizer_of(config)
     if not folder.data.exists():
-        model = skeleton(config)
-        prepare(within_positions(config, model), tokenizer, folder.data, say, folder.data_counts)
-        _check_rows(folder, tokenizer, model)
+        prepare_data(config, tokenizer, skeleton(config), folder)
     if config.model.path is not None:
         local = Path(config.model.path).expanduser()
         return str(local.resolve()) if local.is_dir() else config.model.path
     if not folder.start_model.exists():
         model = new_model(config.model.architecture or {}, len(tokenizer), config.fft.train.seed)
-        model.config.pad_token_id = tokenizer.pad_token_id
-        model.config.eos_token_id = tokenizer.eos_token_id
+        # An architecture's own defaults are tokens of another tokenizer.
+        for its in (model.config, model.generation_config):
+            its.bos_token_id, its.eos_token_id, its.pad_token_id = (
+                tokenizer.bos_token_id,
+                tokenizer.eos_token_id,
+                tokenizer.pad_token_id,
+            )
         state = {name: parameter.detach() for name, parameter in model.named_parameters()}
         save_model(model, state, tokenizer, folder.start_model)
     return os.fspath(folder.start_model)
+
+
+def prepare_data(config: Config, tokenizer: Tokenizer, model: torch.nn.Module, folder: RunFolder) -> None:
+    """Encode the data for a model.
+
+    Args:
+        config: of the run.
+        tokenizer: the model's, see `tokenizer_of`.
+        model: or its structure.
+        folder: of the run, whose data is replaced.
+
+    Raises:
+        UserError: the data cannot be used, or not with this model.
+    """
+    prepare(within_positions(config, model), tokenizer, folder.data, say, folder.data_counts)
+    _check_rows(folder, tokenizer, model)
 
 
 def _check_rows(folder: RunFolder, tokenizer: Tokenizer, model: torch.nn.Module) -> None:

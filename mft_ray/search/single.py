@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mft_ray.config import Config, load_config
-from mft_ray.data.prepare import prepare
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import fingerprint, load_mask
@@ -20,16 +19,17 @@ from mft_ray.search.preparation import (
     check,
     in_steps,
     make_ready,
+    prepare_data,
     tokenizer_of,
     with_absolute_paths,
     with_fixed_date,
 )
-from mft_ray.search.progress import Lines, say
+from mft_ray.search.progress import Lines
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.settled import Settled
 from mft_ray.search.stopping import Patience
 from mft_ray.training.artifacts import ADAPTER, MASK, find, load_with
-from mft_ray.training.backbone import load_model
+from mft_ray.training.backbone import load_model, load_skeleton
 from mft_ray.training.group import workers
 from mft_ray.training.job import Outcome, write_json
 from mft_ray.training.launch import launch
@@ -175,7 +175,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     with tempfile.TemporaryDirectory(dir=shared, prefix="evaluate-") as scratch:
         folder = RunFolder(Path(scratch))
         folder.work.mkdir()
-        prepare(config.data, tokenizer_of(config, path), folder.data, say)
+        prepare_data(config, tokenizer_of(config, path), load_skeleton(path), folder)
         with connected():
             concurrent_trials(config.scaling)
             with workers(config.scaling, folder.work / "group") as group:

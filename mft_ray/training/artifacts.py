@@ -12,7 +12,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.training.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.training.backbone import load_model, load_tokenizer
-from mft_ray.training.export import load_masked, replace_folder
+from mft_ray.training.export import generation_config_of, load_masked, replace_folder
 
 # Names within a run's folder.
 MODEL, MASK, ADAPTER = "best", "mask.safetensors", "adapter"
@@ -92,6 +92,7 @@ def export(backbone: str, artifact: str, folder: Path, before: str | None = None
     else:
         model = load_masked(backbone, load_mask(artifact), before=before)
     tokenizer = load_tokenizer(backbone)
+    model.generation_config = generation_config_of(model, tokenizer)
 
     def write(partial: Path) -> None:
         model.save_pretrained(partial)

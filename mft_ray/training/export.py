@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from mft_ray.data.ends import stop_tokens
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, apply_masks, check_fits, fingerprint
 from mft_ray.training.backbone import load_model
@@ -29,17 +31,33 @@ def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer
 
     def write(partial: Path) -> None:
         dtype = next(iter(state.values())).dtype
-        before = model.config.dtype
+        dtype_before, generation_before = model.config.dtype, model.generation_config
         try:
+            model.generation_config = generation_config_of(model, tokenizer)
             model.save_pretrained(partial, state_dict=dict(state))
             # save_pretrained notes the dtype of the model, not of the state.
             model.config.dtype = dtype
             model.config.save_pretrained(partial)
         finally:
-            model.config.dtype = before
+            model.config.dtype, model.generation_config = dtype_before, generation_before
         tokenizer.save_pretrained(partial)
 
     replace_folder(folder, write)
+
+
+def generation_config_of(model: PreTrainedModel, tokenizer: Tokenizer) -> GenerationConfig | None:
+    """Return a model's generation config, stopping where its answers were scored to end.
+
+    Args:
+        model: whose own is kept but for ``eos_token_id``.
+        tokenizer: the model's, with the chat template that it is prompted by.
+    """
+    if model.generation_config is None:
+        return None
+    config = copy.deepcopy(model.generation_config)
+    ends = sorted(stop_tokens(model, tokenizer))
+    config.eos_token_id = ends if len(ends) > 1 else ends[0] if ends else None
+    return config
 
 
 def load_masked(

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mft_ray.config import DataConfig, parse_config
+from mft_ray.config import Config, DataConfig, parse_config
 from mft_ray.data import arithmetic
-from mft_ray.data.prepare import SPLITS, open_split
+from mft_ray.data.ends import stop_tokens
+from mft_ray.data.prepare import SPLITS, open_split, prepare
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
@@ -447,3 +448,17 @@ def test_a_run_folder_that_cannot_be_made(tiny, tmp_path, name):
     with pytest.raises(UserError, match=r"run\.dir .* is a file"):
         search(parse_config(_merged(tiny, {"run": {"dir": str(tmp_path / "file" / "run")}})))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_datasets_would_take_for_a_chain_of_places_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "a::b" / "data"
+    with pytest.raises(UserError, match=r"has '::' in it"):
+        prepare(DataConfig(), arithmetic.tokenizer(), folder)
+    assert not folder.parent.exists()
+
+
+def test_a_model_made_from_settings_stops_at_its_own_tokenizers_end(tiny_config: Config, tmp_path: Path) -> None:
+    """An architecture's defaults are tokens of another tokenizer."""
+    folder = RunFolder(tmp_path / "run")
+    model = load_model(make_ready(tiny_config, folder))
+    assert stop_tokens(model, arithmetic.tokenizer()) == {arithmetic.tokenizer().eos_token_id}

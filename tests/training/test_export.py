@@ -112,3 +112,21 @@ def test_a_saved_model_is_replaced_whole(backbone: Path) -> None:
     assert not (backbone / "leftover").exists()
     assert not any(parameter.any() for parameter in load_model(backbone).parameters())
     assert [path.name for path in backbone.parent.iterdir()] == ["backbone"]
+
+
+def test_what_is_saved_stops_where_its_answers_were_scored_to_end(mask: MaskFile, file: str, backbone: Path) -> None:
+    template = "{% for m in messages %}{{ m['role'] + m['content'] + '<turn_end>' }}{% endfor %}"
+    tokenizer = arithmetic.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["="]})  # one of its tokens
+    tokenizer.chat_template = template.replace("<turn_end>", "=")
+    model = load_model(backbone)
+    own = model.generation_config
+    assert own is not None
+    own.max_length, own.eos_token_id = 27, tokenizer.eos_token_id
+    save_model(model, dict(model.named_parameters()), tokenizer, backbone)
+    assert model.generation_config is own  # the model that goes on being trained is as it was
+    export(str(backbone), file, backbone.parent / "exported")
+    ends = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("=")})
+    for folder in (backbone, backbone.parent / "exported"):
+        saved = AutoModelForCausalLM.from_pretrained(folder).generation_config
+        assert (saved.eos_token_id, saved.max_length) == (ends, 27)
