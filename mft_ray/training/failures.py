@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from mft_ray.errors import UserError
+from mft_ray.training.network import NotConnected
 
 # What the other workers say when one of them is gone.
 _LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)", re.IGNORECASE)
@@ -35,6 +36,8 @@ def root_cause(*failures: BaseException) -> str:
     """
     each = _each(failures)
     cause = min(each, key=lambda failure: (not _of_memory(failure), bool(_LOST_PEER.search(str(failure)))))
+    if isinstance(cause, NotConnected):
+        return str(cause)
     if _KILLED.search(_text(cause)):
         return _killed(_text(cause))
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
@@ -51,7 +54,7 @@ def root_cause(*failures: BaseException) -> str:
 
 def _each(failures: Sequence[BaseException]) -> list[BaseException]:
     held = [failure for error in failures for failure in (getattr(error, "worker_failures", None) or {}).values()]
-    return held or list(failures)
+    return held or [getattr(error, "controller_failure", error) for error in failures]
 
 
 def _text(failure: BaseException) -> str:

@@ -22,6 +22,7 @@ from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Resul
 from mft_ray.training.failures import out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills
+from mft_ray.training.network import INTERFACE_VARIABLES, NodeInterface
 from mft_ray.training.serve import serve
 
 Heard = Callable[[Progress], object]
@@ -204,6 +205,7 @@ class WorkerGroup:
         trainer = ray.train.torch.TorchTrainer(
             serve,
             train_loop_config={"desk": self._desk},
+            torch_config=NodeInterface(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.scaling.workers,
                 use_gpu=self.scaling.gpus_per_worker > 0,
@@ -282,5 +284,5 @@ def worker_environment() -> dict[str, str]:
         "DS_IGNORE_CUDA_DETECTION": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    passed_on = {name: os.environ[name] for name in ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN") if name in os.environ}
-    return {**settings, **passed_on}
+    names = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", *INTERFACE_VARIABLES)
+    return {**settings, **{name: os.environ[name] for name in names if name in os.environ}}
