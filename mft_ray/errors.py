@@ -18,3 +18,7 @@ class RunFailed(RuntimeError):
 
 class Diverged(RunFailed):
     """A training run's loss, scores or masks became NaN: its settings are to blame, and another try would end alike."""
+
+
+class GivenUp(RunFailed):
+    """A training run was ended from outside, whatever its workers did."""

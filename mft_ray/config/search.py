@@ -28,6 +28,9 @@ class BudgetConfig(Section):
     tokens: int | None = Field(None, ge=1, description="input tokens that trials train on")
     dollars: float | None = Field(None, gt=0, description="wall time x dollars_per_hour")
     dollars_per_hour: float | None = Field(None, gt=0, description="what the cluster costs while trials run")
+    grace_minutes: float = Field(
+        10, ge=0, description="for trials at work to reach their next evaluation; then they are ended where they are"
+    )
 
     @model_validator(mode="after")
     def _priced(self) -> BudgetConfig:

@@ -96,6 +96,13 @@ class ScalingConfig(Section):
     compute: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is autocast; scores stay fp32")
     gradient_checkpointing: bool = False
     max_failures: int = Field(1, ge=0, description="restarts of a run whose worker died")
+    silence_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="after so many without a sign of life from any worker of a group they are taken to hang, their "
+        "stacks are kept and they are started anew; null: 10 times what the same has taken before, 5 at least, 30 "
+        "where it is done for the first time",
+    )
     wait_for_resources_s: float = Field(900, gt=0, description="how long the cluster may take to grow")
     cluster_grows_to: dict[str, float] | None = Field(
         None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"

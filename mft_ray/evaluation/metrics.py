@@ -46,7 +46,7 @@ def per_example(
     tokenizer: Any = None,
     max_new_tokens: int = 256,
     autocast: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> list[float]:
     """Score every example.
 

@@ -90,5 +90,5 @@ class Budget:
 
 
 def spent(folder: Path) -> bool:
-    """Say whether the sign is up: no trial begins then, and those at work end at their next evaluation."""
+    """Say whether the sign is up: no trial begins then, and those at work end soon (`MaskTrial`)."""
     return (folder / "budget-spent").exists()

@@ -13,10 +13,13 @@ from mft_ray.config import EvaluationConfig, load_config
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.notices import Notices
 from mft_ray.search.study import METRIC, TOTAL_STEPS
 from mft_ray.search.waiting import Waiting
 from mft_ray.training.desk import Progress
 from mft_ray.training.job import Counted, Restart, write_json
+
+_NOTICE_S = 1.0
 
 
 def say(text: str) -> None:
@@ -104,6 +107,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.unit, self.fft_watched = unit(evaluation.watched), fft_watched
         self.folder, self.after_each = folder, after_each
         self.waiting = Waiting(say)
+        self.notices, self._noticed = Notices(), 0.0
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
         global _current
@@ -121,20 +125,25 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         """Say what trials wait for, if they do, and see whether time is up."""
         self.waiting()
         self.budget.check()
+        if time.monotonic() - self._noticed >= _NOTICE_S:
+            self._noticed = time.monotonic()
+            for trial in info["trials"]:
+                if trial.status == "RUNNING":
+                    self._tell_notices(info["trials"], trial)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what a trial tries."""
         self.seconds[trial.trial_id] = time.monotonic()
+        self.notices.begin(self.folder.trial(trial.trial_id))
         say(f"{self._name(trials, trial)} starts: {describe(trial.config)}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Say how a trial stands against FFT."""
+        self._tell_notices(trials, trial)
         if "stopped_reason" in result:
             return
-        if "restart" in result:
-            say(f"{self._name(trials, trial)}: {_restarted(result['restart'])}")
         if result.get("note"):
             say(f"{self._name(trials, trial)}: {result['note']}")
         self.budget.note(trial.trial_id, result["tokens"])
@@ -171,6 +180,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self._note_end(trial)
         say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
         self.after_each()
+
+    def _tell_notices(self, trials: list[Any], trial: Any) -> None:
+        for reason in self.notices.new(self.folder.trial(trial.trial_id)):
+            say(f"{self._name(trials, trial)}: {_restarted(reason)}")
 
     def _note_end(self, trial: Any) -> None:
         now = time.monotonic()

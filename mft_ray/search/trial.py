@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import ray.tune
 
 from mft_ray.config import Config
-from mft_ray.errors import Diverged, RunFailed
+from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.search.budget import spent
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.notices import note_restart
 from mft_ray.search.preparation import in_steps
 from mft_ray.search.space import apply
 from mft_ray.search.stopping import AgainstFft
@@ -20,7 +22,7 @@ from mft_ray.search.study import METRIC, RATIO, TOTAL_STEPS
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, write_json
+from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, best_index, read_step, write_json
 from mft_ray.training.recipes import train_job
 
 
@@ -79,10 +81,12 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             plan: what all trials share.
         """
         self._plan = plan
-        self._best, self._last = math.nan, dict[str, Any]()
+        self._work = Path(plan.root) / "work"
+        self._history: list[Evaluation] = []
+        self._steps, self._spent_since = 0, math.inf
         search = plan.config.search
         renewal = Renewal(1 if search.isolate else search.recycle_after)
-        self._group = WorkerGroup(plan.config.scaling, Path(plan.root) / "work" / "groups" / self.trial_id, renewal)
+        self._group = WorkerGroup(plan.config.scaling, self._work / "groups" / self.trial_id, renewal)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -94,28 +98,21 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Return the next evaluation, with the best score so far: what Optuna learns. Then how the trial ended."""
         try:
-            restarts = []
-            while isinstance(event := self._group.next(), Restart):
-                restarts.append(event.reason)
+            while isinstance(event := self._group.next(self._out_of_budget), Restart):
+                note_restart(self._out, event.reason)
+        except GivenUp:
+            return self._ended_where_it_is()
         except RunFailed as error:
             # No error of Tune's: that would end this actor, and the workers are as good as before.
             write_json(self._out / "error.json", {"error": str(error)})
             drop_checkpoints(self._out / "checkpoints")
             diverged = isinstance(error, Diverged)
             ended = {METRIC: math.nan, "diverged": diverged, "stopped_reason": "failed", "done": True}
-            return {RATIO: math.nan, **self._last, **ended}
+            last = asdict(self._history[-1]) if self._history else {}
+            return {RATIO: math.nan, **last, **ended}
         if isinstance(event, Evaluation):
-            if event.eligible and not event.score <= self._best:
-                self._best = event.score
-            self._last = asdict(event)
-            if restarts:
-                self._last["restart"] = restarts[-1]
-            if spent(Path(self._plan.root) / "work"):
-                self._group.break_off()
-            evaluation = self._plan.config.evaluation
-            # Values of another metric would not compare with those that trials end with.
-            best = self._best if evaluation.watched == evaluation.metric else math.nan
-            return {**self._last, METRIC: best, TOTAL_STEPS: self._steps}
+            self._history = [*(each for each in self._history if each.step < event.step), event]
+            return {**asdict(event), METRIC: self._best(), TOTAL_STEPS: self._steps}
         assert isinstance(event, Outcome)
         return {
             **asdict(event.history[-1]),
@@ -134,5 +131,36 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._out.mkdir(parents=True, exist_ok=True)
         (self._out / "error.json").unlink(missing_ok=True)
         write_json(self._out / "config.json", point)
-        self._best, self._last, self._steps = math.nan, dict[str, Any](), job.train.steps
+        self._history = []
+        self._steps, self._spent_since = job.train.steps, math.inf
         self._group.submit(job, self._plan.stop)
+
+    def _best(self) -> float:
+        """Return the best score so far; NaN where it is of another metric than trials end with."""
+        evaluation, best = self._plan.config.evaluation, best_index(self._history)
+        comparable = best is not None and evaluation.watched == evaluation.metric
+        return self._history[best].score if comparable and best is not None else math.nan
+
+    def _out_of_budget(self) -> bool:
+        """Say whether the budget has been spent for longer than its grace. Until then the next evaluation ends it."""
+        if not spent(self._work):
+            return False
+        now = time.monotonic()
+        if self._spent_since == math.inf:
+            self._spent_since = now
+            self._group.break_off()
+        return now - self._spent_since > self._plan.config.search.budget.grace_minutes * 60
+
+    def _ended_where_it_is(self) -> dict[str, Any]:
+        """Leave the outcome that the workers could not write, as far as this process has seen it."""
+        drop_checkpoints(self._out / "checkpoints")
+        ended = {"stopped_reason": "cancelled", "done": True}
+        if not self._history:
+            return {RATIO: math.nan, METRIC: math.nan, **ended}
+        # What is kept is the best of all evaluations: another driver, or the workers after their last word, may have
+        # seen one that is not in this history.
+        seen = read_step(self._out) == self._history[-1].step and self._history[0].step == 0
+        best = best_index(self._history) if seen else None
+        score = None if best is None or math.isnan(self._best()) else self._best()
+        Outcome("cancelled", self._history, best, score).save(self._out / "outcome.json")
+        return {**asdict(self._history[-1]), METRIC: math.nan if score is None else score, **ended}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ from mft_ray.training.job import (
     Texts,
     TrainJob,
 )
+from mft_ray.training.signs import tell_every
 
+_STACK_S = 2.0
 _ADVICE = (
     "These need less memory: a shorter data.max_length, scaling.gradient_checkpointing, bfloat16 as scaling.compute "
     "and model.dtype, scaling.zero_stage 2 or 3 with more workers, fewer trials at once (search.max_concurrent)."
@@ -70,6 +73,26 @@ class Renewal:
     growth: float = 2.0**30
 
 
+@dataclass(frozen=True)
+class Sign:
+    """The last sign of life of a worker.
+
+    Attributes:
+        doing: what it went on to do.
+        at: when that was.
+        limit: seconds that it may take; None: as many as it likes.
+    """
+
+    doing: str
+    at: float
+    limit: float | None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it has taken longer, and the worker had the time to leave its stack."""
+        return self.limit is not None and time.monotonic() - self.at > self.limit + tell_every(self.limit) + _STACK_S
+
+
 Progress = Evaluation | Counted | Restart
 Result = Outcome | Scores | Texts
 Event = Progress | Result | Failure
@@ -103,6 +126,8 @@ class Desk:
         self._jobs, self._grown = 0, 0.0
         self._memory: dict[int, float] = {}  # by rank, after its first job
         self._place: Any = None
+        self._signs: dict[int, Sign] = {}  # by rank
+        self._hung: str | None = None
 
     # The driver's side.
 
@@ -133,6 +158,26 @@ class Desk:
         """Be ready for a fresh group, once the last one is gone."""
         self._sent_home, self._jobs, self._memory, self._grown = False, 0, {}, 0.0
 
+    async def overdue(self) -> dict[int, Sign]:
+        """Return by rank the last signs of the workers, if none of those at the job has given one in time.
+
+        One that has may do something that the others wait for.
+        """
+        at_work = {rank: sign for rank, sign in self._signs.items() if rank not in self._finished}
+        return at_work if not self._over() and all(sign.overdue for sign in at_work.values()) else {}
+
+    async def hung(self, reason: str) -> None:
+        """Note why the group is going to fail: it is killed because its workers gave no sign of life."""
+        self._hung, self._signs = reason, {}
+
+    async def abandon(self) -> None:
+        """Give the job up, whatever its workers do."""
+        assert self._task
+        self._settled = self._task.number
+        self._finished.clear()
+        self._events.clear()
+        self._signs = {}
+
     async def place(self) -> Any:
         """Return the placement group that the workers were last in, as far as one has said."""
         return self._place
@@ -142,6 +187,10 @@ class Desk:
     async def placed(self, place: Any) -> None:
         """Note the placement group that a worker is in."""
         self._place = place
+
+    async def alive(self, rank: int, doing: str, limit: float | None) -> None:
+        """Note a worker's sign of life; see `Sign`."""
+        self._signs[rank] = Sign(doing, time.monotonic(), limit)
 
     async def take(self, after: int) -> Task | None:
         """Wait for a job later than ``after``; None sends the worker home."""
@@ -193,10 +242,14 @@ class Desk:
             memory: whether there was too little of it.
         """
         self._finished.clear()
-        self._memory = {}
-        if self._task is None or self._task.number == self._settled:
+        self._memory, self._signs = {}, {}
+        reason, self._hung = self._hung or reason, None
+        if self._over():
             return
         await self._change(lambda: self._crash(reason, memory))
+
+    def _over(self) -> bool:
+        return self._task is None or self._task.number == self._settled
 
     async def _change(self, action: Callable[[], object]) -> None:
         async with self._changed:

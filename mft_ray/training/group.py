@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +18,14 @@ import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import ScalingConfig
-from mft_ray.errors import Diverged, RunFailed
-from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result
+from mft_ray.errors import Diverged, GivenUp, RunFailed
+from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result, Sign
 from mft_ray.training.failures import out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills
 from mft_ray.training.network import INTERFACE_VARIABLES, NodeInterface
 from mft_ray.training.serve import serve
+from mft_ray.training.signs import innermost
 
 Heard = Callable[[Progress], object]
 
@@ -53,6 +55,8 @@ class WorkerGroup:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._busy = False
+        self._waiting: Any = None  # for an event that has not come
+        self._job: Job | None = None
 
     def submit(self, job: Job, stop: StopRule | None = None) -> None:
         """Hand the workers their next job; the last one must have ended.
@@ -71,17 +75,21 @@ class WorkerGroup:
             ray.get(self._desk.reopen.remote())
         if self._thread is None or not self._thread.is_alive():
             self._start()
-        self._busy = True
+        self._busy, self._job = True, job
         ray.get(self._desk.submit.remote(job, stop))
 
-    def next(self) -> Progress | Result:
+    def next(self, over: Callable[[], bool] | None = None) -> Progress | Result:
         """Wait for what happens next in the job: its evaluations (or how far it is), in order, then its result.
+
+        Args:
+            over: asked about once a second; when it says so the job is given up, whatever its workers do.
 
         Raises:
             RunFailed: it failed on every allowed try; the message is the worker's.
             Diverged: its loss or scores became NaN.
+            GivenUp: as ``over`` said.
         """
-        event = self._event()
+        event = self._event(over)
         self._busy = isinstance(event, Progress)
         if isinstance(event, Failure):
             raise (Diverged if event.diverged else RunFailed)(event.reason)
@@ -162,11 +170,14 @@ class WorkerGroup:
         ray.kill(self._desk)
         shutil.rmtree(self.storage, ignore_errors=True)
 
-    def _event(self) -> Event:
-        waiting = self._desk.event.remote()
+    def _event(self, over: Callable[[], bool] | None = None) -> Event:
+        self._waiting = self._waiting or self._desk.event.remote()
         while True:
-            ready, _ = ray.wait([waiting], timeout=_LOOK_S)
+            if over and over():
+                self._give_up()
+            ready, _ = ray.wait([self._waiting], timeout=_LOOK_S)
             if ready:
+                waiting, self._waiting = self._waiting, None
                 try:
                     event: Event = ray.get(waiting)
                 except ray.exceptions.RayActorError as error:
@@ -174,6 +185,8 @@ class WorkerGroup:
                     return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
                 return event
             if self._thread is not None and self._thread.is_alive():
+                if silent := ray.get(self._desk.overdue.remote()):
+                    self._end_silence(silent)
                 continue
             self._give_back()
             if self._error is None or not out_of_memory(self._error):
@@ -184,8 +197,40 @@ class WorkerGroup:
 
     def _give_back(self) -> None:
         """Free what workers hold whose controller has given up and could not do so: else nobody would."""
-        if self._error is not None and (place := ray.get(self._desk.place.remote())) is not None:
+        if self._error is not None:
+            self._kill_workers()
+
+    def _kill_workers(self) -> None:
+        """Take the workers' place away, and with it their processes, wherever they are and whatever they do."""
+        if (place := ray.get(self._desk.place.remote())) is not None:
             ray.util.remove_placement_group(place)
+
+    def _end_silence(self, silent: dict[int, Sign]) -> None:
+        """Kill workers that give no sign of life, so that the group is started anew; keep their stacks."""
+        stacks = {rank: self._stack(rank) for rank in sorted(silent)}
+        where = ""
+        if isinstance(self._job, TrainJob):
+            path = Path(self._job.out) / "stacks.txt"
+            path.write_text("\n".join(f"worker {rank}\n{text}" for rank, text in stacks.items()))
+            where = f"; the stacks are in {path}"
+        each = "; ".join(_silence(rank, sign, stacks[rank]) for rank, sign in sorted(silent.items()))
+        ray.get(self._desk.hung.remote(f"no sign of life: {each}{where}"))
+        self._kill_workers()
+
+    def _stack(self, rank: int) -> str:
+        path = self._stacks / f"{rank}.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _give_up(self) -> None:
+        """End the job at once."""
+        ray.get(self._desk.abandon.remote())
+        self._busy = False
+        self._kill_workers()
+        raise GivenUp("the job was given up")
+
+    @property
+    def _stacks(self) -> Path:
+        return self.storage / "stacks"
 
     def _start(self) -> None:
         self._error = None
@@ -204,7 +249,7 @@ class WorkerGroup:
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         trainer = ray.train.torch.TorchTrainer(
             serve,
-            train_loop_config={"desk": self._desk},
+            train_loop_config={"desk": self._desk, "stacks": str(self._stacks)},
             torch_config=NodeInterface(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.scaling.workers,
@@ -235,6 +280,12 @@ def workers(scaling: ScalingConfig, storage: Path) -> Iterator[WorkerGroup]:
         yield group
     finally:
         group.close()
+
+
+def _silence(rank: int, sign: Sign, stack: str) -> str:
+    place = innermost(stack)
+    doing = f"worker {rank} {sign.doing}, for {(time.monotonic() - sign.at) / 60:.1f} min now"
+    return f"{doing}, in {place}" if place else f"{doing}, and gave no stack: it, or its node, stands still"
 
 
 class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]

@@ -272,6 +272,24 @@ class Outcome:
         )
 
 
+def best_index(history: Sequence[Evaluation]) -> int | None:
+    """Return the position of the best eligible evaluation, the earliest of equals; None if there is none."""
+    eligible = [index for index, evaluation in enumerate(history) if evaluation.eligible]
+    return max(eligible, key=lambda index: history[index].score, default=None)
+
+
+def read_step(folder: Path) -> int | None:
+    """Return the step of the last evaluation that the workers of a run have written down; None if there is none.
+
+    Args:
+        folder: the run's ``out``.
+    """
+    try:
+        return int(json.loads((folder / "progress.json").read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:
     """Read evaluations from JSON rows."""
     return [Evaluation(**_with_nan(row)) for row in rows]

@@ -25,10 +25,11 @@ from mft_ray.training.dropout import add_dropout
 from mft_ray.training.engine import build_engine
 from mft_ray.training.flops import Flops
 from mft_ray.training.footprint import Sized, training_sizes
-from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, write_json
+from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, best_index, write_json
 from mft_ray.training.kept import Kept
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
+from mft_ray.training.signs import Alive, unheard
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
 Report = Callable[[Evaluation], bool]
@@ -44,6 +45,7 @@ def train(
     report: Report | None = None,
     limit: Sizes | None = None,
     sized: Sized | None = None,
+    alive: Alive = unheard,
 ) -> Outcome:
     """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
 
@@ -57,8 +59,9 @@ def train(
         report: told of every evaluation, on every worker.
         limit: examples at once, at most, where more have been too many for the memory.
         sized: told, on every worker, how many it is going to be.
+        alive: told, on every worker, what is done next.
     """
-    trainer = Trainer(job, kept, limit, sized)
+    trainer = Trainer(job, kept, limit, sized, alive)
     try:
         trainer.resume()
         reason = None if trainer.history else trainer.evaluate(report) or trainer.nothing_to_do()
@@ -75,8 +78,16 @@ def train(
 class Trainer:
     """The state of one run on one worker."""
 
-    def __init__(self, job: TrainJob, kept: Kept, limit: Sizes | None = None, sized: Sized | None = None) -> None:
-        self.kept, self.device = kept, kept.device
+    def __init__(
+        self,
+        job: TrainJob,
+        kept: Kept,
+        limit: Sizes | None = None,
+        sized: Sized | None = None,
+        alive: Alive = unheard,
+    ) -> None:
+        self.kept, self.device, self.alive = kept, kept.device, alive
+        alive("loads model and data")
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
         memory.begin(self.device)
@@ -102,6 +113,7 @@ class Trainer:
                     model(input_ids=self._batch([row])["input_ids"])
 
         self.flops = Flops()
+        alive("sets training up")
         self.method = attach(model, job, self.tokenizer, calibrate)
         # Before ZeRO-3 shards them.
         self.trainable = sum(parameter.numel() for parameter in self.method.parameters)
@@ -115,6 +127,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
+        self.alive("reads a checkpoint")
         self.history = load_checkpoint(self.engine, Path(self.job.out) / "checkpoints")
         if self.history:
             last = self.history[-1]
@@ -158,6 +171,7 @@ class Trainer:
         )
         self.history.append(evaluation)
         if best_index(self.history) == len(self.history) - 1:
+            self.alive("saves the best state")
             self.method.keep(Path(self.job.out))
         if self.rank == 0:
             progress = {"steps": self.job.train.steps, **asdict(evaluation)}
@@ -176,10 +190,12 @@ class Trainer:
     def checkpoint(self) -> None:
         """Write a checkpoint, if one is due."""
         if (len(self.history) - 1) % self.job.train.checkpoint_every == 0:
+            self.alive("writes a checkpoint")
             save_checkpoint(self.engine, Path(self.job.out) / "checkpoints", self.history)
 
     def close(self, reason: str) -> Outcome:
         """Write the outcome and drop the checkpoints."""
+        self.alive("ends its job")
         dist.barrier()
         last = self.history[-1]
         size = size_of(Path(self.job.out))
@@ -225,6 +241,7 @@ class Trainer:
         accumulation = len(mine) // self.micro
         loss_sum = torch.zeros((), device=self.device)
         for start in range(0, len(mine), self.micro):
+            self.alive("trains")
             batch = self._batch([self.training.rows[index] for index in mine[start : start + self.micro]])
             labels = batch.pop("labels")
             with self.flops.counted("training", *labels.shape):
@@ -264,6 +281,7 @@ class Trainer:
     def _validation_values(self, metric: Metric) -> list[float]:
         """Return a metric of every validation example, in order, computed by all workers together."""
         job = self.job
+        self.alive("scores examples")
         return score_together(
             self.engine.module,
             self.validation,
@@ -273,6 +291,7 @@ class Trainer:
             self.tokenizer,
             self.sizes.scoring,
             self.device,
+            lambda done, total: self.alive("scores examples"),
         )
 
     def _against_rival(self, values: Sequence[float]) -> dict[str, float]:
@@ -289,9 +308,3 @@ class Trainer:
         dist.all_reduce(flops)
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         return {"flops": self.earlier_flops + float(flops), "memory": max(self.earlier_memory, float(peak))}
-
-
-def best_index(history: Sequence[Evaluation]) -> int | None:
-    """Return the position of the best eligible evaluation, the earliest of equals; None if there is none."""
-    eligible = [index for index, evaluation in enumerate(history) if evaluation.eligible]
-    return max(eligible, key=lambda index: history[index].score, default=None)

@@ -18,10 +18,12 @@ from mft_ray.evaluation.metrics import per_example
 from mft_ray.training.footprint import Sized, scoring_sizes
 from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Sizes, Texts
 from mft_ray.training.kept import Kept
+from mft_ray.training.signs import Alive, unheard
 
 T = TypeVar("T")
 
 _TELL_EVERY_S = 10.0
+_SCORES = "scores examples"
 
 
 def score(
@@ -30,6 +32,7 @@ def score(
     tell: Callable[[Counted], object],
     limit: Sizes | None = None,
     sized: Sized | None = None,
+    alive: Alive = unheard,
 ) -> Scores:
     """Score a model on a split.
 
@@ -39,21 +42,25 @@ def score(
         tell: told now and then, on the first worker, how far it is.
         limit: examples at once, at most, where more have been too many for the memory.
         sized: told, on every worker, how many it is going to be.
+        alive: told, on every worker, what is done next.
     """
     told = time.monotonic()
     note = ""
 
     def count(done: int, total: int) -> None:
         nonlocal told, note
+        alive(_SCORES)
         if dist.get_rank() == 0 and time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
             tell(Counted(done, total, note))
             note = ""
 
+    alive("loads model and data")
     model, split = kept.finished_model(job), kept.split(job.data, job.split)
     sizes, note = scoring_sizes(model, job, split.lengths[: job.limit], kept.device, limit)
     if sized:
         sized(sizes)
+    alive(_SCORES)
     values = score_together(
         model,
         split.rows[: job.limit],
@@ -78,7 +85,7 @@ def score_together(
     tokenizer: Any,
     batch_size: int,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> list[float]:
     """Return the metric of every row, in order, alike on all workers. Each scores a share.
 
@@ -110,8 +117,15 @@ def score_together(
     return _gathered(values, len(rows))
 
 
-def answer(job: GenerateJob, kept: Kept, limit: Sizes | None = None, sized: Sized | None = None) -> Texts:
+def answer(
+    job: GenerateJob,
+    kept: Kept,
+    limit: Sizes | None = None,
+    sized: Sized | None = None,
+    alive: Alive = unheard,
+) -> Texts:
     """Generate answers to some examples. Arguments as of `score`."""
+    alive("loads model and data")
     model, rows = kept.finished_model(job), kept.split(job.data, job.split).rows
     prompts = [list(rows[index]["prompt_ids"]) for index in job.examples]
     sizes, _ = scoring_sizes(model, job, [len(prompt) for prompt in prompts], kept.device, limit)
@@ -128,7 +142,11 @@ def answer(job: GenerateJob, kept: Kept, limit: Sizes | None = None, sized: Size
         batch_size=sizes.scoring,
         autocast=torch.bfloat16 if job.scaling.compute == "bfloat16" else None,
     )
-    texts = {index: generated.text for index, generated in made}
+    texts = {}
+    alive("generates")
+    for index, generated in made:
+        texts[index] = generated.text
+        alive("generates")
     return Texts(_gathered([texts[index] for index in range(len(texts))], len(prompts)))
 
 

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,38 @@ import ray.util
 from mft_ray.training.desk import Failure, Result, Task
 from mft_ray.training.failures import out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
+from mft_ray.training.signs import Alive, Signs
 
 
 def serve(config: Mapping[str, Any]) -> None:
     """Do the jobs on a desk until sent home: the function of every worker of a group.
 
     Args:
-        config: ``desk``, the handle of a `Desk`.
+        config: ``desk``, the handle of a `Desk`, and ``stacks``, a folder for what workers leave that hang.
     """
     # Imports torch and DeepSpeed, which only workers need.
     from mft_ray.training.kept import Kept
 
     desk, kept, after = config["desk"], Kept(ray.train.torch.get_device()), 0
     rank = ray.train.get_context().get_world_rank()
+    signs = Signs(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
     ray.get(desk.placed.remote(ray.util.get_current_placement_group()))
     while (task := ray.get(desk.take.remote(after))) is not None:
         after = task.number
-        result = _done(task, desk, kept)
+        minutes = task.job.scaling.silence_minutes
+        signs.begin(None if minutes is None else minutes * 60)
+        result = _done(task, desk, kept, signs)
         _give_back_memory()
+        signs.rest()
         ray.get(desk.finish.remote(rank, result, _resident_bytes()))
 
 
-def _done(task: Task, desk: Any, kept: Any) -> Result | Failure:
+def _done(task: Task, desk: Any, kept: Any, alive: Alive) -> Result | Failure:
     """Do a job; a lone worker that runs out of memory tries again by itself, with smaller batches."""
     alone = ray.train.get_context().get_world_size() == 1
     while True:
         try:
-            return _do(task, desk, kept)
+            return _do(task, desk, kept, alive)
         except Exception as error:
             # Other workers would wait for this one in vain: then the group starts anew, and gets the smaller task.
             if not (alone and out_of_memory(error)):
@@ -58,7 +64,7 @@ def _done(task: Task, desk: Any, kept: Any) -> Result | Failure:
         _give_back_memory()
 
 
-def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
+def _do(task: Task, desk: Any, kept: Any, alive: Alive) -> Result | Failure:
     from mft_ray.training.loop import train
     from mft_ray.training.scoring import answer, score
 
@@ -68,9 +74,9 @@ def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
         ray.get(desk.sized.remote(sizes))
 
     if isinstance(job, GenerateJob):
-        return answer(job, kept, task.limit, sized)
+        return answer(job, kept, task.limit, sized, alive)
     if isinstance(job, ScoreJob):
-        return score(job, kept, desk.count.remote, task.limit, sized)
+        return score(job, kept, desk.count.remote, task.limit, sized, alive)
     outcome = Path(job.out) / "outcome.json"
     if outcome.exists():  # by workers that died before they could say so
         return Outcome.load(outcome)
@@ -82,6 +88,7 @@ def _do(task: Task, desk: Any, kept: Any) -> Result | Failure:
             report=lambda evaluation: ray.get(desk.report.remote(task, evaluation)),
             limit=task.limit,
             sized=sized,
+            alive=alive,
         )
     except FloatingPointError as error:
         # It has diverged, on all workers alike: another try would as well, and the group is as good as before.

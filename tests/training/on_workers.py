@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,3 +196,26 @@ class NoteSteps:
 
     def steps(self) -> list[int]:
         return [int(step) for step in Path(self.path).read_text().split()]
+
+
+@dataclass(frozen=True)
+class Hang:
+    """At a step, once: sleep for ever in Python, or stand still as a process that is stopped does."""
+
+    step: int
+    marker: str
+    stopped: bool = False
+    rank: int = 0
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        here = ray.train.get_context().get_world_rank() == self.rank
+        if here and history[-1].step == self.step and Path(self.marker).exists():
+            Path(self.marker).unlink()
+            self.stand_still()
+        return None
+
+    def stand_still(self) -> None:
+        if self.stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while True:
+            time.sleep(3600)
