@@ -128,6 +128,7 @@ class Desk:
         self._place: Any = None
         self._signs: dict[int, Sign] = {}  # by rank
         self._hung: str | None = None
+        self._killed = False
 
     # The driver's side.
 
@@ -171,9 +172,9 @@ class Desk:
         self._hung, self._signs = reason, {}
 
     async def abandon(self) -> None:
-        """Give the job up, whatever its workers do."""
+        """Give the job up, whatever its workers do; the group is going to fail, for it is killed."""
         assert self._task
-        self._settled = self._task.number
+        self._settled, self._killed = self._task.number, True
         self._finished.clear()
         self._events.clear()
         self._signs = {}
@@ -244,8 +245,9 @@ class Desk:
         self._finished.clear()
         self._memory, self._signs = {}, {}
         reason, self._hung = self._hung or reason, None
-        if self._over():
-            return
+        expected, self._killed = self._killed, False
+        if expected or self._over():
+            return  # no failure of the job that is on the desk
         await self._change(lambda: self._crash(reason, memory))
 
     def _over(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import mft_ray.training.desk as desk_module
 from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
 from mft_ray.training.desk import Desk, Failure, Renewal, Task
 from mft_ray.training.job import Evaluation, Outcome, Restart, ScoreJob, Scores, Sizes, TrainJob
@@ -242,5 +243,50 @@ def test_workers_that_are_sent_home_finish_their_job_first() -> None:
         assert (await taken(place)).number == 1
         await place.finish(0, outcome(), 0)
         assert await place.take(1) is None
+
+    asyncio.run(story())
+
+
+def test_workers_hang_when_none_of_those_at_the_job_gives_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
+
+    async def story() -> None:
+        place = desk(workers=2, max_failures=1)
+        assert await place.overdue() == {}
+        await place.submit(JOB, None)
+        await place.alive(0, "trains", 300.0)
+        await place.alive(1, "saves the best state", 1800.0)
+        now[0] += 400
+        assert await place.overdue() == {}  # the first may wait for the second
+        await place.finish(1, outcome(), 1e9)
+        assert {rank: sign.doing for rank, sign in (await place.overdue()).items()} == {0: "trains"}
+        await place.hung("no sign of life")
+        assert await place.overdue() == {}
+        await place.crashed("the actor died unexpectedly")  # as Ray says of what was killed
+        assert await place.event() == Restart("no sign of life")
+        await place.alive(0, "trains", 300.0)
+        await place.crashed("killed")
+        assert await place.event() == Failure("killed")
+        now[0] += 400
+        assert await place.overdue() == {}  # there is no job
+
+    asyncio.run(story())
+
+
+def test_a_job_that_is_given_up_leaves_nothing_to_the_next() -> None:
+    async def story() -> None:
+        place = desk()
+        await place.submit(JOB, None)
+        task = await taken(place)
+        await place.report(task, evaluation(0))
+        await place.abandon()
+        waiting = await waits(place.event())
+        early = await waits(place.take(0))
+        await place.submit(JOB, None)
+        await place.crashed("killed")  # which may be known so late
+        assert (await early).number == 2
+        await place.finish(0, outcome(), 1e9)
+        assert await waiting == outcome()
 
     asyncio.run(story())

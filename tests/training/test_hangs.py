@@ -43,7 +43,7 @@ def test_a_hanging_group_is_started_anew_and_says_where_it_was(
     assert "in stand_still" in stacks.read_text()
     assert "\n" not in reason
     steps = [event.step for event in heard if isinstance(event, Evaluation)]
-    assert steps == [0, 5, 10, 10, 15, 20]  # from the checkpoint of step 5
+    assert steps == [0, 5, 10, 15, 20]  # step 10 was told once, and done twice
     expected = launch(jobs["mft-z0w1" if count == 1 else "mft-z0w2"])
     assert comparable(outcome) == comparable(expected)
 
@@ -64,13 +64,10 @@ def test_a_job_is_given_up_whatever_its_workers_do_and_the_next_one_is_done(
 ) -> None:
     with workers(scaling(), tmp_path / "group") as group:
         group.submit(mft_job("given-up", scaling()), hang(tmp_path, 5))
-        steps = []
+        events = [group.next(), group.next()]
+        assert [event.step for event in events if isinstance(event, Evaluation)] == [0, 5]
         began = time.monotonic()
         with pytest.raises(GivenUp):
-            while True:
-                event = group.next(lambda: len(steps) == 2)
-                assert isinstance(event, Evaluation)
-                steps.append(event.step)
-        assert steps == [0, 5]
-        assert time.monotonic() - began < 60
+            group.next(lambda: time.monotonic() - began > 3)
+        assert time.monotonic() - began < 30
         assert comparable(group.train(mft_job("next", scaling()))) == comparable(launch(jobs["mft-z0w1"]))
