@@ -30,7 +30,7 @@ from mft_ray.search.progress import say
 from mft_ray.search.session import configuration
 from mft_ray.search.settled import check_settled
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json, write_text
 
 
 def study(names: Sequence[str], config: Config | None, resume: str | None = None) -> Path:
@@ -112,9 +112,7 @@ def _write_tasks(cells: list[Cell], folder: RunFolder) -> None:
         examples = load(cell.config.seeded().data, say)["test"]
         lines = [{"prompt": _prompt(example), "answer": example.answer} for example in examples]
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _prompt(example: Example) -> str:

@@ -22,7 +22,7 @@ from mft_ray.search.scoring import Subject, made
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.group import remote_like_worker
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mft_ray.report import units
+from mft_ray.utils.files import write_text
 
 _COST = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
 
@@ -51,9 +52,7 @@ def write_table(path: Path) -> Path:
         rows.append([row["name"], *scores, *_cost(row["cost"])])
     lines = [[*header, *_COST], ["---"] * (len(header) + len(_COST)), *rows]
     out = path.with_suffix(".md")
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
-    partial.replace(out)
+    write_text(out, "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
     return out
 
 

@@ -23,8 +23,9 @@ from mft_ray.search.scoring import Subject, score, scores_file
 from mft_ray.search.stopping import Patience
 from mft_ray.training.backbone import load_model
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import Outcome, TrainJob, write_json
+from mft_ray.training.job import Outcome, TrainJob
 from mft_ray.training.recipes import train_job
+from mft_ray.utils.files import replacing, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -147,18 +148,17 @@ def take_over(donor: RunFolder, folder: RunFolder) -> None:
         donor: a run with the same model, data, FFT and evaluation.
         folder: of a run that has not begun.
     """
-    partial = folder.root / "work.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    for path in (donor.data, donor.start_model, donor.fft):
-        if path.exists():
-            shutil.copytree(path, partial / path.name, copy_function=_link)
-    (partial / donor.scores.name).mkdir(parents=True)
-    for path in donor.scores.glob("fft-*.json"):
-        _link(path, partial / donor.scores.name / path.name)
-    kept = donor.work / "baseline.json"
-    for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
-        to.write_text(source.read_text().replace(str(donor.root), str(folder.root)))
-    partial.rename(folder.work)  # whole, so that what was interrupted begins anew
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with replacing(folder.work) as partial:  # whole, so that what was interrupted begins anew
+        for path in (donor.data, donor.start_model, donor.fft):
+            if path.exists():
+                shutil.copytree(path, partial / path.name, copy_function=_link)
+        (partial / donor.scores.name).mkdir(parents=True)
+        for path in donor.scores.glob("fft-*.json"):
+            _link(path, partial / donor.scores.name / path.name)
+        kept = donor.work / "baseline.json"
+        for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
+            write_text(to, source.read_text().replace(str(donor.root), str(folder.root)))
 
 
 def _link(source: str | Path, to: str | Path) -> None:

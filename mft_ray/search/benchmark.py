@@ -18,7 +18,7 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.evaluation.tasks import ExampleScores, Task, TaskOptions, load_task
 from mft_ray.report.units import duration
 from mft_ray.search.judged import Backbone, Judged
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json, write_text
 
 _TELL_S = 10.0
 
@@ -199,9 +199,7 @@ _KEPT = ("index", "prompt", "text", "tokens", "finished", "thought")
 
 
 def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(file)
+    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _error(scores: Sequence[ExampleScores], metric: str) -> float:

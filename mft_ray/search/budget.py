@@ -9,7 +9,7 @@ from typing import Any
 
 from mft_ray.config import BudgetConfig
 from mft_ray.report.units import duration
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 _CHECK_S = 5.0
 

@@ -25,7 +25,8 @@ from mft_ray.search.session import Session, session
 from mft_ray.search.stopping import Patience
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import Outcome, write_json
+from mft_ray.training.job import Outcome
+from mft_ray.utils.files import write_json
 
 FFT = "fft"
 

@@ -16,7 +16,7 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject, answer
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 SHOWN = 5  # each way
 

@@ -22,7 +22,7 @@ from mft_ray.search.seeds import over_seeds
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.search.verdict import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 # Of a look, beside the verdict: what depends on which trial was judged.
 _JUDGED = ("mft", "continued")

@@ -16,7 +16,8 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.study import METRIC, TOTAL_STEPS
 from mft_ray.search.waiting import Waiting
 from mft_ray.training.desk import Progress
-from mft_ray.training.job import Counted, Restart, write_json
+from mft_ray.training.job import Counted, Restart
+from mft_ray.utils.files import write_json
 
 
 def say(text: str) -> None:

@@ -11,7 +11,8 @@ from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.looks import looks
 from mft_ray.training.artifacts import drop_artifact
-from mft_ray.training.job import Evaluation, Outcome, write_json
+from mft_ray.training.job import Evaluation, Outcome
+from mft_ray.utils.files import write_json
 
 
 def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict[str, Any]]:

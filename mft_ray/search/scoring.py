@@ -14,7 +14,8 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines
 from mft_ray.training.artifacts import MODEL, find
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import GenerateJob, ScoreJob, write_json
+from mft_ray.training.job import GenerateJob, ScoreJob
+from mft_ray.utils.files import write_json
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from mft_ray.search.stopping import Patience
 from mft_ray.training.artifacts import ADAPTER, MASK, find, load_with
 from mft_ray.training.backbone import load_model
 from mft_ray.training.group import workers
-from mft_ray.training.job import Outcome, write_json
+from mft_ray.training.job import Outcome
 from mft_ray.training.launch import launch
 from mft_ray.training.recipes import recipe, train_job
+from mft_ray.utils.files import write_json
 
 # What a method is made from, beside what all are.
 _SECTIONS = {"fft": ("fft",), "continued_fft": ("fft", "train"), "lora": ("lora", "train")}

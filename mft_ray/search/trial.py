@@ -20,8 +20,9 @@ from mft_ray.search.study import METRIC, RATIO, TOTAL_STEPS
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, write_json
+from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob
 from mft_ray.training.recipes import train_job
+from mft_ray.utils.files import write_json
 
 
 @dataclass(frozen=True)

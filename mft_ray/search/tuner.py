@@ -28,8 +28,8 @@ from mft_ray.search.space import build_space, left_out, points_to_evaluate
 from mft_ray.search.study import build_search
 from mft_ray.search.study_file import explained, keep_copy, mend, new_storage
 from mft_ray.search.trial import MaskTrial, TrialPlan
-from mft_ray.training.job import write_json
 from mft_ray.training.recipes import recipe
+from mft_ray.utils.files import write_json
 
 _NAME = "search"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -11,8 +11,9 @@ import pytest
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
-from mft_ray.training.job import Cost, Evaluation, Outcome, TrainJob, write_json
+from mft_ray.training.job import Cost, Evaluation, Outcome, TrainJob
 from mft_ray.training.loop import best_index
+from mft_ray.utils.files import write_json
 
 START = Evaluation(0, -1.5, 0.1, 0, 0.5, math.nan, 0.0, False)
 LATER = Evaluation(10, -1.25, 0.1, 640, 2.5, 1.75, 0.1, True)
