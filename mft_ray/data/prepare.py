@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
@@ -16,7 +17,7 @@ from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
 from mft_ray.data.template import with_fixed
 from mft_ray.errors import UserError
-from mft_ray.utils.files import replacing
+from mft_ray.utils.files import Damaged, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
 
     Raises:
         UserError: there is no such split at `folder`.
+        Damaged: it cannot be read.
     """
     path = folder / split
     try:
@@ -117,3 +119,5 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
             f"There is no prepared data at {path}. The splits are {', '.join(SPLITS)}; prepare the data "
             "again if the folder was moved or deleted."
         ) from None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise Damaged(path, f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from mft_ray.search.scoring import Subject, made
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.group import remote_like_worker
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import read_json, write_json
 
 EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
 
@@ -45,7 +44,7 @@ def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 files[subject].parent.mkdir(exist_ok=True)
                 write_json(files[subject], content)
         for subject, file in files.items():
-            found.append({"seed": cell.seed, "row": subject.name, **json.loads(file.read_text())})
+            found.append({"seed": cell.seed, "row": subject.name, **read_json(file, dict)})
     return found
 
 
@@ -55,8 +54,8 @@ def _file(cell: Cell, subject: Subject) -> Path:
 
 def _subjects(cell: Cell) -> list[Subject]:
     folder = RunFolder(cell.folder)
-    backbone = json.loads(folder.comparison.read_text())["backbone"]
-    before = json.loads((folder.work / "baseline.json").read_text())["before"]
+    backbone = read_json(folder.comparison, dict)["backbone"]
+    before = read_json(folder.work / "baseline.json", dict)["before"]
     rows = [name for name in cell.panel.rows if (folder.methods / name / "outcome.json").exists()]
     return [Subject(FFT, backbone), *(made(folder.methods / name, name, backbone, before) for name in rows)]
 

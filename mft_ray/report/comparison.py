@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mft_ray.report import units
-from mft_ray.utils.files import write_text
+from mft_ray.utils.files import read_json, write_text
 
 _COST = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
 
 
 def show(path: Path, console: Console | None = None) -> None:
     """Print a ``comparison.json``: the scores, then the costs."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, dict)
     console = console or Console()
     blocks = [(_label(table), ("method", "score (95%)", "− FFT (95%)", "p (Holm)")) for table in content["scores"]]
     for number, (title, header) in enumerate(blocks):
@@ -42,7 +41,7 @@ def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> Table:
 
 def write_table(path: Path) -> Path:
     """Write a ``comparison.json`` as one table in Markdown beside it, and return where."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, dict)
     header = ["method"]
     for table in content["scores"]:
         header += [f"{_label(table)} (95%)", "− FFT (95%)", "p (Holm)"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -25,7 +24,7 @@ from mft_ray.training.backbone import load_model
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import Outcome, TrainJob
 from mft_ray.training.recipes import train_job
-from mft_ray.utils.files import replacing, write_json, write_text
+from mft_ray.utils.files import read_json, replacing, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
     """
     kept = folder.work / "baseline.json"
     if kept.exists():
-        return Baseline(**json.loads(kept.read_text()))
+        return read_json(kept, _baseline)
     model, record = start, {"stopped": "given"}
     if not config.fft.given:
         outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
@@ -136,9 +135,16 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
             "metric": watched,
             "validation": {"score": baseline.watched, "n": len(during), "standard_error": standard_error(during)},
         }
+    if folder.baseline.exists():  # what was judged by it stays, where only our own record of it was damaged
+        before = read_json(folder.baseline, dict)
+        public |= {name: before[name] for name in ("test", "continued") if name in before}
     write_json(folder.baseline, public)
     write_json(kept, asdict(baseline))
     return baseline
+
+
+def _baseline(content: dict[str, Any]) -> Baseline:
+    return Baseline(**content)
 
 
 def take_over(donor: RunFolder, folder: RunFolder) -> None:

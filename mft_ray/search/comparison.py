@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -26,7 +25,7 @@ from mft_ray.search.stopping import Patience
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.training.group import WorkerGroup, workers
 from mft_ray.training.job import Outcome
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import read_json, write_json
 
 FFT = "fft"
 
@@ -243,6 +242,6 @@ def _fft_row(folder: RunFolder) -> dict[str, Any]:
     path = folder.fft / "outcome.json"
     if path.exists():
         return _row(FFT, FFT, Outcome.load(path))
-    record = json.loads(folder.baseline.read_text())
+    record = read_json(folder.baseline, dict)
     watched = record.get("watched", record)["validation"]["score"]
     return {"name": FFT, "method": FFT, "validation": watched, "stopped_reason": "given", "cost": None}

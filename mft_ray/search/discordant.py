@@ -16,7 +16,7 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject, answer
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.group import WorkerGroup
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import read_json, write_json
 
 SHOWN = 5  # each way
 
@@ -87,6 +87,6 @@ def _example(pair: Pair, index: int, prompt: str, answer: str | None, said: tupl
 
 
 def _keep(folder: RunFolder, on: str, metric: str, examples: list[dict[str, Any]]) -> None:
-    kept = json.loads(folder.discordant.read_text())["sets"] if folder.discordant.exists() else []
+    kept = read_json(folder.discordant, lambda content: list(content["sets"])) if folder.discordant.exists() else []
     kept = [each for each in kept if each["on"] != on]
     write_json(folder.discordant, {"sets": [*kept, {"on": on, "metric": metric, "examples": examples}]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from mft_ray.search.seeds import over_seeds
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.search.verdict import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 from mft_ray.training.group import WorkerGroup
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -179,11 +178,11 @@ def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[s
 def _complete_baseline(
     config: Config, folder: RunFolder, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
 ) -> None:
-    record = json.loads(folder.baseline.read_text())
+    record = read_json(folder.baseline, dict)
     record["test"] = _mean(test["fft"])
     record["continued"] = None
     if "continued" in test:
-        outcome = json.loads((folder.continued / "outcome.json").read_text())
+        outcome = read_json(folder.continued / "outcome.json", dict)
         best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
         record["continued"] = {
             "method": "fft",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from mft_ray.search.progress import Lines
 from mft_ray.training.artifacts import MODEL, find
 from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import GenerateJob, ScoreJob
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ def score(
     metric = metric or config.evaluation.metric
     path = scores_file(folder, subject, split, metric)
     if path.exists():
-        kept: list[float] = json.loads(path.read_text())
-        return kept
+        return read_json(path, lambda content: [float(value) for value in content])
     job = ScoreJob(**_asked(group, subject, split, metric, config, folder), limit=limit)
     label = f"{subject.name} on {split}"
     try:

@@ -16,6 +16,7 @@ from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, runs_home
+from mft_ray.search.mending import mend_run
 from mft_ray.search.preparation import (
     check,
     in_steps,
@@ -34,7 +35,7 @@ from mft_ray.training.group import workers
 from mft_ray.training.job import Outcome
 from mft_ray.training.launch import launch
 from mft_ray.training.recipes import recipe, train_job
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import Damaged, write_json
 
 # What a method is made from, beside what all are.
 _SECTIONS = {"fft": ("fft",), "continued_fft": ("fft", "train"), "lora": ("lora", "train")}
@@ -59,10 +60,9 @@ def train_once(method: str, config: Config, out: str) -> None:
     root = Path(out).expanduser().resolve()
     folder = RunFolder(root)
     _check_settled(method, config, folder)
-    done = root / "outcome.json"
-    if done.exists():
+    if outcome := _done(root):
         print(f"{root} is done already, by {method} with these settings: nothing is trained")
-        _tell(Outcome.load(done), config, root)
+        _tell(outcome, config, root)
         return
     check(config)
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
@@ -70,6 +70,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         concurrent_trials(scaling)
         with lock(folder):
             settled = _check_settled(method, config, folder)  # again, now that nobody else is at it
+            mend_run(folder)
             settled.begin("data")
             start = make_ready(config, folder)
             settled.begin("training")
@@ -88,6 +89,13 @@ def train_once(method: str, config: Config, out: str) -> None:
             lines = Lines(method, config.evaluation.watched, job.train.steps)
             outcome = launch(job, Patience(job.train.patience), lines)
     _tell(outcome, config, root)
+
+
+def _done(root: Path) -> Outcome | None:
+    try:
+        return Outcome.load(root / "outcome.json")
+    except (FileNotFoundError, Damaged):  # a damaged one is told, and set aside, when the folder is held
+        return None
 
 
 def _tell(outcome: Outcome, config: Config, root: Path) -> None:

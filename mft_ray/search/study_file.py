@@ -47,10 +47,10 @@ def mend(path: Path, copy: Path) -> bool:
         RunFailed: another program holds the study.
     """
     with explained(path):
-        if _sound(path) or not copy.exists():
+        if sound(path) or not sound(copy):
             return False
     if path.exists():
-        set_aside(path)
+        set_aside(path, path.with_name(path.name + ".damaged"))
     # Of the damaged one: SQLite would apply it to the copy.
     path.with_name(path.name + "-journal").unlink(missing_ok=True)
     with replacing(path) as partial:
@@ -77,7 +77,12 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sound(path: Path) -> bool:
+def sound(path: Path) -> bool:
+    """Say whether a file is there and holds a study that can be read.
+
+    Args:
+        path: of the study's file.
+    """
     if not path.exists():
         return False
     try:

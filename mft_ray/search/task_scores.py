@@ -18,6 +18,7 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.group import remote_like_worker
+from mft_ray.utils.files import read_json
 
 
 def score_on_tasks(
@@ -58,7 +59,7 @@ def score_on_tasks(
             raise RunFailed(f"benchmark tasks failed: {str(error.cause).strip().splitlines()[-1]}") from error
         except ray.exceptions.RayError as error:
             raise RunFailed(f"benchmark tasks failed: {str(error).strip().splitlines()[0]}") from error
-    first = json.loads((out / subjects[0].name / "results.json").read_text())
+    first = read_json(out / subjects[0].name / "results.json", dict)
     metrics = {task: results[subjects[0].name]["metric"] for task, results in first.items()}
     return {
         (task, metric): {subject.name: _example_scores(out, subject.name, task, metric) for subject in subjects}

@@ -120,19 +120,30 @@ def read_json(path: str | os.PathLike[str], read: Callable[[Any], _T]) -> _T:
         raise Damaged(path, f"does not hold what was written there ({error!r})") from error
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a file or a folder to ``NAME.damaged``, in place of one that was set aside before.
+def copy_whole(source: Path, to: Path) -> None:
+    """Copy a file or a folder, whole or not at all.
+
+    Args:
+        source: path of what there is.
+        to: path of the copy; the folder that it is in must be there.
+    """
+    with replacing(to) as partial:
+        if source.is_dir():
+            shutil.copytree(source, partial)
+        else:
+            shutil.copy2(source, partial)
+
+
+def set_aside(path: Path, to: Path) -> None:
+    """Move a file or a folder on the same disk, in place of what was moved there before.
 
     Args:
         path: of what is damaged.
-
-    Returns:
-        The new path.
+        to: where it is kept for whoever wants to look at it.
     """
-    to = path.with_name(path.name + ".damaged")
+    to.parent.mkdir(parents=True, exist_ok=True)
     _remove(to)
     os.replace(path, to)
-    return to
 
 
 def sync_tree(path: Path) -> None:
