@@ -86,7 +86,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RunFailed as error:
-        print(f"failed: {error}", file=sys.stderr, flush=True)
+        print(f"failed: {error.told}", file=sys.stderr, flush=True)
         sys.exit(1)
     except Damaged as error:
         print(

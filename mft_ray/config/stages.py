@@ -49,6 +49,7 @@ FREE: dict[str, str] = {
     "search.max_concurrent": "how many at once",
     "search.isolate": "how worker groups follow each other",
     "search.recycle_after": "how worker groups follow each other",
+    "search.same_errors": "when a search gives up",
     "search.keep": "disk",
     "study.seeds": "more are added; not below what has begun",
     "evaluation.task_batch_size": "memory",

@@ -20,6 +20,7 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject, made
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_tokenizer
+from mft_ray.training.failures import root_cause
 from mft_ray.training.group import remote_like_worker
 from mft_ray.utils.files import read_json, write_json
 
@@ -65,7 +66,7 @@ def _measured(subjects: list[Subject], cell: Cell) -> list[dict[str, Any]]:
     try:
         content: list[dict[str, Any]] = ray.get(remote.remote(subjects, cell.config, str(RunFolder(cell.folder).data)))
     except ray.exceptions.RayError as error:
-        raise RunFailed(f"measuring the loss around models failed: {str(error).strip().splitlines()[-1]}") from error
+        raise RunFailed(f"measuring the loss around models failed: {root_cause(error)}") from error
     return content
 
 

@@ -231,7 +231,8 @@ def _train(
     try:
         return group.train(job, Patience(patience), Lines(label, config.evaluation.watched, train.steps))
     except RunFailed as error:
-        raise RunFailed(f"{label} failed: {error} What was finished is kept: --resume {folder.root}") from error
+        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {folder.root}"
+        raise error.again(reason) from error
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:

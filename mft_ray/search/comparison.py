@@ -192,7 +192,7 @@ def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> 
     try:
         outcome = group.train(job, Patience(patience), lines)
     except RunFailed as error:
-        say(f"{row.name} has failed: {error}. The others go on.")
+        say(f"{row.name} has failed: {error.told}. The others go on.")
         return str(error)
     return outcome if outcome.best is not None else "it ended before the mask reached its ratio; raise train.steps"
 

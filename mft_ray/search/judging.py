@@ -9,7 +9,7 @@ from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.data.prepare import shared_sources
-from mft_ray.errors import RunFailed
+from mft_ray.errors import RunFailed, told
 from mft_ray.search.baseline import Baseline, continued_fft, fft_workers
 from mft_ray.search.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.search.folder import RunFolder
@@ -137,14 +137,15 @@ def _scored(
         subjects.insert(0, continued)
     except RunFailed as error:
         not_run[CONTINUED] = str(error.__cause__ or error)
-        say(f"continued FFT could not be run: {not_run[CONTINUED].rstrip('.')}. The verdict goes on without it.")
+        reason = told(not_run[CONTINUED], error.traceback_file).rstrip(".")
+        say(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
     if rival:
         try:
             score_on_test(group, [rival[1]], config, folder)
             subjects.append(rival[1])
         except RunFailed as error:
             not_run[f"rival {rival[0]}"] = str(error)
-            say(f"{str(error).rstrip('.')}. The verdict goes on without it.")
+            say(f"{error.told.rstrip('.')}. The verdict goes on without it.")
             rival = None
     test = score_on_test(group, subjects, config, folder)
     decisive = test[config.evaluation.metric]

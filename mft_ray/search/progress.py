@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune
 
 from mft_ray.config import EvaluationConfig, load_config
+from mft_ray.errors import told
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
+from mft_ray.search.repeated import RepeatedErrors
 from mft_ray.search.study import METRIC, TOTAL_STEPS
 from mft_ray.search.waiting import Waiting
 from mft_ray.training.desk import Progress
+from mft_ray.training.failures import root_cause
+from mft_ray.training.group import TRACEBACK
 from mft_ray.training.job import Counted, Restart
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import read_json, write_json, write_text
 
 
 def say(text: str) -> None:
@@ -85,6 +91,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     Attributes:
         earlier: trials of the search that belong to Tune's earlier experiments.
+        gave_up: why the search ends before its last trial; None as long as it does not.
+        give_up: called when it does.
     """
 
     earlier = 0
@@ -105,6 +113,9 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.unit, self.fft_watched = unit(evaluation.watched), fft_watched
         self.folder, self.after_each = folder, after_each
         self.waiting = Waiting(say)
+        self.repeated = RepeatedErrors()
+        self.gave_up: str | None = None
+        self.give_up: Callable[[], object] = list
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
         global _current
@@ -116,7 +127,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
     def setup(self, **info: Any) -> None:
         """Begin an experiment."""
         self.seconds = {}
-        self.budget = Budget(load_config(self.folder.config).search.budget, self.folder.work)
+        search = load_config(self.folder.config).search
+        self.budget, self.repeated.limit = Budget(search.budget, self.folder.work), search.same_errors
 
     def on_step_begin(self, **info: Any) -> None:
         """Say what trials wait for, if they do, and see whether time is up."""
@@ -165,13 +177,22 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed; the search goes on."""
-        reason = self.folder.trial(trial.trial_id) / "error.json"
-        if not reason.exists():  # its driver failed, for good, and could not say why
-            said = str(trial.get_error()).strip().splitlines()
-            write_json(reason, {"error": f"its driver failed: {said[-1]}"})
+        out = self.folder.trial(trial.trial_id)
+        if not (out / "error.json").exists():  # its driver failed, for good, and could not say why
+            error = trial.get_error()
+            write_text(out / TRACEBACK, str(error))
+            raised = isinstance(error, ray.exceptions.RayTaskError)
+            write_json(out / "error.json", {"error": f"its driver failed: {root_cause(error)}", "raised": raised})
         self._note_end(trial)
-        say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
+        reason = read_json(out / "error.json", lambda content: str(content["error"]))
+        trace = out / TRACEBACK
+        where = trace if trace.exists() else None
+        self.gave_up = self.gave_up or self.repeated.note(out.name, reason, where if _raised(out) else None)
+        goes_on = "The search ends" if self.gave_up else "The search goes on"
+        say(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
         self.after_each()
+        if self.gave_up:
+            self.give_up()
 
     def _note_end(self, trial: Any) -> None:
         now = time.monotonic()
@@ -191,6 +212,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         waiting = self.total - self.earlier - over - len(running)
         seconds = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
         return f", about {duration(seconds / self.concurrent)} of trials left{left}"
+
+
+def _raised(out: Path) -> bool:
+    return read_json(out / "error.json", lambda content: bool(content.get("raised")))
 
 
 _KNOBS = {

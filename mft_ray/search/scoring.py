@@ -12,7 +12,7 @@ from mft_ray.errors import RunFailed
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines
 from mft_ray.training.artifacts import MODEL, find
-from mft_ray.training.group import WorkerGroup
+from mft_ray.training.group import WorkerGroup, keep_traceback
 from mft_ray.training.job import GenerateJob, ScoreJob
 from mft_ray.utils.files import read_json, write_json
 
@@ -90,7 +90,9 @@ def score(
     try:
         values = group.score(job, Lines(label, metric, None)).values
     except RunFailed as error:
-        raise RunFailed(f"Scoring {label} failed: {error}") from error
+        folder.scores.mkdir(parents=True, exist_ok=True)
+        keep_traceback(error, path.with_suffix(".traceback.txt"))
+        raise error.again(f"Scoring {label} failed: {error}") from error
     folder.scores.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return values

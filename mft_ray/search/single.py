@@ -26,6 +26,7 @@ from mft_ray.search.preparation import (
     with_fixed_date,
 )
 from mft_ray.search.progress import Lines, say
+from mft_ray.search.ray_logs import kept_logs
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.settled import Settled
 from mft_ray.search.stopping import Patience
@@ -87,7 +88,8 @@ def train_once(method: str, config: Config, out: str) -> None:
             )
             config.save(folder.config)
             lines = Lines(method, config.evaluation.watched, job.train.steps)
-            outcome = launch(job, Patience(job.train.patience), lines)
+            with kept_logs(folder):
+                outcome = launch(job, Patience(job.train.patience), lines)
     _tell(outcome, config, root)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray.tune
 
+from mft_ray.errors import RunFailed
 from mft_ray.search.backstop import Backstop
 from mft_ray.search.budget import Budget, spent
 from mft_ray.search.folder import RunFolder
@@ -81,7 +82,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
         progress: told of every trial.
 
     Raises:
-        RunFailed: the study's file cannot be used.
+        RunFailed: the study's file cannot be used, or several trials have failed with the same error.
     """
     # Tune's own tables would bury ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -96,7 +97,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
         begun = _resumed(trainable, folder, wanted, concurrent, progress)
         while (missing := wanted - begun) > 0 and not spent(folder.work):
             experiment = Experiment(_next_name(folder), begun, missing, concurrent)
-            _fit(_new(trainable, plan, folder, depth, experiment, progress), experiment, progress)
+            _fit(_new(trainable, plan, folder, depth, experiment, progress), folder, experiment, progress)
             before, begun = begun, begun_trials(folder)
             if begun == before:  # none of them could begin, and none would
                 return
@@ -123,14 +124,24 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
         _closed(folder, last.name).touch()
         if _unfinished(folder):
             say(f"trials at work end as they began; those after them run {concurrent} at a time")
-    _fit(tuners[-1], last, progress)
+    _fit(tuners[-1], folder, last, progress)
     return begun_trials(folder)
 
 
-def _fit(tuner: ray.tune.Tuner, experiment: Experiment, progress: TrialProgress) -> None:
+def _fit(tuner: ray.tune.Tuner, folder: RunFolder, experiment: Experiment, progress: TrialProgress) -> None:
     progress.earlier = experiment.earlier
+    progress.give_up = partial(_give_up, _closed(folder, experiment.name))
     with _ending_in_order():
         tuner.fit()
+    if progress.gave_up:
+        raise RunFailed(f"{progress.gave_up} Once the cause is gone: --resume {folder.root}")
+
+
+def _give_up(closed: Path) -> None:
+    """Have no more trials begin, and those at work end in order, so that they can be resumed."""
+    closed.touch()
+    if threading.current_thread() is threading.main_thread():  # in another, Tune listens to no signal
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def _experiments(folder: RunFolder) -> list[Path]:

@@ -51,10 +51,14 @@ class Failure:
     Attributes:
         reason: why.
         diverged: whether its numbers became NaN, which its settings are to blame for.
+        memory: whether there was too little of it.
+        traceback: of the worker whose code raised an error; None where none did.
     """
 
     reason: str
     diverged: bool = False
+    memory: bool = False
+    traceback: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Desk:
         self._jobs, self._grown = 0, 0.0
         self._memory: dict[int, float] = {}  # by rank, after its first job
         self._place: Any = None
+        self._held = 0.0
 
     # The driver's side.
 
@@ -166,6 +171,7 @@ class Desk:
     async def report(self, task: Task, evaluation: Evaluation) -> bool:
         """Note an evaluation, which every worker reports; returns, alike to all, whether to break off."""
         key = (task.number, evaluation.step)
+        self._held = evaluation.memory
         if key not in self._cancelled:
             self._cancelled = {key: self._cancel}
             await self._change(lambda: self._events.append(evaluation))
@@ -185,25 +191,33 @@ class Desk:
             self._sent_home |= self._jobs >= self._renewal.jobs or self._grown > self._renewal.growth
             await self._change(lambda: self._settle(result))
 
-    async def crashed(self, reason: str, memory: bool = False) -> None:
+    async def held(self) -> float:
+        """Return the bytes that the worker with the most had at the job's last evaluation; 0 where that is not known.
+
+        Of a worker on a GPU it is not: what it says there is of the GPU.
+        """
+        return 0.0 if self._task is None or self._task.job.scaling.gpus_per_worker else self._held
+
+    async def crashed(self, reason: str, memory: bool = False, traceback: str | None = None) -> None:
         """Note that the group has failed and will be started anew.
 
         Args:
             reason: in one line.
             memory: whether there was too little of it.
+            traceback: of the worker whose code raised an error; None where none did.
         """
         self._finished.clear()
         self._memory = {}
         if self._task is None or self._task.number == self._settled:
             return
-        await self._change(lambda: self._crash(reason, memory))
+        await self._change(lambda: self._crash(reason, memory, traceback))
 
     async def _change(self, action: Callable[[], object]) -> None:
         async with self._changed:
             action()
             self._changed.notify_all()
 
-    def _crash(self, reason: str, memory: bool) -> None:
+    def _crash(self, reason: str, memory: bool, traceback: str | None) -> None:
         if memory and self._shrink(reason):
             return
         self._failures += 1
@@ -211,9 +225,9 @@ class Desk:
             self._events.append(Restart(reason))
         elif memory:
             tried = " with one example at a time" if self._sizes else ""
-            self._settle(Failure(f"out of memory{tried}: {reason}. {_ADVICE}"))
+            self._settle(Failure(f"out of memory{tried}: {reason}. {_ADVICE}", memory=True, traceback=traceback))
         else:
-            self._settle(Failure(reason))
+            self._settle(Failure(reason, traceback=traceback))
 
     def _shrink(self, reason: str) -> bool:
         """Put the job on the desk again with smaller batches, if there are any."""
@@ -227,7 +241,7 @@ class Desk:
 
     def _put(self, task: Task) -> None:
         self._task = replace(task, limit=self._worked.get(_kind(task.job)))
-        self._failures, self._cancel, self._sizes = 0, False, None
+        self._failures, self._cancel, self._sizes, self._held = 0, False, None, 0.0
 
     def _settle(self, result: Result | Failure) -> None:
         assert self._task

@@ -15,7 +15,7 @@ import ray.train.torch
 import ray.util
 
 from mft_ray.training.desk import Failure, Result, Task
-from mft_ray.training.failures import out_of_memory, root_cause
+from mft_ray.training.failures import note_traceback, out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
 
 
@@ -33,7 +33,11 @@ def serve(config: Mapping[str, Any]) -> None:
     ray.get(desk.placed.remote(ray.util.get_current_placement_group()))
     while (task := ray.get(desk.take.remote(after))) is not None:
         after = task.number
-        result = _done(task, desk, kept)
+        try:
+            result = _done(task, desk, kept)
+        except Exception as error:
+            note_traceback(error)
+            raise
         _give_back_memory()
         ray.get(desk.finish.remote(rank, result, _resident_bytes()))
 

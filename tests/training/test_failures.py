@@ -43,18 +43,14 @@ def test_a_worker_that_ray_killed_for_memory_is_one_line() -> None:
     for failures in ([Unhealthy(KILLED)], [LOST, Unhealthy(KILLED)]):
         assert out_of_memory(*failures)
         assert root_cause(*failures) == (
-            "a worker was killed because its node ran low on memory (it held 4.21GB, 11.81GB of the node's 23.54GB "
-            "were in use)"
+            "a worker was killed for want of memory (it used 4.21 GB, and 11.81 GB of its node's 23.54 GB were in use)"
         )
     helper = RuntimeError(f"Training failed due to controller error:\n{KILLED}")
     assert out_of_memory(helper)
     assert root_cause(helper) == (
-        "a process of the worker group was killed because its node ran low on memory (11.81GB of the node's 23.54GB "
-        "were in use)"
+        "a process of the worker group was killed for want of memory (11.81 GB of its node's 23.54 GB were in use)"
     )
-    assert root_cause(Unhealthy("Worker exit type: NODE_OUT_OF_MEMORY")) == (
-        "a worker was killed because its node ran low on memory"
-    )
+    assert root_cause(Unhealthy("Worker exit type: NODE_OUT_OF_MEMORY")) == ("a worker was killed for want of memory")
 
 
 @pytest.mark.parametrize(
