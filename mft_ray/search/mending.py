@@ -55,20 +55,23 @@ class _Mender:
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.root = folder, folder.root
         self.begun = set(read_settled(folder.settled) or {}) - {"data"}
-        self.board = {row.trial_id: row for row in _read(folder.leaderboard, _record(Leaderboard), [], "trials")}
+        board = _sound_or(folder.leaderboard, _record(Leaderboard), Leaderboard(trials=[]))
+        self.board = {row.trial_id: row for row in board.trials}
         self.curves: Curves = _sound_or(folder.curves, _record(Curves), Curves())
 
     def refuse(self) -> None:
         """Look for what cannot be made again, before anything is changed."""
         folder = self.folder
-        if (found := _damaged_data(folder.data)) and self.begun:
-            self._cannot(found, "the data that everything in this run was made from")
-        if self.begun - {"baseline"} and (found := damage(folder.fft / MODEL)):
-            self._cannot(found, "of the FFT model that this run's trials are learned on, and their masks fit no other")
-        # Where the baseline is sound, nothing but a curve is lost.
-        lacks = _sound_or(folder.work / "baseline.json", _of_baseline, None) is None
-        if self.begun - {"baseline"} and lacks and (found := _wrong(folder.fft / "outcome.json", Outcome.load)):
-            self._cannot(found, "how FFT was trained, and work/baseline.json does not say what came of it")
+        if self.begun:
+            self._cannot_if(_damaged_data(folder.data), "of the data that everything in this run was made from")
+        if self.begun - {"baseline"}:
+            what = "of the FFT model that this run's trials are learned on, and their masks fit no other"
+            self._cannot_if(damage(folder.fft / MODEL), what)
+        # Where the baseline is sound, nothing but a curve is lost; else it would be trained again.
+        if self.begun - {"baseline"} and folder.fft.exists() and self._baseline_lost():
+            outcome = folder.fft / "outcome.json"
+            gone = None if outcome.exists() else Damaged(outcome, "is gone")
+            self._cannot_if(gone or _wrong(outcome, Outcome.load), "how FFT was trained, and its score is damaged too")
         if (found := _wrong(folder.looks, _of_looks)) and "looks" not in self._verdict():
             raise UserError(
                 f"{found}: for which trials the test examples were looked at is not known any more, and the verdict "
@@ -76,6 +79,22 @@ class _Mender:
                 f"{folder.best} and judge it on examples that are new, in another run."
             )
         self._refuse_budget()
+
+    def _baseline_lost(self) -> Damaged | None:
+        """Return what is wrong with the record of FFT's score, its scores among it, if that is to be made again."""
+        folder = self.folder
+        found = _wrong(folder.work / "baseline.json", _of_baseline)
+        for path in folder.scores.glob("fft-validation-*"):
+            found = found or _wrong(path, _of_scores)
+        return found or (_wrong(folder.baseline, _record(Baseline)) if self._baseline_copy() is None else None)
+
+    def _baseline_copy(self) -> dict[str, Any] | None:
+        """Return what the leaderboard has of ``baseline.json``."""
+
+        def read(path: Path) -> dict[str, Any]:
+            return read_json(path, lambda content: dict(content["baseline"]))
+
+        return _sound_or(self.folder.leaderboard, read, None)
 
     def _refuse_budget(self) -> None:
         file = self.folder.work / "spent.json"
@@ -89,7 +108,9 @@ class _Mender:
                 "with --set search.budget.hours, .tokens or .dollars at what may still be spent."
             )
 
-    def _cannot(self, found: Damaged, what: str) -> None:
+    def _cannot_if(self, found: Damaged | None, what: str) -> None:
+        if found is None:
+            return
         raise UserError(
             f"{found}. It is {what}: it cannot be made again. Put a copy of it back and --resume again, or start a new "
             f"run. What of {self.root} can be kept: report.html, leaderboard.json, and best/ once there is a verdict."
@@ -169,14 +190,13 @@ class _Mender:
     def _mend_baseline(self) -> None:
         folder = self.folder
         public, kept = folder.baseline, folder.work / "baseline.json"
-        if found := _wrong(kept, _of_baseline):
-            self._aside(kept, found, _AGAIN)
+        if found := self._baseline_lost():
+            self._aside(found.path, found, _AGAIN)
+            self._drop(kept)
         if found := _wrong(public, _record(Baseline)):
-            copy = _read(folder.leaderboard, lambda path: read_json(path, dict), None, "baseline")
+            copy = self._baseline_copy()
             self._aside(public, found, _AGAIN if copy is None else "leaderboard.json has the same")
-            if copy is None:
-                self._drop(kept)
-            else:
+            if copy is not None:
                 write_json(public, copy)
 
     def _mend_trial(self, trial: Path) -> None:
@@ -193,11 +213,12 @@ class _Mender:
             self._aside(config, found, "leaderboard.json has the same")
             write_json(config, row.config)
         if found := _wrong(outcome, Outcome.load):
-            if row is None or (known := _outcome(row, self.curves)) is None:
+            ended = _outcome(row, self.curves) if row else None
+            if ended is None:
                 self._leave_out(trial, found)
                 return
-            self._aside(outcome, found, "it is made again of leaderboard.json and curves.json")
-            known.save(outcome)
+            self._aside(outcome, found, f"{_AGAIN} of leaderboard.json and curves.json")
+            ended.save(outcome)
         artifact = find(trial)
         if artifact is not None and (found := damage(artifact)) is not None and not self._restored(artifact, found):
             self._leave_out(trial, found)
@@ -311,13 +332,6 @@ def _sound_or(path: Path, read: Callable[[Path], _T], otherwise: _T) -> _T:
         return read(path)
     except (FileNotFoundError, Damaged):
         return otherwise
-
-
-def _read(path: Path, read: Callable[[Path], Any], otherwise: Any, key: str) -> Any:
-    found = _sound_or(path, read, None)
-    if found is None:
-        return otherwise
-    return found.get(key, otherwise) if isinstance(found, dict) else getattr(found, key)
 
 
 def _record(kind: type[_R]) -> Callable[[Path], _R]:

@@ -187,7 +187,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         reason = read_json(out / "error.json", lambda content: str(content["error"]))
         trace = out / TRACEBACK
         where = trace if trace.exists() else None
-        self.gave_up = self.gave_up or self.repeated.note(out.name, reason, where if _raised(out) else None)
+        if _raised(out):
+            self.gave_up = self.gave_up or self.repeated.note(out.name, reason, where)
         goes_on = "The search ends" if self.gave_up else "The search goes on"
         say(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
         self.after_each()

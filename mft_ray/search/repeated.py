@@ -26,17 +26,17 @@ class RepeatedErrors:
         self._trials: dict[str, set[str]] = {}
 
     def note(self, trial_id: str, reason: str, traceback: Path | None) -> str | None:
-        """Note how a trial failed.
+        """Note the error, raised by code, with which a trial failed.
 
         Args:
             trial_id: name of the trial.
             reason: the error's type and text in one line.
-            traceback: file that holds the traceback; None where no code raised an error.
+            traceback: file that holds the traceback; None where the reason says it all.
 
         Returns:
             Why the search is to end; None where it is not.
         """
-        if traceback is None or self.limit is None:
+        if self.limit is None:
             return None
         trials = self._trials.setdefault(_NUMBERED.sub("#", reason), set())
         trials.add(trial_id)

@@ -51,14 +51,14 @@ class Failure:
     Attributes:
         reason: why.
         diverged: whether its numbers became NaN, which its settings are to blame for.
-        memory: whether there was too little of it.
         traceback: of the worker whose code raised an error; None where none did.
+        raised: whether code raised it, so that it might again: no worker was lost, nor short of memory.
     """
 
     reason: str
     diverged: bool = False
-    memory: bool = False
     traceback: str | None = None
+    raised: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,36 +198,39 @@ class Desk:
         """
         return 0.0 if self._task is None or self._task.job.scaling.gpus_per_worker else self._held
 
-    async def crashed(self, reason: str, memory: bool = False, traceback: str | None = None) -> None:
+    async def crashed(
+        self, reason: str, memory: bool = False, traceback: str | None = None, raised: bool = False
+    ) -> None:
         """Note that the group has failed and will be started anew.
 
         Args:
             reason: in one line.
             memory: whether there was too little of it.
             traceback: of the worker whose code raised an error; None where none did.
+            raised: whether code raised it, so that it might again.
         """
         self._finished.clear()
         self._memory = {}
         if self._task is None or self._task.number == self._settled:
             return
-        await self._change(lambda: self._crash(reason, memory, traceback))
+        await self._change(lambda: self._crash(Failure(reason, traceback=traceback, raised=raised), memory))
 
     async def _change(self, action: Callable[[], object]) -> None:
         async with self._changed:
             action()
             self._changed.notify_all()
 
-    def _crash(self, reason: str, memory: bool, traceback: str | None) -> None:
-        if memory and self._shrink(reason):
+    def _crash(self, failure: Failure, memory: bool) -> None:
+        if memory and self._shrink(failure.reason):
             return
         self._failures += 1
         if self._failures <= self._max_failures:
-            self._events.append(Restart(reason))
+            self._events.append(Restart(failure.reason))
         elif memory:
             tried = " with one example at a time" if self._sizes else ""
-            self._settle(Failure(f"out of memory{tried}: {reason}. {_ADVICE}", memory=True, traceback=traceback))
+            self._settle(replace(failure, reason=f"out of memory{tried}: {failure.reason}. {_ADVICE}"))
         else:
-            self._settle(Failure(reason, traceback=traceback))
+            self._settle(failure)
 
     def _shrink(self, reason: str) -> bool:
         """Put the job on the desk again with smaller batches, if there are any."""

@@ -51,6 +51,17 @@ def traceback_of(*failures: BaseException) -> str | None:
     return None if lost else getattr(cause, "worker_traceback", None)
 
 
+def raised(*failures: BaseException) -> bool:
+    """Say whether code raised what `root_cause` tells, and so might again: no worker was lost, nor short of memory.
+
+    Args:
+        failures: as of `root_cause`.
+    """
+    cause = _cause(failures)
+    by_code = hasattr(cause, "worker_traceback") or isinstance(cause, UserError)
+    return by_code and not _of_memory(cause) and not _LOST_PEER.search(str(cause))
+
+
 def root_cause(*failures: BaseException) -> str:
     """Return in one line what the worker that failed first said, not those that lost it as their peer.
 

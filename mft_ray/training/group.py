@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result
-from mft_ray.training.failures import killed_by_kernel, out_of_memory, root_cause, traceback_of
+from mft_ray.training.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
 from mft_ray.training.serve import serve
@@ -259,8 +259,7 @@ def keep_traceback(error: RunFailed, path: Path) -> None:
 
 def _failed(failure: Failure) -> RunFailed:
     error = (Diverged if failure.diverged else RunFailed)(failure.reason)
-    error.traceback = failure.traceback
-    error.raised = failure.traceback is not None and not failure.memory
+    error.traceback, error.raised = failure.traceback, failure.raised
     return error
 
 
@@ -279,7 +278,7 @@ class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
         if not memory and trace is None and before[0] == self._kernel[0] and before[1] < self._kernel[1]:
             # Ray only knows that it is gone.
             reason, memory = killed_by_kernel(ray.get(self._desk.held.remote()), most_used()), True
-        ray.get(self._desk.crashed.remote(reason, memory, trace))
+        ray.get(self._desk.crashed.remote(reason, memory, trace, not memory and raised(*failures)))
 
 
 def _killed_here() -> tuple[str, int]:
