@@ -41,8 +41,6 @@ def _check_file(file: Path) -> None:
         raise Damaged(file, "is empty")
     if file.name == MASK:
         _check_mask(file)
-    elif file.suffix == ".json":
-        _check_json(file)
     elif check := _BY_SUFFIX.get(file.suffix):
         check(file)
 
@@ -55,11 +53,7 @@ def _check_mask(file: Path) -> None:
 
 
 def _check_json(file: Path) -> None:
-    # Tune keeps some of its states as pickles of that name.
-    if file.read_bytes()[:1] == _PICKLE:
-        _check_pickle(file)
-    else:
-        read_json(file, lambda content: content)
+    read_json(file, lambda content: content)
 
 
 def check_lines(file: Path) -> None:
@@ -79,9 +73,20 @@ def check_lines(file: Path) -> None:
         raise Damaged(file, "is half-written") from None
 
 
-def _check_pickle(file: Path) -> None:
+def check_pickle(file: Path) -> None:
+    """Refuse a file that is no whole pickle. Nothing of it is run.
+
+    Args:
+        file: of the pickle.
+
+    Raises:
+        Damaged: it is empty, half-written or something else.
+    """
+    content = file.read_bytes()
+    if not content.startswith(_PICKLE):
+        raise Damaged(file, "is no pickle" if content else "is empty")
     try:
-        for _ in pickletools.genops(file.read_bytes()):  # which follows it to its end and runs nothing of it
+        for _ in pickletools.genops(content):
             pass
     except (ValueError, IndexError, KeyError) as error:
         raise Damaged(file, f"is half-written ({error})") from None
@@ -113,8 +118,8 @@ def _check_yaml(file: Path) -> None:
 
 
 _BY_SUFFIX = {
+    ".json": _check_json,
     ".jsonl": check_lines,
-    ".pkl": _check_pickle,
     ".safetensors": _check_tensors,
     ".pt": _check_zip,
     ".bin": _check_zip,

@@ -21,7 +21,7 @@ from mft_ray.data.prepare import SPLITS, open_split
 from mft_ray.errors import UserError
 from mft_ray.report.records import Baseline, Curves, Differences, Leaderboard, Trial, Verdict
 from mft_ray.search import baseline
-from mft_ray.search.damage import check_lines, damage
+from mft_ray.search.damage import check_lines, check_pickle, damage
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
 from mft_ray.search.study_file import sound
@@ -146,8 +146,10 @@ class _Mender:
         yield root / "study.json", _of_names, "the experiments that are named now are this study's"
         for path in folder.scores.glob("*.json"):
             yield path, _of_scores, "that is scored again where it is needed"
-        for path in (*folder.work.glob("flatness/*.json"), *folder.tune.glob("*.json")):
+        for path in folder.work.glob("flatness/*.json"):
             yield path, _of_mapping, _AGAIN
+        for path in folder.tune.glob("*.json"):
+            yield path, _of_counts, _AGAIN
         for path in root.glob("tasks/seed-*/*.jsonl"):
             yield path, check_lines, _AGAIN
 
@@ -292,6 +294,8 @@ def _outcome(row: Trial, curves: Curves) -> Outcome | None:
     return Outcome(row.stopped_reason, history, best if watched is not None else None, row.score, known)
 
 
+# Of Tune's states of an experiment, whatever their names end in.
+_PICKLES = ("tuner.pkl", "searcher-state", "search_gen_state")
 _COST = asdict(Cost(0, 0.0, 0.0, 0.0, 0, 0))
 
 
@@ -314,7 +318,11 @@ def _damaged_experiment(path: Path) -> Damaged | None:
     newest: dict[str, Path] = {}
     for file in sorted(each for each in path.iterdir() if each.is_file()):
         newest[re.split(r"-\d{4}-\d\d-", file.name)[0]] = file
-    return next((found for file in newest.values() if (found := damage(file))), None)
+    state = newest.get("experiment_state")
+    if state and (found := _wrong(state, _of_experiment)):
+        return found
+    pickles = [file for name, file in newest.items() if name in _PICKLES]
+    return next((found for file in pickles if (found := _wrong(file, check_pickle))), None)
 
 
 def _wrong(path: Path, read: Callable[[Path], object]) -> Damaged | None:
@@ -366,6 +374,15 @@ def _of_spent(path: Path) -> object:
     return read_json(
         path, lambda content: (float(content["hours"]), TypeAdapter(dict[str, int]).validate_python(content["tokens"]))
     )
+
+
+def _of_counts(path: Path) -> object:
+    """Read what `mft_ray.search.tuner.Experiment` keeps."""
+    return read_json(path, lambda content: [int(content[key]) for key in ("earlier", "trials", "concurrent")])
+
+
+def _of_experiment(path: Path) -> object:
+    return read_json(path, lambda content: (list(content["trial_data"]), dict(content["runner_data"])))
 
 
 def _of_comparison(path: Path) -> object:
