@@ -12,7 +12,7 @@ from mft_ray.errors import RunFailed
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines
 from mft_ray.training.artifacts import MODEL, find
-from mft_ray.training.group import WorkerGroup, keep_traceback
+from mft_ray.training.group import TRACEBACK, WorkerGroup, keep_traceback
 from mft_ray.training.job import GenerateJob, ScoreJob
 from mft_ray.utils.files import read_json, write_json
 
@@ -91,7 +91,7 @@ def score(
         values = group.score(job, Lines(label, metric, None)).values
     except RunFailed as error:
         folder.scores.mkdir(parents=True, exist_ok=True)
-        keep_traceback(error, path.with_suffix(".traceback.txt"))
+        keep_traceback(error, path.with_suffix(f".{TRACEBACK}"))
         raise error.again(f"Scoring {label} failed: {error}") from error
     folder.scores.mkdir(parents=True, exist_ok=True)
     write_json(path, values)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mft_ray.config import Config, load_config
 from mft_ray.data.prepare import prepare
-from mft_ray.errors import UserError
+from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.report.units import unit
@@ -32,7 +32,7 @@ from mft_ray.search.settled import Settled
 from mft_ray.search.stopping import Patience
 from mft_ray.training.artifacts import ADAPTER, MASK, find, load_with
 from mft_ray.training.backbone import load_model
-from mft_ray.training.group import workers
+from mft_ray.training.group import TRACEBACK, keep_traceback, workers
 from mft_ray.training.job import Outcome
 from mft_ray.training.launch import launch
 from mft_ray.training.recipes import recipe, train_job
@@ -190,7 +190,12 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
         with connected():
             concurrent_trials(config.scaling)
             with workers(config.scaling, folder.work / "group") as group:
-                values = score(group, subject, split, config, folder)
+                try:
+                    values = score(group, subject, split, config, folder)
+                except RunFailed as failure:
+                    # The scores' folder, which has it too, goes away.
+                    keep_traceback(failure, Path(out or "evaluate").absolute().with_suffix(f".{TRACEBACK}"))
+                    raise
     shown = unit(config.evaluation.metric)
     mean, error = sum(values) / len(values), standard_error(values)
     if out:
