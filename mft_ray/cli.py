@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import RunFailed, UserError
+from mft_ray.utils.files import Damaged
 
 # What a path can be that a user gave.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -85,7 +86,14 @@ def run(main: Callable[[], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RunFailed as error:
-        print(f"failed: {error}", file=sys.stderr, flush=True)
+        print(f"failed: {error.told}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except Damaged as error:
+        print(
+            f"failed: {error}. Put a copy of it back, or delete it: --resume RUN makes again what can be made again",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(1)
     except OSError as error:
         if error.errno in _UNUSABLE and error.filename:

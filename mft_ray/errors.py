@@ -1,5 +1,9 @@
 """What can end a run, said in a way that needs no traceback."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something the user gave cannot work.
@@ -13,7 +17,41 @@ class RunFailed(RuntimeError):
     """A training run failed on every allowed try. The message holds the worker's own reason.
 
     Entry points print it without a traceback and exit with status 1; what was finished before is kept.
+
+    Attributes:
+        traceback: the worker's own, where code raised an error; None where none did, or the reason says it all.
+        traceback_file: file that holds the traceback; None as long as none does.
+        raised: whether code raised the error, so that the same settings and data are likely to raise it again.
     """
+
+    traceback: str | None = None
+    traceback_file: Path | None = None
+    raised: bool = False
+
+    def again(self, message: str) -> RunFailed:
+        """Return the same failure with another message.
+
+        Args:
+            message: holds this one's.
+        """
+        error = RunFailed(message)
+        error.traceback, error.traceback_file, error.raised = self.traceback, self.traceback_file, self.raised
+        return error
+
+    @property
+    def told(self) -> str:
+        """The message, and where the traceback is."""
+        return told(str(self), self.traceback_file)
+
+
+def told(reason: str, traceback: Path | None) -> str:
+    """Return the reason of a failure in a line, with where its traceback is.
+
+    Args:
+        reason: in words.
+        traceback: file that holds it; None where there is none.
+    """
+    return f"{reason.rstrip('.')} (traceback: {traceback})" if traceback else reason
 
 
 class Diverged(RunFailed):

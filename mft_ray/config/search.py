@@ -57,6 +57,9 @@ class SearchConfig(Section):
     max_concurrent: int | None = Field(None, ge=1, description="null: what the cluster's capacity allows")
     isolate: bool = Field(False, description="a fresh worker group for every trial; slower by its start")
     recycle_after: int = Field(50, ge=1, description="trials after which a worker group makes way for a fresh one")
+    same_errors: int | None = Field(
+        3, ge=1, description="trials that fail with the same error end the search, which can be resumed; null: never"
+    )
     keep: int = Field(5, ge=1, description="the best so many ended trials keep their mask on disk")
     seed: int = 0
     extra_points: list[dict[str, Any]] = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from mft_ray.config.tree import Config
 from mft_ray.errors import UserError
+from mft_ray.utils.files import Damaged, read_json
 
 Stage = Literal["data", "baseline", "trials", "verdict", "methods", "scores", "training", "study"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -49,6 +49,7 @@ FREE: dict[str, str] = {
     "search.max_concurrent": "how many at once",
     "search.isolate": "how worker groups follow each other",
     "search.recycle_after": "how worker groups follow each other",
+    "search.same_errors": "when a search gives up",
     "search.keep": "disk",
     "study.seeds": "more are added; not below what has begun",
     "evaluation.task_batch_size": "memory",
@@ -226,14 +227,13 @@ def read_settled(path: Path) -> dict[Stage, dict[str, Any]] | None:
         UserError: it cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema, stages = content["schema"], {stage: dict(used) for stage, used in content["stages"].items()}
+        schema, stages = read_json(path, _settled)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, Damaged) as error:
         raise UserError(
-            f"{path}, which says what the run was made with, cannot be read: {error!r}. Start a new run; or, if the "
-            "run's config.yaml was not changed since it began, delete that file."
+            f"{path}, which says what the run was made with, cannot be read: {getattr(error, 'why', error)}. Start a "
+            "new run; or, if the run's config.yaml was not changed since it began, delete that file."
         ) from None
     if schema != SCHEMA:
         raise UserError(
@@ -241,6 +241,10 @@ def read_settled(path: Path) -> dict[Stage, dict[str, Any]] | None:
             "begun with."
         )
     return stages
+
+
+def _settled(content: Any) -> tuple[Any, dict[Stage, dict[str, Any]]]:
+    return content["schema"], {stage: dict(used) for stage, used in content["stages"].items()}
 
 
 def _leaves(tree: Mapping[str, Any], above: tuple[str, ...]) -> Iterable[tuple[str, Any]]:

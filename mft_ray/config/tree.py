@@ -24,6 +24,7 @@ from mft_ray.config.verdict import VerdictConfig
 from mft_ray.config.yaml_text import apply_override, read_yaml, write_yaml
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
+from mft_ray.utils.files import write_text
 
 _SEEDS = 2**31  # what numpy and torch both take, with room for what is added to tell workers and repeats apart
 _MAX_TOLD = 5  # bad values in one message
@@ -149,9 +150,7 @@ class Config(Section):
 
     def save(self, path: Path) -> None:
         """Write the resolved tree as YAML, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(write_yaml(self.model_dump(mode="json")), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, write_yaml(self.model_dump(mode="json")))
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:

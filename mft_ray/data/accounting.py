@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mft_ray.utils.files import write_json
 
 SCHEMA = 1
 _FIRST = 5  # places that are kept of each reason
@@ -265,6 +265,4 @@ class Accounting:
     def save(self, path: Path) -> None:
         """Write ``data.json``, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, self.content())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
@@ -19,6 +17,7 @@ from mft_ray.data.reading import quiet
 from mft_ray.data.sources import load
 from mft_ray.data.template import with_fixed
 from mft_ray.errors import UserError
+from mft_ray.utils.files import Damaged, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -90,20 +89,9 @@ def prepare(
 
 def _save(encoded: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        with quiet():
-            encoded.save_to_disk(str(partial))
-            tokenizer.save_pretrained(str(partial / TOKENIZER))
-        if folder.exists():  # a folder cannot be renamed over another
-            old = partial.with_name(partial.name + "-old")
-            os.replace(folder, old)
-            os.replace(partial, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with replacing(folder) as partial, quiet():
+        encoded.save_to_disk(str(partial))
+        tokenizer.save_pretrained(str(partial / TOKENIZER))
 
 
 def shared_sources(folder: Path, split: str) -> list[str] | None:
@@ -123,6 +111,7 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
 
     Raises:
         UserError: there is no such split at `folder`.
+        Damaged: it cannot be read.
     """
     path = folder / split
     try:
@@ -132,3 +121,5 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
             f"There is no prepared data at {path}. The splits are {', '.join(SPLITS)}; prepare the data "
             "again if the folder was moved or deleted."
         ) from None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise Damaged(path, f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error

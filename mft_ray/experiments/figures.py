@@ -19,6 +19,7 @@ from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
 from mft_ray.experiments.gathered import Curve, Gathered, Summary
 from mft_ray.experiments.tables import unit_of
 from mft_ray.report.units import Unit
+from mft_ray.utils.files import replacing
 
 # Okabe and Ito's colours, which those who see fewer can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#f0e442")
@@ -36,9 +37,8 @@ def draw(gathered: Gathered, path: Path) -> Path:
         gathered.name, _differences
     )(gathered)
     for ending in ("png", "svg"):
-        partial = path.with_name(f"{path.name}.partial.{ending}")
-        figure.savefig(partial, dpi=150, metadata={"Date": None} if ending == "svg" else None)
-        partial.replace(path.with_name(f"{path.name}.{ending}"))
+        with replacing(path.with_name(f"{path.name}.{ending}")) as partial:
+            figure.savefig(partial, format=ending, dpi=150, metadata={"Date": None} if ending == "svg" else None)
     return path.with_name(f"{path.name}.png")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from mft_ray.evaluation.statistics import interval
 from mft_ray.experiments.catalogue import FFT, Cell
 from mft_ray.search.folder import RunFolder
 from mft_ray.training.job import Outcome
+from mft_ray.utils.files import read_json
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def gather(name: str, cells: Sequence[Cell], more: list[dict[str, Any]]) -> Gath
     failed: list[str] = []
     for cell in cells:
         folder = RunFolder(cell.folder)
-        content = json.loads(folder.comparison.read_text())
+        content = read_json(folder.comparison, dict)
         for each in content["rows"]:
             if "error" in each:
                 failed.append(f"{each['name']} of {cell.config.run.name}: {each['error']}")

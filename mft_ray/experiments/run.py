@@ -25,12 +25,13 @@ from mft_ray.search.baseline import take_over
 from mft_ray.search.cluster import connected
 from mft_ray.search.comparison import check_rows, compare, one_group
 from mft_ray.search.folder import RunFolder, lock, open_folder
+from mft_ray.search.mending import mend_run
 from mft_ray.search.preparation import check_tasks, skeleton
 from mft_ray.search.progress import say
 from mft_ray.search.session import configuration
 from mft_ray.search.settled import check_settled
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import Damaged, read_json, write_json, write_text
 
 
 def study(names: Sequence[str], config: Config | None, resume: str | None = None) -> Path:
@@ -60,6 +61,8 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
         held = lock(folder)
         try:
             settled = check_settled(folder, config)  # again, now that nobody else is at it
+            for each in (folder, *(RunFolder(cell.folder) for cell in every if cell.folder.exists())):
+                mend_run(each)
             settled.begin("study")
             config.save(folder.config)
             write_json(folder.root / "study.json", {"names": list(cells)})
@@ -82,7 +85,11 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
 
 def _check_names(names: Sequence[str], folder: RunFolder) -> None:
     kept = folder.root / "study.json"
-    if kept.exists() and set(begun := json.loads(kept.read_text())["names"]) != set(names):
+    try:
+        begun: list[str] = read_json(kept, lambda content: list(content["names"])) if kept.exists() else list(names)
+    except Damaged:  # told, and set aside, when the folder is held
+        return
+    if set(begun) != set(names):
         raise UserError(
             f"{folder.root} is a study of {', '.join(begun)}, not of {', '.join(names)}: "
             f"python -m mft_ray.study {' '.join(begun)} --resume it."
@@ -112,9 +119,7 @@ def _write_tasks(cells: list[Cell], folder: RunFolder) -> None:
         examples = load(cell.config.seeded().data, say)["test"]
         lines = [{"prompt": _prompt(example), "answer": example.answer} for example in examples]
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _prompt(example: Example) -> str:

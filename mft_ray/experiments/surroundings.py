@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +20,9 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject, made
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_tokenizer
+from mft_ray.training.failures import root_cause
 from mft_ray.training.group import remote_like_worker
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import read_json, write_json
 
 EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
 
@@ -45,7 +45,7 @@ def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 files[subject].parent.mkdir(exist_ok=True)
                 write_json(files[subject], content)
         for subject, file in files.items():
-            found.append({"seed": cell.seed, "row": subject.name, **json.loads(file.read_text())})
+            found.append({"seed": cell.seed, "row": subject.name, **read_json(file, dict)})
     return found
 
 
@@ -55,8 +55,8 @@ def _file(cell: Cell, subject: Subject) -> Path:
 
 def _subjects(cell: Cell) -> list[Subject]:
     folder = RunFolder(cell.folder)
-    backbone = json.loads(folder.comparison.read_text())["backbone"]
-    before = json.loads((folder.work / "baseline.json").read_text())["before"]
+    backbone = read_json(folder.comparison, dict)["backbone"]
+    before = read_json(folder.work / "baseline.json", dict)["before"]
     rows = [name for name in cell.panel.rows if (folder.methods / name / "outcome.json").exists()]
     return [Subject(FFT, backbone), *(made(folder.methods / name, name, backbone, before) for name in rows)]
 
@@ -66,7 +66,7 @@ def _measured(subjects: list[Subject], cell: Cell) -> list[dict[str, Any]]:
     try:
         content: list[dict[str, Any]] = ray.get(remote.remote(subjects, cell.config, str(RunFolder(cell.folder).data)))
     except ray.exceptions.RayError as error:
-        raise RunFailed(f"measuring the loss around models failed: {str(error).strip().splitlines()[-1]}") from error
+        raise RunFailed(f"measuring the loss around models failed: {root_cause(error)}") from error
     return content
 
 

@@ -8,6 +8,7 @@ from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
 from mft_ray.experiments.gathered import Gathered, Summary
 from mft_ray.report import units
 from mft_ray.report.units import Unit
+from mft_ray.utils.files import write_text
 
 COSTS = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
 
@@ -30,9 +31,7 @@ def write_tables(gathered: Gathered, path: Path) -> Path:
         lines += ["", *_flatness(gathered)]
     if gathered.failed:
         lines += ["", "Not trained:", "", *(f"- {each}" for each in gathered.failed)]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

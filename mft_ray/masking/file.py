@@ -7,7 +7,6 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 
 from mft_ray.errors import UserError
 from mft_ray.masking.settings import MaskSettings
+from mft_ray.utils.files import replacing
 
 _FORMAT = "mft_ray mask 2"
 # Format 1 knew fewer settings, whose defaults are what it did.
@@ -54,9 +54,8 @@ def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
         "shapes": json.dumps({name: list(mask.shape) for name, mask in content.masks.items()}),
     }
     metadata["sha256"] = _checksum(packed, metadata)
-    partial = Path(f"{os.fspath(path)}.partial")
-    save_file(packed, partial, metadata)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(packed, partial, metadata)
 
 
 def load_mask(path: str | os.PathLike[str]) -> MaskFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mft_ray.report import units
+from mft_ray.utils.files import read_json, write_text
 
 _COST = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
 
 
 def show(path: Path, console: Console | None = None) -> None:
     """Print a ``comparison.json``: the scores, then the costs."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, dict)
     console = console or Console()
     blocks = [(_label(table), ("method", "score (95%)", "− FFT (95%)", "p (Holm)")) for table in content["scores"]]
     for number, (title, header) in enumerate(blocks):
@@ -41,7 +41,7 @@ def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> Table:
 
 def write_table(path: Path) -> Path:
     """Write a ``comparison.json`` as one table in Markdown beside it, and return where."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, dict)
     header = ["method"]
     for table in content["scores"]:
         header += [f"{_label(table)} (95%)", "− FFT (95%)", "p (Holm)"]
@@ -51,9 +51,7 @@ def write_table(path: Path) -> Path:
         rows.append([row["name"], *scores, *_cost(row["cost"])])
     lines = [[*header, *_COST], ["---"] * (len(header) + len(_COST)), *rows]
     out = path.with_suffix(".md")
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
-    partial.replace(out)
+    write_text(out, "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
     return out
 
 

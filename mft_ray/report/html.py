@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from mft_ray.report import figures, leaderboard, units, verdict
 from mft_ray.report.records import Baseline, Measured, Run, Trial, read
+from mft_ray.utils.files import write_text
 
 HERE = Path(__file__).parent
 FFT_STOPPED = {
@@ -38,9 +38,7 @@ def render(run: Path) -> Path:
     """
     page = _environment().get_template("template.html").render(**_content(read(run)))
     path = run / "report.html"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, page)
     return path
 
 

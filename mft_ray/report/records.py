@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from mft_ray.config.stages import as_used, defaults, differences, flatten, neste
 from mft_ray.config.yaml_text import read_yaml
 from mft_ray.errors import UserError
 from mft_ray.report import units
+from mft_ray.utils.files import Damaged, read_json
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -315,18 +315,20 @@ def _needed(path: Path, kind: type[T], when: str) -> T:
 
 def _optional(path: Path, kind: type[T]) -> T | None:
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return read_json(path, kind.model_validate)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}. It must be the JSON file that the search wrote; resume the "
-            "search to have it written again, or give another run folder."
-        ) from None
-    except ValidationError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Give a run folder that can be read.") from None
+    except Damaged as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise UserError(
+                f"{error}. It must be the JSON file that the search wrote; resume the search to have it written again, "
+                "or give another run folder."
+            ) from None
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']}"
-            for item in error.errors(include_url=False)[:3]
+            for item in error.__cause__.errors(include_url=False)[:3]
         )
         raise UserError(
             f"{path} is not what a search writes ({problems}). Resume the search to have it written "

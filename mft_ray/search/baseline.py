@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -23,8 +22,9 @@ from mft_ray.search.scoring import Subject, score, scores_file
 from mft_ray.search.stopping import Patience
 from mft_ray.training.backbone import load_model
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import Outcome, TrainJob, write_json
+from mft_ray.training.job import Outcome, TrainJob
 from mft_ray.training.recipes import train_job
+from mft_ray.utils.files import read_json, replacing, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
     """
     kept = folder.work / "baseline.json"
     if kept.exists():
-        return Baseline(**json.loads(kept.read_text()))
+        return read_json(kept, _baseline)
     model, record = start, {"stopped": "given"}
     if not config.fft.given:
         outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
@@ -135,9 +135,16 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
             "metric": watched,
             "validation": {"score": baseline.watched, "n": len(during), "standard_error": standard_error(during)},
         }
+    if folder.baseline.exists():  # what was judged by it stays, where only our own record of it was damaged
+        before = read_json(folder.baseline, dict)
+        public |= {name: before[name] for name in ("test", "continued") if name in before}
     write_json(folder.baseline, public)
     write_json(kept, asdict(baseline))
     return baseline
+
+
+def _baseline(content: dict[str, Any]) -> Baseline:
+    return Baseline(**content)
 
 
 def take_over(donor: RunFolder, folder: RunFolder) -> None:
@@ -147,18 +154,17 @@ def take_over(donor: RunFolder, folder: RunFolder) -> None:
         donor: a run with the same model, data, FFT and evaluation.
         folder: of a run that has not begun.
     """
-    partial = folder.root / "work.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    for path in (donor.data, donor.start_model, donor.fft):
-        if path.exists():
-            shutil.copytree(path, partial / path.name, copy_function=_link)
-    (partial / donor.scores.name).mkdir(parents=True)
-    for path in donor.scores.glob("fft-*.json"):
-        _link(path, partial / donor.scores.name / path.name)
-    kept = donor.work / "baseline.json"
-    for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
-        to.write_text(source.read_text().replace(str(donor.root), str(folder.root)))
-    partial.rename(folder.work)  # whole, so that what was interrupted begins anew
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with replacing(folder.work) as partial:  # whole, so that what was interrupted begins anew
+        for path in (donor.data, donor.start_model, donor.fft):
+            if path.exists():
+                shutil.copytree(path, partial / path.name, copy_function=_link)
+        (partial / donor.scores.name).mkdir(parents=True)
+        for path in donor.scores.glob("fft-*.json"):
+            _link(path, partial / donor.scores.name / path.name)
+        kept = donor.work / "baseline.json"
+        for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
+            write_text(to, source.read_text().replace(str(donor.root), str(folder.root)))
 
 
 def _link(source: str | Path, to: str | Path) -> None:
@@ -225,7 +231,8 @@ def _train(
     try:
         return group.train(job, Patience(patience), Lines(label, config.evaluation.watched, train.steps))
     except RunFailed as error:
-        raise RunFailed(f"{label} failed: {error} What was finished is kept: --resume {folder.root}") from error
+        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {folder.root}"
+        raise error.again(reason) from error
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:

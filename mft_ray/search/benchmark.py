@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.evaluation.tasks import ExampleScores, Task, TaskOptions, load_task
 from mft_ray.report.units import duration
 from mft_ray.search.judged import Backbone, Judged
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 _TELL_S = 10.0
 
@@ -183,9 +186,13 @@ def _generated(
 def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     if not file.exists():
         return
-    first, *lines = file.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut off
-    same = json.loads(first) == about and all(
+    # Lines that were cut off, or that a broken disk has left, are generated again.
+    first, *found = [_row(line) for line in file.read_bytes().split(b"\n")]
+    rows = [row for row in found if row and row.keys() >= set(_KEPT[:-1])]
+    if first is None:
+        logger.warning("%s is empty or half-written: its texts are generated again", file)
+        return
+    same = first == about and all(
         row["index"] < len(prompts) and row["prompt"] == prompts[row["index"]] for row in rows
     )  # more examples than before are welcome
     if rows and not same:
@@ -195,13 +202,19 @@ def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> 
     yield from ((row["index"], {key: row[key] for key in _KEPT if key in row}) for row in rows)
 
 
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        read = json.loads(line)
+    except ValueError:
+        return None
+    return read if isinstance(read, dict) else None
+
+
 _KEPT = ("index", "prompt", "text", "tokens", "finished", "thought")
 
 
 def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(file)
+    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _error(scores: Sequence[ExampleScores], metric: str) -> float:

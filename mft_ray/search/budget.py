@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from mft_ray.config import BudgetConfig
 from mft_ray.report.units import duration
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import read_json, write_json
 
 _CHECK_S = 5.0
 
@@ -26,7 +25,7 @@ class Budget:
         self.limits = limits
         self._kept, self._sign = folder / "spent.json", folder / "budget-spent"
         nothing: dict[str, Any] = {"hours": 0.0, "tokens": {}}
-        before = json.loads(self._kept.read_text()) if self._kept.exists() else nothing
+        before = read_json(self._kept, dict) if self._kept.exists() else nothing
         self._hours_before: float = before["hours"]
         self._tokens: dict[str, int] = before["tokens"]
         self._started = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -25,7 +24,8 @@ from mft_ray.search.session import Session, session
 from mft_ray.search.stopping import Patience
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.training.group import WorkerGroup, workers
-from mft_ray.training.job import Outcome, write_json
+from mft_ray.training.job import Outcome
+from mft_ray.utils.files import read_json, write_json
 
 FFT = "fft"
 
@@ -192,7 +192,7 @@ def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> 
     try:
         outcome = group.train(job, Patience(patience), lines)
     except RunFailed as error:
-        say(f"{row.name} has failed: {error}. The others go on.")
+        say(f"{row.name} has failed: {error.told}. The others go on.")
         return str(error)
     return outcome if outcome.best is not None else "it ended before the mask reached its ratio; raise train.steps"
 
@@ -242,6 +242,6 @@ def _fft_row(folder: RunFolder) -> dict[str, Any]:
     path = folder.fft / "outcome.json"
     if path.exists():
         return _row(FFT, FFT, Outcome.load(path))
-    record = json.loads(folder.baseline.read_text())
+    record = read_json(folder.baseline, dict)
     watched = record.get("watched", record)["validation"]["score"]
     return {"name": FFT, "method": FFT, "validation": watched, "stopped_reason": "given", "cost": None}

@@ -15,8 +15,8 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject, answer
 from mft_ray.training.backbone import load_tokenizer
-from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import write_json
+from mft_ray.training.group import TRACEBACK, WorkerGroup, keep_traceback
+from mft_ray.utils.files import read_json, write_json
 
 SHOWN = 5  # each way
 
@@ -57,7 +57,8 @@ def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: R
     try:
         texts = [answer(group, each, "test", indices, config, folder) for each in (pair.fft, pair.winner)]
     except RunFailed as error:  # that is no reason to have no verdict
-        say(f"the report goes without examples: {error}")
+        keep_traceback(error, folder.work / f"discordant.{TRACEBACK}")
+        say(f"the report goes without examples: {error.told}")
         return
     rows = [open_split(folder.data, "test")[index] for index in indices]
     tokenizer = load_tokenizer(str(folder.data / TOKENIZER))
@@ -87,6 +88,6 @@ def _example(pair: Pair, index: int, prompt: str, answer: str | None, said: tupl
 
 
 def _keep(folder: RunFolder, on: str, metric: str, examples: list[dict[str, Any]]) -> None:
-    kept = json.loads(folder.discordant.read_text())["sets"] if folder.discordant.exists() else []
+    kept = read_json(folder.discordant, lambda content: list(content["sets"])) if folder.discordant.exists() else []
     kept = [each for each in kept if each["on"] != on]
     write_json(folder.discordant, {"sets": [*kept, {"on": on, "metric": metric, "examples": examples}]})

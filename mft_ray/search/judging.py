@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.data.prepare import shared_sources
-from mft_ray.errors import RunFailed
+from mft_ray.errors import RunFailed, told
 from mft_ray.search.baseline import Baseline, continued_fft, fft_workers
 from mft_ray.search.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.search.folder import RunFolder
@@ -22,7 +21,7 @@ from mft_ray.search.seeds import over_seeds
 from mft_ray.search.task_scores import score_on_tasks
 from mft_ray.search.verdict import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -138,14 +137,15 @@ def _scored(
         subjects.insert(0, continued)
     except RunFailed as error:
         not_run[CONTINUED] = str(error.__cause__ or error)
-        say(f"continued FFT could not be run: {not_run[CONTINUED].rstrip('.')}. The verdict goes on without it.")
+        reason = told(not_run[CONTINUED], error.traceback_file).rstrip(".")
+        say(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
     if rival:
         try:
             score_on_test(group, [rival[1]], config, folder)
             subjects.append(rival[1])
         except RunFailed as error:
             not_run[f"rival {rival[0]}"] = str(error)
-            say(f"{str(error).rstrip('.')}. The verdict goes on without it.")
+            say(f"{error.told.rstrip('.')}. The verdict goes on without it.")
             rival = None
     test = score_on_test(group, subjects, config, folder)
     decisive = test[config.evaluation.metric]
@@ -179,11 +179,11 @@ def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[s
 def _complete_baseline(
     config: Config, folder: RunFolder, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
 ) -> None:
-    record = json.loads(folder.baseline.read_text())
+    record = read_json(folder.baseline, dict)
     record["test"] = _mean(test["fft"])
     record["continued"] = None
     if "continued" in test:
-        outcome = json.loads((folder.continued / "outcome.json").read_text())
+        outcome = read_json(folder.continued / "outcome.json", dict)
         best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
         record["continued"] = {
             "method": "fft",

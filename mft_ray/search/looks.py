@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import say
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import read_json, write_json
 
 # Of a look, beside the verdict: what depends on which trial was judged.
 _JUDGED = ("mft", "continued")
@@ -29,7 +28,7 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> dict[str, Any
     Raises:
         UserError: they were looked at for another trial, and that verdict is gone.
     """
-    verdict: dict[str, Any] | None = json.loads(folder.verdict.read_text()) if folder.verdict.exists() else None
+    verdict: dict[str, Any] | None = read_json(folder.verdict, dict) if folder.verdict.exists() else None
     if verdict is not None and verdict["trial_id"] == trial_id:
         return verdict
     others = [look for look in looks(folder) if look["trial_id"] != trial_id]
@@ -64,13 +63,13 @@ def look(folder: RunFolder, trial_id: str) -> list[dict[str, str]]:
 def looks(folder: RunFolder) -> list[dict[str, str]]:
     """Return for which trials a run looked at its test examples, and when; oldest first."""
     if folder.looks.exists():
-        found: list[dict[str, str]] = json.loads(folder.looks.read_text())
+        found: list[dict[str, str]] = read_json(folder.looks, list)
         return found
     if not folder.verdict.exists():
         return []
     # Of a run from before looks were remembered.
     when = time.localtime(folder.verdict.stat().st_mtime)
-    return [{"trial_id": json.loads(folder.verdict.read_text())["trial_id"], "time": time.strftime(_TIME, when)}]
+    return [{"trial_id": read_json(folder.verdict, dict)["trial_id"], "time": time.strftime(_TIME, when)}]
 
 
 def _put_away(folder: RunFolder, to: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_ray.config import Config
-from mft_ray.errors import UserError
+from mft_ray.errors import RunFailed, UserError
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
 from mft_ray.report.units import unit
@@ -100,7 +100,7 @@ def _searched(run: Session, baseline: Baseline) -> list[dict[str, Any]]:
     )
     try:
         run_trials(plan, folder, baseline.depth, run.concurrent, progress)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunFailed):
         if any(row["watched"] is not None for row in keep_results()):
             say(f"report so far: {render(folder.root)}")
         raise

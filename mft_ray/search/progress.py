@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune
 
 from mft_ray.config import EvaluationConfig, load_config
+from mft_ray.errors import told
 from mft_ray.report.units import duration, unit
 from mft_ray.search.budget import Budget
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.notices import Notices
+from mft_ray.search.repeated import RepeatedErrors
 from mft_ray.search.study import METRIC, TOTAL_STEPS
 from mft_ray.search.waiting import Waiting
 from mft_ray.training.desk import Progress
-from mft_ray.training.job import Counted, Restart, write_json
+from mft_ray.training.failures import root_cause
+from mft_ray.training.group import TRACEBACK
+from mft_ray.training.job import Counted, Restart
+from mft_ray.utils.files import read_json, write_json, write_text
 
 _NOTICE_S = 1.0
 
@@ -87,6 +94,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     Attributes:
         earlier: trials of the search that belong to Tune's earlier experiments.
+        gave_up: why the search ends before its last trial; None as long as it does not.
+        give_up: called when it does.
     """
 
     earlier = 0
@@ -108,6 +117,9 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.folder, self.after_each = folder, after_each
         self.waiting = Waiting(say)
         self.notices, self._noticed = Notices(), 0.0
+        self.repeated = RepeatedErrors()
+        self.gave_up: str | None = None
+        self.give_up: Callable[[], object] = list
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
         global _current
@@ -119,7 +131,8 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
     def setup(self, **info: Any) -> None:
         """Begin an experiment."""
         self.seconds = {}
-        self.budget = Budget(load_config(self.folder.config).search.budget, self.folder.work)
+        search = load_config(self.folder.config).search
+        self.budget, self.repeated.limit = Budget(search.budget, self.folder.work), search.same_errors
 
     def on_step_begin(self, **info: Any) -> None:
         """Say what trials wait for, if they do, and see whether time is up."""
@@ -173,13 +186,23 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed; the search goes on."""
-        reason = self.folder.trial(trial.trial_id) / "error.json"
-        if not reason.exists():  # its driver failed, for good, and could not say why
-            said = str(trial.get_error()).strip().splitlines()
-            write_json(reason, {"error": f"its driver failed: {said[-1]}"})
+        out = self.folder.trial(trial.trial_id)
+        if not (out / "error.json").exists():  # its driver failed, for good, and could not say why
+            error = trial.get_error()
+            write_text(out / TRACEBACK, str(error))
+            raised = isinstance(error, ray.exceptions.RayTaskError)
+            write_json(out / "error.json", {"error": f"its driver failed: {root_cause(error)}", "raised": raised})
         self._note_end(trial)
-        say(f"{self._name(trials, trial)} failed; the reason is in the leaderboard. The search goes on.")
+        reason = read_json(out / "error.json", lambda content: str(content["error"]))
+        trace = out / TRACEBACK
+        where = trace if trace.exists() else None
+        if _raised(out):
+            self.gave_up = self.gave_up or self.repeated.note(out.name, reason, where)
+        goes_on = "The search ends" if self.gave_up else "The search goes on"
+        say(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
         self.after_each()
+        if self.gave_up:
+            self.give_up()
 
     def _tell_notices(self, trials: list[Any], trial: Any) -> None:
         for reason in self.notices.new(self.folder.trial(trial.trial_id)):
@@ -203,6 +226,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         waiting = self.total - self.earlier - over - len(running)
         seconds = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
         return f", about {duration(seconds / self.concurrent)} of trials left{left}"
+
+
+def _raised(out: Path) -> bool:
+    return read_json(out / "error.json", lambda content: bool(content.get("raised")))
 
 
 _KNOBS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.looks import looks
 from mft_ray.training.artifacts import drop_artifact
-from mft_ray.training.job import Evaluation, Outcome, write_json
+from mft_ray.training.job import Evaluation, Outcome
+from mft_ray.utils.files import read_json, write_json
 
 
 def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict
         ended = (trial / "outcome.json").exists() or (trial / "error.json").exists()
         if ended and trial.name not in judged:
             drop_artifact(trial)
-    public = json.loads(folder.baseline.read_text())
+    public = read_json(folder.baseline, dict)
     write_json(folder.leaderboard, {"baseline": public, "trials": rows})
     return rows
 
@@ -80,7 +80,7 @@ def _row(config: Path, fft_score: float) -> dict[str, Any]:
     )
     row: dict[str, Any] = {
         "trial_id": trial.name,
-        "config": json.loads(config.read_text()),
+        "config": read_json(config, dict),
         "step": None,
         "score": None,
         "delta_fft": None,
@@ -106,7 +106,7 @@ def _row(config: Path, fft_score: float) -> dict[str, Any]:
         if outcome.score is not None:
             row.update(score=outcome.score, delta_fft=outcome.score - fft_score)
     elif error_path.exists():
-        row["error"] = json.loads(error_path.read_text())["error"]
+        row["error"] = read_json(error_path, lambda content: str(content["error"]))
     return row
 
 

@@ -38,7 +38,7 @@ def best_rival(
             try:
                 outcome = _train(method, its, config, folder, baseline)
             except RunFailed as error:
-                say(f"rival {method} has failed: {str(error).rstrip('.')}. The verdict goes on without it.")
+                say(f"rival {method} has failed: {error.told.rstrip('.')}. The verdict goes on without it.")
                 failed[method] = str(error)
                 continue
             if outcome.best_evaluation is None:

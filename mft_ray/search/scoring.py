@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from mft_ray.errors import RunFailed
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.progress import Lines
 from mft_ray.training.artifacts import MODEL, find
-from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import GenerateJob, ScoreJob, write_json
+from mft_ray.training.group import TRACEBACK, WorkerGroup, keep_traceback
+from mft_ray.training.job import GenerateJob, ScoreJob
+from mft_ray.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,15 @@ def score(
     metric = metric or config.evaluation.metric
     path = scores_file(folder, subject, split, metric)
     if path.exists():
-        kept: list[float] = json.loads(path.read_text())
-        return kept
+        return read_json(path, lambda content: [float(value) for value in content])
     job = ScoreJob(**_asked(group, subject, split, metric, config, folder), limit=limit)
     label = f"{subject.name} on {split}"
     try:
         values = group.score(job, Lines(label, metric, None)).values
     except RunFailed as error:
-        raise RunFailed(f"Scoring {label} failed: {error}") from error
+        folder.scores.mkdir(parents=True, exist_ok=True)
+        keep_traceback(error, path.with_suffix(f".{TRACEBACK}"))
+        raise error.again(f"Scoring {label} failed: {error}") from error
     folder.scores.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return values

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mft_ray.config import Config
-from mft_ray.errors import RunFailed
+from mft_ray.errors import RunFailed, told
 from mft_ray.evaluation.statistics import interval
 from mft_ray.search.baseline import continued_fft, fft_baseline, job_on, trial_workers
 from mft_ray.search.folder import RunFolder
@@ -57,7 +57,7 @@ def over_seeds(
             runs.append(_run(group, _reseeded(config, number), sub, start, row, "continued" in scores))
         except RunFailed as error:
             reason = str(error.__cause__ or error).rstrip(".")
-            say(f"{name} has failed: {reason}. The verdict goes on without it.")
+            say(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
             why.append(f"{name}: {reason}")
     return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
 

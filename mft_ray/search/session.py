@@ -13,8 +13,10 @@ from mft_ray.errors import UserError
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
+from mft_ray.search.mending import mend_run
 from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths, with_fixed_date
 from mft_ray.search.progress import say
+from mft_ray.search.ray_logs import kept_logs
 from mft_ray.search.settled import Settled, check_settled
 
 
@@ -79,8 +81,10 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
         held = lock(folder)
         try:
             settled = check_settled(folder, config)  # again, now that nobody else is at it
+            mend_run(folder)
             start = _prepare(config, seeded, settled, new=resume is None)
-            yield Session(seeded, folder, start, concurrent, settled)
+            with kept_logs(folder):
+                yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:
             say(f"interrupted; what was finished is kept: --resume {folder.root}")
             raise

@@ -20,7 +20,7 @@ from mft_ray.config.stages import (
 )
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 
 class Settled:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mft_ray.config import Config, load_config
-from mft_ray.errors import UserError
+from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, runs_home
+from mft_ray.search.mending import mend_run
 from mft_ray.search.preparation import (
     check,
     in_steps,
@@ -25,15 +26,17 @@ from mft_ray.search.preparation import (
     with_fixed_date,
 )
 from mft_ray.search.progress import Lines
+from mft_ray.search.ray_logs import kept_logs
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.settled import Settled
 from mft_ray.search.stopping import Patience
 from mft_ray.training.artifacts import ADAPTER, MASK, find, load_with
 from mft_ray.training.backbone import load_model, load_skeleton
-from mft_ray.training.group import workers
-from mft_ray.training.job import Outcome, write_json
+from mft_ray.training.group import TRACEBACK, keep_traceback, workers
+from mft_ray.training.job import Outcome
 from mft_ray.training.launch import launch
 from mft_ray.training.recipes import recipe, train_job
+from mft_ray.utils.files import Damaged, write_json
 
 # What a method is made from, beside what all are.
 _SECTIONS = {"fft": ("fft",), "continued_fft": ("fft", "train"), "lora": ("lora", "train")}
@@ -58,10 +61,9 @@ def train_once(method: str, config: Config, out: str) -> None:
     root = Path(out).expanduser().resolve()
     folder = RunFolder(root)
     _check_settled(method, config, folder)
-    done = root / "outcome.json"
-    if done.exists():
+    if outcome := _done(root):
         print(f"{root} is done already, by {method} with these settings: nothing is trained")
-        _tell(Outcome.load(done), config, root)
+        _tell(outcome, config, root)
         return
     check(config)
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
@@ -69,6 +71,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         concurrent_trials(scaling)
         with lock(folder):
             settled = _check_settled(method, config, folder)  # again, now that nobody else is at it
+            mend_run(folder)
             settled.begin("data")
             start = make_ready(config, folder)
             settled.begin("training")
@@ -85,8 +88,16 @@ def train_once(method: str, config: Config, out: str) -> None:
             )
             config.save(folder.config)
             lines = Lines(method, config.evaluation.watched, job.train.steps)
-            outcome = launch(job, Patience(job.train.patience), lines)
+            with kept_logs(folder):
+                outcome = launch(job, Patience(job.train.patience), lines)
     _tell(outcome, config, root)
+
+
+def _done(root: Path) -> Outcome | None:
+    try:
+        return Outcome.load(root / "outcome.json")
+    except (FileNotFoundError, Damaged):  # a damaged one is told, and set aside, when the folder is held
+        return None
 
 
 def _tell(outcome: Outcome, config: Config, root: Path) -> None:
@@ -179,7 +190,12 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
         with connected():
             concurrent_trials(config.scaling)
             with workers(config.scaling, folder.work / "group") as group:
-                values = score(group, subject, split, config, folder)
+                try:
+                    values = score(group, subject, split, config, folder)
+                except RunFailed as failure:
+                    # The scores' folder, which has it too, goes away.
+                    keep_traceback(failure, Path(out or "evaluate").absolute().with_suffix(f".{TRACEBACK}"))
+                    raise
     shown = unit(config.evaluation.metric)
     mean, error = sum(values) / len(values), standard_error(values)
     if out:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
 from mft_ray.errors import RunFailed
+from mft_ray.utils.files import replacing, set_aside
 
 # How long another program, such as a dashboard, may hold the file. SQLite's own is 5 s.
 PATIENCE_S = 60.0
@@ -33,11 +33,8 @@ def open_storage(path: Path) -> RDBStorage:
 
 def keep_copy(path: Path, copy: Path) -> None:
     """Copy a study as it is now, whole or not at all, also while others write to it."""
-    partial = copy.with_name(copy.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with closing(_connect(path)) as study, closing(_connect(partial)) as new:
+    with replacing(copy) as partial, closing(_connect(path)) as study, closing(_connect(partial)) as new:
         study.backup(new)
-    os.replace(partial, copy)
 
 
 def mend(path: Path, copy: Path) -> bool:
@@ -50,15 +47,14 @@ def mend(path: Path, copy: Path) -> bool:
         RunFailed: another program holds the study.
     """
     with explained(path):
-        if _sound(path) or not copy.exists():
+        if sound(path) or not sound(copy):
             return False
     if path.exists():
-        os.replace(path, path.with_name(path.name + ".damaged"))
+        set_aside(path, path.with_name(path.name + ".damaged"))
     # Of the damaged one: SQLite would apply it to the copy.
     path.with_name(path.name + "-journal").unlink(missing_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    shutil.copyfile(copy, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        shutil.copyfile(copy, partial)
     return True
 
 
@@ -81,7 +77,12 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sound(path: Path) -> bool:
+def sound(path: Path) -> bool:
+    """Say whether a file is there and holds a study that can be read.
+
+    Args:
+        path: of the study's file.
+    """
     if not path.exists():
         return False
     try:

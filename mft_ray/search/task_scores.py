@@ -17,7 +17,9 @@ from mft_ray.search.judged import Backbone
 from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
 from mft_ray.training.backbone import load_tokenizer
-from mft_ray.training.group import remote_like_worker
+from mft_ray.training.failures import root_cause
+from mft_ray.training.group import TRACEBACK, keep_traceback, remote_like_worker
+from mft_ray.utils.files import read_json
 
 
 def score_on_tasks(
@@ -55,10 +57,13 @@ def score_on_tasks(
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
-            raise RunFailed(f"benchmark tasks failed: {str(error.cause).strip().splitlines()[-1]}") from error
+            failed = RunFailed(f"benchmark tasks failed: {root_cause(error.cause)}")
+            failed.traceback = str(error)
+            keep_traceback(failed, out / TRACEBACK)
+            raise failed from error
         except ray.exceptions.RayError as error:
-            raise RunFailed(f"benchmark tasks failed: {str(error).strip().splitlines()[0]}") from error
-    first = json.loads((out / subjects[0].name / "results.json").read_text())
+            raise RunFailed(f"benchmark tasks failed: {root_cause(error)}") from error
+    first = read_json(out / subjects[0].name / "results.json", dict)
     metrics = {task: results[subjects[0].name]["metric"] for task, results in first.items()}
     return {
         (task, metric): {subject.name: _example_scores(out, subject.name, task, metric) for subject in subjects}

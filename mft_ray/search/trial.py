@@ -21,9 +21,10 @@ from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC, RATIO, TOTAL_STEPS
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
-from mft_ray.training.group import WorkerGroup
-from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, best_index, read_step, write_json
+from mft_ray.training.group import TRACEBACK, WorkerGroup, keep_traceback
+from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, best_index, read_step
 from mft_ray.training.recipes import train_job
+from mft_ray.utils.files import write_json
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             return self._ended_where_it_is()
         except RunFailed as error:
             # No error of Tune's: that would end this actor, and the workers are as good as before.
-            write_json(self._out / "error.json", {"error": str(error)})
+            keep_traceback(error, self._out / TRACEBACK)
+            write_json(self._out / "error.json", {"error": str(error), "raised": error.raised})
             drop_checkpoints(self._out / "checkpoints")
             diverged = isinstance(error, Diverged)
             ended = {METRIC: math.nan, "diverged": diverged, "stopped_reason": "failed", "done": True}
@@ -129,7 +131,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         job = self._plan.job(self.trial_id, point)
         self._out = Path(job.out)
         self._out.mkdir(parents=True, exist_ok=True)
-        (self._out / "error.json").unlink(missing_ok=True)
+        for earlier in ("error.json", TRACEBACK):
+            (self._out / earlier).unlink(missing_ok=True)
         write_json(self._out / "config.json", point)
         self._history = []
         self._steps, self._spent_since = job.train.steps, math.inf

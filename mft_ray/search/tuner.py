@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 
 import ray.tune
 
+from mft_ray.errors import RunFailed
 from mft_ray.search.backstop import Backstop
 from mft_ray.search.budget import Budget, spent
 from mft_ray.search.folder import RunFolder
@@ -26,10 +26,10 @@ from mft_ray.search.progress import TrialProgress, say
 from mft_ray.search.settled import begun_trials
 from mft_ray.search.space import build_space, left_out, points_to_evaluate
 from mft_ray.search.study import build_search
-from mft_ray.search.study_file import explained, keep_copy, mend, new_storage
+from mft_ray.search.study_file import explained, keep_copy, mend, new_storage, sound
 from mft_ray.search.trial import MaskTrial, TrialPlan
-from mft_ray.training.job import write_json
 from mft_ray.training.recipes import recipe
+from mft_ray.utils.files import read_json, write_json
 
 _NAME = "search"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,7 +63,7 @@ class Experiment:
             path: of the experiment's folder.
         """
         file = path.with_name(f"{path.name}.json")
-        return cls(**json.loads(file.read_text())) if file.exists() else None
+        return read_json(file, lambda content: cls(**content)) if file.exists() else None
 
     def save(self, folder: RunFolder) -> None:
         """Keep it beside the experiment's folder."""
@@ -82,7 +82,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
         progress: told of every trial.
 
     Raises:
-        RunFailed: the study's file cannot be used.
+        RunFailed: the study's file cannot be used, or several trials have failed with the same error.
     """
     # Tune's own tables would bury ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -97,7 +97,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
         begun = _resumed(trainable, folder, wanted, concurrent, progress)
         while (missing := wanted - begun) > 0 and not spent(folder.work):
             experiment = Experiment(_next_name(folder), begun, missing, concurrent)
-            _fit(_new(trainable, plan, folder, depth, experiment, progress), experiment, progress)
+            _fit(_new(trainable, plan, folder, depth, experiment, progress), folder, experiment, progress)
             before, begun = begun, begun_trials(folder)
             if begun == before:  # none of them could begin, and none would
                 return
@@ -107,29 +107,41 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
     """Run what the last experiment still owes, if there is one; return how many trials have begun."""
     paths = _experiments(folder)
     if not paths:
-        for leftover in (folder.trials, folder.tune):
-            shutil.rmtree(leftover, ignore_errors=True)
-        return 0
+        # Where Tune's state was damaged, and set aside, trials have ended.
+        _forget_lost_trials(folder, {path.parent.name for path in folder.trials.glob("*/error.json")})
+        shutil.rmtree(folder.tune, ignore_errors=True)
+        return begun_trials(folder)
     if mend(folder.study, folder.study_copy):
         say(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
     tuners = [
         ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False) for path in paths
     ]
     _forget_lost_trials(folder, {Path(result.path).name for tuner in tuners for result in tuner.get_results()})
-    last = Experiment.load(paths[-1]) or Experiment(paths[-1].name, 0, wanted, concurrent)
+    earlier = sum(len(tuner.get_results()) for tuner in tuners[:-1])
+    last = Experiment.load(paths[-1]) or Experiment(paths[-1].name, earlier, wanted - earlier, concurrent)
     if last.concurrent != concurrent or last.earlier + last.trials > wanted:
         # What an experiment was begun with Tune does not change: another goes on with what is wanted now.
         _closed(folder, last.name).touch()
         if _unfinished(folder):
             say(f"trials at work end as they began; those after them run {concurrent} at a time")
-    _fit(tuners[-1], last, progress)
+    _fit(tuners[-1], folder, last, progress)
     return begun_trials(folder)
 
 
-def _fit(tuner: ray.tune.Tuner, experiment: Experiment, progress: TrialProgress) -> None:
+def _fit(tuner: ray.tune.Tuner, folder: RunFolder, experiment: Experiment, progress: TrialProgress) -> None:
     progress.earlier = experiment.earlier
+    progress.give_up = partial(_give_up, _closed(folder, experiment.name))
     with _ending_in_order():
         tuner.fit()
+    if progress.gave_up:
+        raise RunFailed(f"{progress.gave_up} Once the cause is gone: --resume {folder.root}")
+
+
+def _give_up(closed: Path) -> None:
+    """Have no more trials begin, and those at work end in order, so that they can be resumed."""
+    closed.touch()
+    if threading.current_thread() is threading.main_thread():  # in another, Tune listens to no signal
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def _experiments(folder: RunFolder) -> list[Path]:
@@ -167,15 +179,17 @@ def _new(
     search = plan.config.search
     shutil.rmtree(folder.tune / experiment.name, ignore_errors=True)  # of one that was interrupted as it began
     objectives = 1 if search.objectives == "score" else 2
-    if experiment.earlier:
+    if experiment.earlier and sound(folder.study):
         algorithm = continue_search(folder.study, search.sampler, search.startup_trials, search.seed, objectives)
     else:
         if note := left_out(plan.config, depth):
             say(note)
+        # There are such only where the study was damaged.
+        tried = [read_json(path, dict) for path in folder.trials.glob("*/config.json")]
         algorithm = build_search(
             new_storage(folder.study),
             build_space(plan.config, depth),
-            points_to_evaluate(plan.config, depth),
+            [point for point in points_to_evaluate(plan.config, depth) if point not in tried],
             search.sampler,
             search.startup_trials,
             search.seed,

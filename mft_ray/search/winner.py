@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.space import apply
 from mft_ray.training.artifacts import MASK, MODEL, export, find
 from mft_ray.training.recipes import recipe
+from mft_ray.utils.files import replacing
 
 BEST_MODEL = "model"
 
@@ -33,21 +33,19 @@ def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict
     """
     if folder.best.exists():
         return
-    partial = folder.root / "best.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     artifact = find(folder.trial(row["trial_id"]))
     assert artifact is not None
-    _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
     method = config.search.method
     tree = {"trial_id": row["trial_id"], "mask" if method == "mft" else method: row["config"]}
     # With what the search chose of it.
     tree["train"] = recipe(method, apply(config, row["config"])).train.model_dump(mode="json")
-    (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    (partial / "README.md").write_text(_card(folder, config, baseline, row, sentence, artifact))
-    if config.run.export_model and artifact.name != MODEL:
-        export(baseline.model, str(artifact), partial / BEST_MODEL, baseline.before)
-    os.replace(partial, folder.best)
+    with replacing(folder.best) as partial:
+        partial.mkdir()
+        _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
+        (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        (partial / "README.md").write_text(_card(folder, config, baseline, row, sentence, artifact))
+        if config.run.export_model and artifact.name != MODEL:
+            export(baseline.model, str(artifact), partial / BEST_MODEL, baseline.before)
 
 
 def _copy(source: Path, to: Path) -> None:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from mft_ray.errors import RunFailed
 from mft_ray.training.job import Evaluation, read_history
+from mft_ray.utils.files import sync_folder, sync_tree
 
 _PREFIX = "step-"
 # The one before the newest is there for the case that the newest cannot be read.
@@ -50,8 +51,10 @@ def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation]) -> Non
         )
         dist.barrier()
         if dist.get_rank() == 0:
+            sync_tree(partial)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
+            sync_folder(folder)
             for older in _complete(folder)[:-_KEPT]:
                 shutil.rmtree(older, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch's own for a write that failed is the latter

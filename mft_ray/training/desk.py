@@ -54,10 +54,14 @@ class Failure:
     Attributes:
         reason: why.
         diverged: whether its numbers became NaN, which its settings are to blame for.
+        traceback: of the worker whose code raised an error; None where none did.
+        raised: whether code raised it, so that it might again: no worker was lost, nor short of memory.
     """
 
     reason: str
     diverged: bool = False
+    traceback: str | None = None
+    raised: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class Desk:
         self._signs: dict[int, Sign] = {}  # by rank
         self._hung: str | None = None
         self._killed = False
+        self._held = 0.0
 
     # The driver's side.
 
@@ -216,6 +221,7 @@ class Desk:
     async def report(self, task: Task, evaluation: Evaluation) -> bool:
         """Note an evaluation, which every worker reports; returns, alike to all, whether to break off."""
         key = (task.number, evaluation.step)
+        self._held = evaluation.memory
         if key not in self._cancelled:
             self._cancelled = {key: self._cancel}
             await self._change(lambda: self._events.append(evaluation))
@@ -235,20 +241,32 @@ class Desk:
             self._sent_home |= self._jobs >= self._renewal.jobs or self._grown > self._renewal.growth
             await self._change(lambda: self._settle(result))
 
-    async def crashed(self, reason: str, memory: bool = False) -> None:
+    async def held(self) -> float:
+        """Return the bytes that the worker with the most had at the job's last evaluation; 0 where that is not known.
+
+        Of a worker on a GPU it is not: what it says there is of the GPU.
+        """
+        return 0.0 if self._task is None or self._task.job.scaling.gpus_per_worker else self._held
+
+    async def crashed(
+        self, reason: str, memory: bool = False, traceback: str | None = None, raised: bool = False
+    ) -> None:
         """Note that the group has failed and will be started anew.
 
         Args:
             reason: in one line.
             memory: whether there was too little of it.
+            traceback: of the worker whose code raised an error; None where none did.
+            raised: whether code raised it, so that it might again.
         """
         self._finished.clear()
         self._memory, self._signs = {}, {}
-        reason, self._hung = self._hung or reason, None
+        reason, hung, self._hung = self._hung or reason, self._hung is not None, None
         expected, self._killed = self._killed, False
         if expected or self._over():
             return  # no failure of the job that is on the desk
-        await self._change(lambda: self._crash(reason, memory))
+        failure = Failure(reason) if hung else Failure(reason, traceback=traceback, raised=raised)
+        await self._change(lambda: self._crash(failure, memory and not hung))
 
     def _over(self) -> bool:
         return self._task is None or self._task.number == self._settled
@@ -258,17 +276,17 @@ class Desk:
             action()
             self._changed.notify_all()
 
-    def _crash(self, reason: str, memory: bool) -> None:
-        if memory and self._shrink(reason):
+    def _crash(self, failure: Failure, memory: bool) -> None:
+        if memory and self._shrink(failure.reason):
             return
         self._failures += 1
         if self._failures <= self._max_failures:
-            self._events.append(Restart(reason))
+            self._events.append(Restart(failure.reason))
         elif memory:
             tried = " with one example at a time" if self._sizes else ""
-            self._settle(Failure(f"out of memory{tried}: {reason}. {_ADVICE}"))
+            self._settle(replace(failure, reason=f"out of memory{tried}: {failure.reason}. {_ADVICE}"))
         else:
-            self._settle(Failure(reason))
+            self._settle(failure)
 
     def _shrink(self, reason: str) -> bool:
         """Put the job on the desk again with smaller batches, if there are any."""
@@ -282,7 +300,7 @@ class Desk:
 
     def _put(self, task: Task) -> None:
         self._task = replace(task, limit=self._worked.get(_kind(task.job)))
-        self._failures, self._cancel, self._sizes = 0, False, None
+        self._failures, self._cancel, self._sizes, self._held = 0, False, None, 0.0
 
     def _settle(self, result: Result | Failure) -> None:
         assert self._task

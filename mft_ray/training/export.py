@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from mft_ray.data.ends import stop_tokens
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, apply_masks, check_fits, fingerprint
 from mft_ray.training.backbone import load_model
+from mft_ray.utils.files import replacing
 
 
 def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: Tokenizer, folder: Path) -> None:
@@ -144,16 +143,5 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write: fills a new folder, whose name it gets.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, long names: NAME.old may be a folder of the user's.
-    partial, old = (folder.with_name(f".{folder.name}.mft_ray-{role}") for role in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with replacing(folder) as partial:
         write(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)

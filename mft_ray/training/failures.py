@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mft_ray.errors import UserError
 from mft_ray.training.network import NotConnected
@@ -28,14 +30,46 @@ def out_of_memory(*failures: BaseException) -> bool:
     return any(_of_memory(failure) for failure in _each(failures))
 
 
+def note_traceback(error: BaseException) -> None:
+    """Have an error take its traceback along, in words: what reaches another process has only that process's.
+
+    Args:
+        error: raised by code on a worker. What the user gave needs no traceback.
+    """
+    if not isinstance(error, UserError):
+        with suppress(AttributeError):  # a class that has slots
+            error.worker_traceback = "".join(traceback.format_exception(error))  # type: ignore[attr-defined]
+
+
+def traceback_of(*failures: BaseException) -> str | None:
+    """Return what `note_traceback` has noted of the failure that `root_cause` tells; None of a worker that was lost.
+
+    Args:
+        failures: as of `root_cause`.
+    """
+    cause = _cause(failures)
+    lost = _LOST_PEER.search(str(cause)) and not _of_memory(cause)
+    return None if lost else getattr(cause, "worker_traceback", None)
+
+
+def raised(*failures: BaseException) -> bool:
+    """Say whether code raised what `root_cause` tells, and so might again: no worker was lost, nor short of memory.
+
+    Args:
+        failures: as of `root_cause`.
+    """
+    cause = _cause(failures)
+    by_code = hasattr(cause, "worker_traceback") or isinstance(cause, UserError)
+    return by_code and not _of_memory(cause) and not _LOST_PEER.search(str(cause))
+
+
 def root_cause(*failures: BaseException) -> str:
     """Return in one line what the worker that failed first said, not those that lost it as their peer.
 
     Args:
         failures: of workers, or one error of Ray Train's that holds them.
     """
-    each = _each(failures)
-    cause = min(each, key=lambda failure: (not _of_memory(failure), bool(_LOST_PEER.search(str(failure)))))
+    cause = _cause(failures)
     if isinstance(cause, NotConnected):
         return str(cause)
     if _KILLED.search(_text(cause)):
@@ -50,6 +84,10 @@ def root_cause(*failures: BaseException) -> str:
     # "KeyError: 'id'" says more than "'id'"; our own messages are sentences.
     plain = hasattr(cause, "worker_failures") or isinstance(cause, UserError | ArithmeticError | RuntimeError)
     return text if plain else f"{type(cause).__name__}: {text}"
+
+
+def _cause(failures: Sequence[BaseException]) -> BaseException:
+    return min(_each(failures), key=lambda failure: (not _of_memory(failure), bool(_LOST_PEER.search(str(failure)))))
 
 
 def _each(failures: Sequence[BaseException]) -> list[BaseException]:
@@ -76,7 +114,29 @@ def _killed(text: str) -> str:
     if worker := re.search(r"ActorMetadata\([^)]*\bpid=(\d+)", text):
         who = "a worker"
         if held := re.search(rf"\bpid={worker[1]}, actual memory used={_SIZE}", text):
-            facts.append(f"it held {held[1]}")
+            facts.append(f"it used {_spaced(held[1])}")
     if node := re.search(rf"was {_SIZE} used / {_SIZE} limit", text):
-        facts.append(f"{node[1]} of the node's {node[2]} were in use")
-    return f"{who} was killed because its node ran low on memory" + (f" ({', '.join(facts)})" if facts else "")
+        facts.append(f"{_spaced(node[1])} of its node's {_spaced(node[2])} were in use")
+    return f"{who} was killed for want of memory" + (f" ({', and '.join(facts)})" if facts else "")
+
+
+def killed_by_kernel(held: float, group: tuple[float, float] | None) -> str:
+    """Return in one line that the kernel has killed a worker, with the numbers that are known.
+
+    Args:
+        held: bytes that the worker with the most had at its last evaluation; 0 where that is not known.
+        group: bytes that were in use at the most, and the limit, of the control group that it is in.
+    """
+    facts = [f"at the last evaluation a worker used {_gb(held)}"] if held else []
+    if group is not None:
+        facts.append(f"at the most {_gb(group[0])} of the {_gb(group[1])} that its container may use were in use")
+    told = f" ({', and '.join(facts)})" if facts else ""
+    return f"a worker was killed for want of memory, by the kernel{told}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 2**30:.2f} GB"
+
+
+def _spaced(size: str) -> str:
+    return re.sub(r"(?<=[\d.]) ?(?=[KMGT]?i?B)", " ", size)

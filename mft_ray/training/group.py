@@ -20,14 +20,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result, Sign
-from mft_ray.training.failures import out_of_memory, root_cause
+from mft_ray.training.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
-from mft_ray.training.memory import kills
+from mft_ray.training.memory import kills, most_used
 from mft_ray.training.network import INTERFACE_VARIABLES, NodeInterface
 from mft_ray.training.serve import serve
 from mft_ray.training.signs import innermost
+from mft_ray.utils.files import write_text
 
 Heard = Callable[[Progress], object]
+
+# Beside what a job was to leave.
+TRACEBACK = "traceback.txt"
 
 # How often a driver that waits for its workers looks whether they are still there.
 _LOOK_S = 1.0
@@ -92,7 +96,7 @@ class WorkerGroup:
         event = self._event(over)
         self._busy = isinstance(event, Progress)
         if isinstance(event, Failure):
-            raise (Diverged if event.diverged else RunFailed)(event.reason)
+            raise _failed(event)
         return event
 
     def train(self, job: TrainJob, stop: StopRule | None = None, heard: Heard | None = None) -> Outcome:
@@ -110,7 +114,13 @@ class WorkerGroup:
         if done.exists():
             return Outcome.load(done)
         Path(job.out).mkdir(parents=True, exist_ok=True)
-        result = self._run(job, stop, heard)
+        trace = Path(job.out) / TRACEBACK
+        trace.unlink(missing_ok=True)
+        try:
+            result = self._run(job, stop, heard)
+        except RunFailed as error:
+            keep_traceback(error, trace)
+            raise
         assert isinstance(result, Outcome)
         return result
 
@@ -288,6 +298,24 @@ def _silence(rank: int, sign: Sign, stack: str) -> str:
     return f"{doing}, in {place}" if place else f"{doing}, and gave no stack: it, or its node, stands still"
 
 
+def keep_traceback(error: RunFailed, path: Path) -> None:
+    """Write the worker's traceback of a failed job, if there is one, and note where it is.
+
+    Args:
+        error: of the job.
+        path: of the file.
+    """
+    if error.traceback is not None:
+        write_text(path, error.traceback)
+        error.traceback_file = path
+
+
+def _failed(failure: Failure) -> RunFailed:
+    error = (Diverged if failure.diverged else RunFailed)(failure.reason)
+    error.traceback, error.raised = failure.traceback, failure.raised
+    return error
+
+
 class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
     """Pass on, from Ray Train's controller, why a group failed."""
 
@@ -298,12 +326,12 @@ class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the desk."""
         failures = worker_exceptions.values()
-        reason, memory = root_cause(*failures), out_of_memory(*failures)
+        reason, memory, trace = root_cause(*failures), out_of_memory(*failures), traceback_of(*failures)
         before, self._kernel = self._kernel, _killed_here()
-        if not memory and before[0] == self._kernel[0] and before[1] < self._kernel[1]:
+        if not memory and trace is None and before[0] == self._kernel[0] and before[1] < self._kernel[1]:
             # Ray only knows that it is gone.
-            reason, memory = f"{reason}: the kernel has killed a process of this machine for want of memory", True
-        ray.get(self._desk.crashed.remote(reason, memory))
+            reason, memory = killed_by_kernel(ray.get(self._desk.held.remote()), most_used()), True
+        ray.get(self._desk.crashed.remote(reason, memory, trace, not memory and raised(*failures)))
 
 
 def _killed_here() -> tuple[str, int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, Protocol
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
+from mft_ray.utils.files import Damaged, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -260,16 +259,26 @@ class Outcome:
 
     @classmethod
     def load(cls, path: Path) -> Outcome:
-        """Read what `save` wrote."""
-        content = json.loads(path.read_text())
+        """Read what `save` wrote.
+
+        Raises:
+            Damaged: it is not that.
+        """
+        return read_json(path, cls._read)
+
+    @classmethod
+    def _read(cls, content: Any) -> Outcome:
         cost = content.get("cost")  # runs of earlier versions did not count it
-        return cls(
+        outcome = cls(
             content["stopped_reason"],
             read_history(content["history"]),
             content["best"],
             content["score"],
             Cost(**cost) if cost else None,
         )
+        # Every run that ended was evaluated at least once, and its best is among that.
+        outcome.history[-1 if outcome.best is None else outcome.best]
+        return outcome
 
 
 def best_index(history: Sequence[Evaluation]) -> int | None:
@@ -285,8 +294,8 @@ def read_step(folder: Path) -> int | None:
         folder: the run's ``out``.
     """
     try:
-        return int(json.loads((folder / "progress.json").read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / "progress.json", lambda content: int(content["step"]))
+    except (FileNotFoundError, Damaged):
         return None
 
 
@@ -295,20 +304,5 @@ def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:
     return [Evaluation(**_with_nan(row)) for row in rows]
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a temporary name and rename; NaN becomes null, which any program can read."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_without_nan(content), indent=1) + "\n")
-    os.replace(partial, path)
-
-
 def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from mft_ray.data.prepare import open_split
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_model, load_tokenizer
 from mft_ray.training.job import ScoreJob, TrainJob
+from mft_ray.utils.files import read_json
 
 _Thing = TypeVar("_Thing")
 
@@ -81,7 +81,7 @@ class Kept:
 
     def scores(self, path: str) -> list[float]:
         """Return per-example scores from a file."""
-        return self._keep("scores", path, lambda: list(json.loads(Path(path).read_text())))
+        return self._keep("scores", path, lambda: read_json(path, list))
 
     def _keep(self, kind: str, key: Any, make: Callable[[], _Thing]) -> _Thing:
         held, thing = self._things.get(kind, (None, None))

@@ -25,11 +25,12 @@ from mft_ray.training.dropout import add_dropout
 from mft_ray.training.engine import build_engine
 from mft_ray.training.flops import Flops
 from mft_ray.training.footprint import Sized, training_sizes
-from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, best_index, write_json
+from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, best_index
 from mft_ray.training.kept import Kept
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
 from mft_ray.training.signs import Alive, unheard
+from mft_ray.utils.files import write_json
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
 Report = Callable[[Evaluation], bool]

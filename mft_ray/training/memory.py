@@ -13,6 +13,7 @@ import torch
 from mft_ray.config import ScalingConfig
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_VMSTAT = Path("/proc/vmstat")
 _CGROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Of a node's memory: Ray kills workers where 95% of it is in use.
 _LEFT_ALONE = 0.1
@@ -97,20 +98,51 @@ def node_memory() -> tuple[float, float]:
 def _limits(cgroups: Path, mine: Path) -> Iterator[tuple[float, float]]:
     """Yield the limit of each control group that this process is in, and what the group holds beside file caches."""
     with suppress(OSError):
-        for line in mine.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                root, files = cgroups, ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = cgroups / "memory"
-                files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            folder = root / path.lstrip("/")
-            # A group is bound by those around it. Inside a container its path may be of the world outside.
-            for each in (folder, *folder.parents):
-                if each.is_relative_to(root) and (found := _limit(each, *files)) is not None:
-                    yield found
+        for folder, version in _folders(cgroups, mine):
+            if (found := _limit(folder, *_FILES[version])) is not None:
+                yield found
+
+
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+_PEAKS = {1: ("memory.max_usage_in_bytes", "memory.limit_in_bytes"), 2: ("memory.peak", "memory.max")}
+
+
+def _folders(cgroups: Path, mine: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the folder of each control group that this process is in, and of which version of them that is."""
+    for line in mine.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, version = cgroups, 2
+        elif "memory" in controllers.split(","):
+            root, version = cgroups / "memory", 1
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        # A group is bound by those around it. Inside a container its path may be of the world outside.
+        yield from ((each, version) for each in (folder, *folder.parents) if each.is_relative_to(root))
+
+
+def most_used(cgroups: Path = _CGROUPS, mine: Path = _MINE) -> tuple[float, float] | None:
+    """Return the bytes in use at the most, and the limit, of the control group here that came nearest to its limit.
+
+    Args:
+        cgroups: where the kernel shows control groups.
+        mine: file that says which this process is in.
+
+    Returns:
+        None where none has a limit, or the kernel does not say.
+    """
+    found = []
+    with suppress(OSError):
+        for folder, version in _folders(cgroups, mine):
+            with suppress(OSError, ValueError):  # none there, or no limit: "max"
+                peak, limit = (float((folder / name).read_text()) for name in _PEAKS[version])
+                if limit < psutil.virtual_memory().total:
+                    found.append((peak, limit))
+    return max(found, key=lambda group: group[0] / group[1], default=None)
 
 
 def _limit(folder: Path, limit: str, held: str, caches: str) -> tuple[float, float] | None:
@@ -122,10 +154,25 @@ def _limit(folder: Path, limit: str, held: str, caches: str) -> tuple[float, flo
         return None
 
 
-def kills() -> int:
-    """Return how many processes the kernel has killed on this machine for want of memory; 0 where it does not say."""
+def kills(machine: Path = _VMSTAT, cgroups: Path = _CGROUPS, mine: Path = _MINE) -> int:
+    """Return how many processes the kernel has killed here for want of memory; 0 where it does not say.
+
+    Args:
+        machine: where the kernel counts them for the whole machine.
+        cgroups: where it shows control groups, which count them in a container that is not shown the machine.
+        mine: file that says which control group this process is in.
+    """
+    if (count := _killed(machine)) is not None:
+        return count
     with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
+        events = [_killed(folder / "memory.events") for folder, _ in _folders(cgroups, mine)]
+        return max((count for count in events if count is not None), default=0)
+    return 0
+
+
+def _killed(file: Path) -> int | None:
+    with suppress(OSError):
+        for line in file.read_text().splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
-    return 0
+    return None

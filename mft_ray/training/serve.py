@@ -16,7 +16,7 @@ import ray.train.torch
 import ray.util
 
 from mft_ray.training.desk import Failure, Result, Task
-from mft_ray.training.failures import out_of_memory, root_cause
+from mft_ray.training.failures import note_traceback, out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
 from mft_ray.training.signs import Alive, Signs
 
@@ -38,7 +38,11 @@ def serve(config: Mapping[str, Any]) -> None:
         after = task.number
         minutes = task.job.scaling.silence_minutes
         signs.begin(None if minutes is None else minutes * 60)
-        result = _done(task, desk, kept, signs)
+        try:
+            result = _done(task, desk, kept, signs)
+        except Exception as error:
+            note_traceback(error)
+            raise
         _give_back_memory()
         signs.rest()
         ray.get(desk.finish.remote(rank, result, _resident_bytes()))

@@ -12,7 +12,7 @@ import yaml
 from mft_ray.config import parse_config
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
-from mft_ray.training.job import write_json
+from mft_ray.utils.files import write_json
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ from mft_ray.search.baseline import Baseline
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.looks import look
 from mft_ray.search.results import write_results
-from mft_ray.training.job import Evaluation, Outcome, write_json
+from mft_ray.training.job import Evaluation, Outcome
+from mft_ray.utils.files import write_json
 
 BASELINE = Baseline("fft", "", 2, 0.5, 0.01, 0.5, "scores.json")
 

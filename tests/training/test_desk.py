@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -288,5 +289,26 @@ def test_a_job_that_is_given_up_leaves_nothing_to_the_next() -> None:
         assert (await early).number == 2
         await place.finish(0, outcome(), 1e9)
         assert await waiting == outcome()
+
+    asyncio.run(story())
+
+
+def test_what_code_raised_comes_with_its_traceback_and_memory_is_no_such_thing() -> None:
+    async def story() -> None:
+        place = desk()
+        await place.submit(JOB, None)
+        await taken(place)
+        await place.crashed("KeyError: 'id'", traceback="Traceback ...", raised=True)
+        assert await place.event() == Failure("KeyError: 'id'", traceback="Traceback ...", raised=True)
+        await place.submit(JOB, None)
+        again = await taken(place, 1)
+        assert await place.held() == 0
+        await place.report(again, replace(evaluation(0), memory=5e9))
+        assert await place.held() == 5e9
+        await place.event()
+        await place.crashed("no room", memory=True)
+        failure = await place.event()
+        assert isinstance(failure, Failure)
+        assert not failure.raised
 
     asyncio.run(story())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from mft_ray.training.failures import out_of_memory, root_cause
+from mft_ray.errors import UserError
+from mft_ray.training.failures import killed_by_kernel, note_traceback, out_of_memory, raised, root_cause, traceback_of
 
 # Ray 2.60's own, shortened.
 WALL = """A worker health check failed.
@@ -43,18 +46,14 @@ def test_a_worker_that_ray_killed_for_memory_is_one_line() -> None:
     for failures in ([Unhealthy(KILLED)], [LOST, Unhealthy(KILLED)]):
         assert out_of_memory(*failures)
         assert root_cause(*failures) == (
-            "a worker was killed because its node ran low on memory (it held 4.21GB, 11.81GB of the node's 23.54GB "
-            "were in use)"
+            "a worker was killed for want of memory (it used 4.21 GB, and 11.81 GB of its node's 23.54 GB were in use)"
         )
     helper = RuntimeError(f"Training failed due to controller error:\n{KILLED}")
     assert out_of_memory(helper)
     assert root_cause(helper) == (
-        "a process of the worker group was killed because its node ran low on memory (11.81GB of the node's 23.54GB "
-        "were in use)"
+        "a process of the worker group was killed for want of memory (11.81 GB of its node's 23.54 GB were in use)"
     )
-    assert root_cause(Unhealthy("Worker exit type: NODE_OUT_OF_MEMORY")) == (
-        "a worker was killed because its node ran low on memory"
-    )
+    assert root_cause(Unhealthy("Worker exit type: NODE_OUT_OF_MEMORY")) == ("a worker was killed for want of memory")
 
 
 @pytest.mark.parametrize(
@@ -95,3 +94,45 @@ def test_other_failures_are_not_taken_for_that(error: Exception) -> None:
 
 def test_what_ray_only_guesses_is_left_out() -> None:
     assert root_cause(RuntimeError(DEAD)) == "The actor is dead because its worker process has died."
+
+
+def test_a_kernel_that_kills_is_told_with_its_numbers() -> None:
+    assert killed_by_kernel(0.0, None) == "a worker was killed for want of memory, by the kernel"
+    assert killed_by_kernel(1.5 * 2**30, (3.9 * 2**30, 4 * 2**30)) == (
+        "a worker was killed for want of memory, by the kernel (at the last evaluation a worker used 1.50 GB, and at "
+        "the most 3.90 GB of the 4.00 GB that its container may use were in use)"
+    )
+
+
+def carried(error: Exception) -> Exception:
+    """As an error comes from a worker."""
+    try:
+        raise error
+    except Exception as caught:
+        note_traceback(caught)
+        found: Exception = pickle.loads(pickle.dumps(caught))
+        return found
+
+
+def test_a_workers_traceback_comes_with_its_error() -> None:
+    found = carried(KeyError("id"))
+    for failures in ([found], [LOST, found]):
+        trace = traceback_of(*failures)
+        assert trace is not None
+        assert "in carried\n    raise error" in trace
+        assert trace.endswith("KeyError: 'id'\n")
+        assert raised(*failures)
+
+
+@pytest.mark.parametrize("error", [LOST, Unhealthy(DEAD), Unhealthy(KILLED)])
+def test_a_lost_worker_has_none_and_no_code_is_to_blame(error: Exception) -> None:
+    assert traceback_of(error) is None
+    assert not raised(error)
+    assert not raised(carried(LOST))
+    assert not raised(carried(MemoryError()))
+
+
+def test_what_the_user_gave_needs_no_traceback_but_would_fail_again() -> None:
+    error = carried(UserError("There is no model."))
+    assert traceback_of(error) is None
+    assert raised(error)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from dataclasses import replace
@@ -11,7 +10,8 @@ import pytest
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
-from mft_ray.training.job import Cost, Evaluation, Outcome, TrainJob, best_index, write_json
+from mft_ray.training.job import Cost, Evaluation, Outcome, TrainJob, best_index
+from mft_ray.utils.files import Damaged
 
 START = Evaluation(0, -1.5, 0.1, 0, 0.5, math.nan, 0.0, False)
 LATER = Evaluation(10, -1.25, 0.1, 640, 2.5, 1.75, 0.1, True)
@@ -34,20 +34,14 @@ def test_an_outcome_comes_back_as_it_went(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["outcome.json"]
 
 
-def test_nan_is_null_in_json(tmp_path: Path) -> None:
-    path = tmp_path / "content.json"
-    write_json(path, {"a": math.nan, "b": [1.5, (math.inf, "NaN")], "c": {"d": -math.inf, "e": None}})
-    # json.loads would take the NaN that other programs refuse.
-    assert "NaN," not in path.read_text()
-    assert json.loads(path.read_text()) == {"a": None, "b": [1.5, [None, "NaN"]], "c": {"d": None, "e": None}}
-
-
-def test_writing_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "content.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"stopped_reason": "completed", "history": [], "best": null}']
+)
+def test_an_outcome_that_is_damaged_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "outcome.json"
+    path.write_text(content)
+    with pytest.raises(Damaged, match=str(path)):
+        Outcome.load(path)
 
 
 def test_an_outcome_without_an_eligible_evaluation() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mft_ray.training.memory import _limits, kills, node_memory, share_of_node
+from mft_ray.training.memory import _limits, kills, most_used, node_memory, share_of_node
 
 GB = 2.0**30
 sizes = st.floats(0, 1e13)
@@ -68,3 +68,27 @@ def test_this_machine_has_memory() -> None:
     total, free = node_memory()
     assert 0 < free < total
     assert kills() >= 0
+
+
+def test_kills_are_counted_in_a_container_that_is_not_shown_the_machine(tmp_path: Path) -> None:
+    mine = tmp_path / "cgroup"
+    mine.write_text("0::/pod/box\n")
+    root = tmp_path / "fs"
+    write(root / "pod", memory__events="low 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0")
+    write(root / "pod" / "box", memory__events="low 0\nmax 1\noom 1\noom_kill 1\noom_group_kill 0")
+    assert kills(tmp_path / "none", root, mine) == 3
+    write(tmp_path, vmstat="nr_free_pages 9\noom_kill 7")
+    assert kills(tmp_path / "vmstat", root, mine) == 7
+    assert kills(tmp_path / "none", tmp_path / "none", mine) == 0
+
+
+def test_the_group_that_came_nearest_to_its_limit_is_told(tmp_path: Path) -> None:
+    mine = tmp_path / "cgroup"
+    mine.write_text("0::/pod/box\n")
+    root = tmp_path / "fs"
+    write(root / "pod", memory__peak=9000, memory__max=10000)
+    write(root / "pod" / "box", memory__peak=500, memory__max=5000)
+    assert most_used(root, mine) == (9000, 10000)
+    write(root / "pod", memory__peak=9000, memory__max="max")
+    assert most_used(root, mine) == (500, 5000)
+    assert most_used(tmp_path / "none", mine) is None

@@ -13,7 +13,7 @@ import pytest
 import ray.train
 from ground import MASK, Ground, Jobs, comparable, file_hashes, scaling
 
-from mft_ray.errors import UserError
+from mft_ray.errors import RunFailed, UserError
 from mft_ray.masking import load_mask
 from mft_ray.training.failures import root_cause
 from mft_ray.training.job import TrainJob
@@ -25,8 +25,12 @@ Make = Callable[..., TrainJob]
 
 def test_an_interrupted_run_goes_on_to_the_same_end(jobs: Jobs, mft_job: Make, ground: Ground) -> None:
     job = mft_job("interrupted", scaling())
-    with pytest.raises(RuntimeError, match="interrupted at step 10"):
+    with pytest.raises(RunFailed, match="interrupted at step 10") as caught:
         launch(job, on_workers.RaiseAt(10))
+    trace = Path(job.out) / "traceback.txt"
+    assert caught.value.told.endswith(f"(traceback: {trace})")
+    assert 'on_workers.py", line' in trace.read_text()  # the worker's, not that of who waits for it
+    assert "raise InterruptedError" in trace.read_text()
     assert [path.name for path in (Path(job.out) / "checkpoints").iterdir()] == ["step-00000005"]
     assert not (Path(job.out) / "outcome.json").exists()
     resumed, whole = launch(job), jobs["mft-z0w1"]
@@ -39,6 +43,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(jobs: Jobs, mft_job: Make, g
     assert found.settings == MASK
     assert all(found.masks[name].equal(mask) for name, mask in masks.masks.items())
     assert not (Path(job.out) / "checkpoints").exists()
+    assert not trace.exists()
     assert file_hashes(ground.backbone) == ground.files
 
 
@@ -77,11 +82,12 @@ def test_a_loss_that_is_not_finite_is_said_plainly(fft_job: Make) -> None:
 
 
 def test_a_worker_that_dies_for_good_is_said_plainly(mft_job: Make, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RunFailed) as caught:
         launch(mft_job("dead", scaling(2, 0)), on_workers.KillOnce(5, str(tmp_path / "dead"), rank=1))
     # Either Ray or the other worker notices first.
     assert re.search("worker process has died|lost contact with another one", str(caught.value))
     assert "\n" not in str(caught.value)
+    assert not caught.value.raised
 
 
 def test_the_reason_is_the_failing_workers_own() -> None:
