@@ -2,12 +2,13 @@
 
     python cluster/local.py [--num-cpus N] [--num-gpus N] -- python -m mft_ray.tune --config FILE
 
-Starts Ray with its dashboard on ports that are free, submits the command with ``ray job submit
---working-dir .``, shows what the job prints, and exits with the job's own exit status. Ctrl-C stops the
-job, then the Ray; a second Ctrl-C kills both at once. Any other Ray on the machine is left alone.
+Starts Ray with its dashboard on ports that are free, submits the command with ``ray job submit``, shows what
+the job prints, and exits with the job's own exit status. Ctrl-C stops the job, then the Ray; a second Ctrl-C
+kills both at once. Any other Ray on the machine is left alone.
 
-The job runs in a copy of the current folder. ``MFT_RAY_LAUNCH_DIR`` tells it where the original is, so that
-results land there and not in the copy, which goes away with the Ray.
+The job runs in the current folder itself: all is on this machine, so nothing is uploaded, however much is in it.
+On a cluster, ``ray job submit --working-dir .`` runs a copy; here a file that is changed while the job runs is
+changed for the job too. ``MFT_RAY_LAUNCH_DIR`` tells it where to leave results, as it does there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ import private_ray
 from private_ray import PrivateRay, StartError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# A job begins in a folder of Ray's. The shell becomes the command, so that signals meet the command.
+_IN_FOLDER = 'cd "$0" && exec "$@"'
 
 # Ray's own lines around a job, such as "2026-01-02 03:04:05,678 INFO worker.py:2003 -- Connected ...".
 CHATTER = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+INFO (job_manager|worker)\.py:\d+ -- ")
@@ -81,8 +85,9 @@ def run_job(ray: PrivateRay, command: Sequence[str], env: Mapping[str, str]) -> 
         Interrupted: after stopping the job.
     """
     job_id = f"job-{secrets.token_hex(4)}"
-    submit = ["job", "submit", "--address", ray.dashboard, "--working-dir", "."]
+    submit = ["job", "submit", "--address", ray.dashboard]
     say(shlex.join(["ray", *submit, "--", *command]))
+    command = ["sh", "-c", _IN_FOLDER, os.getcwd(), *command]
     output = Output(job_id, command)
     client: Any = None
     try:

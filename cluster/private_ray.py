@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # DeepSpeed brings it
 
+from mft_ray.utils.proxies import keep_local
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 PR_SET_PDEATHSIG = 1
@@ -55,6 +57,7 @@ def environment(outer: Mapping[str, str], launch_dir: str) -> dict[str, str]:
     # of this run's own, in the environment only, also keeps a ~/.ray/auth_token of an earlier Ray out of it.
     if env.setdefault("RAY_AUTH_MODE", "token").lower() == "token":
         env.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    keep_local(env)
     env["RAY_USAGE_STATS_ENABLED"] = "0"
     env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     # Longer than Ray's 3 s, so that an interrupted job can finish writing a checkpoint.

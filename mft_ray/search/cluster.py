@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 import psutil  # type: ignore[import-untyped]
 import ray
 
+from mft_ray.utils.proxies import keep_local
+
 _PREFIX = "mft-"
 _END_S = 20
 
@@ -32,6 +34,7 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    keep_local()
     with ExitStack() as stack:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)

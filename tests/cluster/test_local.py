@@ -5,7 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +44,15 @@ print("cpus", int(ray.cluster_resources()["CPU"]))
 sys.exit(int(sys.argv[1]))
 """
 
+OF_THIS_FOLDER = """
+import os
+import ray
+import mine
+
+ray.init(log_to_driver=False)
+print("here", os.getcwd(), ray.get(ray.remote(mine.name).remote()))
+"""
+
 ORPHAN = """
 import subprocess
 import time
@@ -66,6 +80,46 @@ def default_ports() -> Iterator[None]:
     yield
     for holder in held:
         holder.close()
+
+
+@dataclass
+class Proxy:
+    """A proxy that lets nothing through.
+
+    Attributes:
+        url: of the proxy.
+        asked: what it was asked for.
+    """
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    made = Proxy()
+
+    class Refuse(BaseHTTPRequestHandler):
+        def handle_one_request(self) -> None:
+            made.asked.append(self.rfile.readline(1000).decode(errors="replace"))
+            self.wfile.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        made.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert urlopen_status(made.url) == 503
+        made.asked.clear()
+        yield made
+        server.shutdown()
+
+
+def urlopen_status(proxy: str) -> int:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy}))
+    try:
+        return int(opener.open("http://example.invalid/", timeout=10).status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @pytest.fixture
@@ -134,6 +188,25 @@ def test_twice_in_a_row_beside_another_ray(
     assert answer == "42\n"
     assert [path.name for path in (short_tmp / "home" / ".ray").iterdir()] == ["auth_token"]
     assert (short_tmp / "ray" / "ray_current_cluster").read_text() == "127.0.0.1:1"
+
+
+@pytest.mark.slow
+def test_a_folder_with_large_files_in_it_behind_a_proxy(tmp_path: Path, short_tmp: Path, proxy: Proxy) -> None:
+    """Ray uploads no more than 100 MiB, and what it says to itself is nothing for a proxy."""
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as large:
+        large.truncate(150 * 2**20)
+    (folder / "mine.py").write_text("def name() -> str:\n    return 'of mine'\n")
+    (folder / "job.py").write_text(OF_THIS_FOLDER)
+    names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    env = environment(short_tmp, **dict.fromkeys(names, proxy.url))
+    result = launch(["--num-cpus", "1", "--", "python", "job.py"], env, folder)
+    assert result.returncode == 0, result.stdout
+    assert f"here {folder} of mine" in result.stdout.splitlines()
+    assert "Running entrypoint" not in result.stdout
+    # Ray tells its makers that it does not tell them how it is used: that is nothing local.
+    assert [line for line in proxy.asked if "usage-stats.ray.io" not in line] == []
 
 
 def dashboards(lines: list[str]) -> list[str]:
