@@ -1,8 +1,9 @@
 """Run programs that a model wrote where they can do nothing but compute.
 
 Each program gets a process of its own, in which the Linux kernel refuses everything but computing: no file is opened,
-no socket, no process, no signal sent. Time and memory are limited, the environment is empty. What the program prints is
-dropped; whether it ran to its end is all that comes back. A program that ends early has not passed.
+no socket, no process, no signal sent. Time and memory are limited, the environment is empty, printing is dropped.
+Its tests run in another such process, which has nothing of the program but what its entry point answers, as plain data:
+a program cannot read, write or skip its verdict. What is promised and what is not: docs/security.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import selectors
 import signal
 import subprocess
@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mft_ray.errors import UserError
 
 _SCRIPT = Path(__file__).with_name("jailed.py")
-_CONFINED = b"confined\n"
+_CONFINED, _PASSED = b"confined\n", b"passed"
 _MOST, _REASON = 4096, 300  # bytes that are listened to, and told
 # Python starts and imports before the program's own time begins.
 _START_S = 30.0
@@ -33,10 +33,10 @@ _START_S = 30.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """What a program may use, and its tests.
 
     Attributes:
-        seconds: of wall time.
+        seconds: of wall time, for both together.
         megabytes: of address space; Python with NumPy takes some 300 of them.
     """
 
@@ -45,11 +45,28 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How a program ended.
+class Problem:
+    """A program and its tests.
 
     Attributes:
-        passed: whether it ran to its end.
+        program: source that defines the entry point.
+        tests: source that defines ``check(candidate)``, which raises an error where the candidate is wrong.
+        entry_point: name of the function that is tested.
+        given: source of definitions that tests use beside the entry point; trusted as the tests are.
+    """
+
+    program: str
+    tests: str
+    entry_point: str
+    given: str = ""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a program's tests ended.
+
+    Attributes:
+        passed: whether they ran to their end without an error.
         reason: why not, in a line; empty if it passed.
     """
 
@@ -57,19 +74,18 @@ class Ran:
     reason: str = ""
 
 
-def run(program: str, limits: Limits | None = None) -> Ran:
-    """Run one Python program, tests included, and say whether it ran to its end without an error.
+def run(problem: Problem, limits: Limits | None = None) -> Ran:
+    """Run a program's tests and say whether they passed.
 
     Args:
-        program: its source.
-        limits: what it may use.
+        problem: the program and its tests.
+        limits: what each may use.
 
     Raises:
         UserError: this machine cannot confine a program; it was not run.
     """
     limits = limits or Limits()
-    token = secrets.token_hex(16)
-    request = {"program": program, "token": token, "seconds": limits.seconds, "megabytes": limits.megabytes}
+    request = {**asdict(problem), **asdict(limits), "parent": os.getpid()}
     with subprocess.Popen(
         [sys.executable, "-I", str(_SCRIPT)],
         stdin=subprocess.PIPE,
@@ -81,19 +97,20 @@ def run(program: str, limits: Limits | None = None) -> Ran:
     ) as process:
         try:
             said = _listen(process, json.dumps(request).encode(), limits.seconds)
-            if not said.startswith(_CONFINED):
-                raise UserError(_unconfined(process))
         except TimeoutError:
             return Ran(False, f"it took longer than {limits.seconds:g} s")
         finally:
-            process.kill()
+            # The process of the tests and that of the program, before the first is waited for: its number is its own.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if not said.startswith(_CONFINED):
+            raise UserError(_unconfined(process))
     said = said.removeprefix(_CONFINED)
-    if said == token.encode():
+    if said == _PASSED:
         return Ran(True)
-    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL) and not said:
+    if not said:  # the kernel ends what uses up its processor time
         return Ran(False, f"it took longer than {limits.seconds:g} s")
-    text = " ".join(said[:_REASON].decode(errors="replace").split())
-    return Ran(False, text or f"it ended with status {process.returncode}")
+    return Ran(False, " ".join(said[:_REASON].decode(errors="replace").split()))
 
 
 def _listen(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
@@ -115,7 +132,6 @@ def _listen(process: subprocess.Popen[bytes], request: bytes, seconds: float) ->
                 raise TimeoutError
             new = os.read(process.stdout.fileno(), _MOST)
             if not new:
-                process.wait()
                 break
             said += new
             if not started and said.startswith(_CONFINED):
@@ -132,7 +148,7 @@ def _unconfined(process: subprocess.Popen[bytes]) -> str:
     )
 
 
-def run_all(programs: Sequence[str], limits: Limits | None = None, at_once: int = 2) -> Iterator[Ran]:
-    """Run programs, several at once, and yield how each ended, in order. Arguments as of `run`."""
+def run_all(problems: Sequence[Problem], limits: Limits | None = None, at_once: int = 2) -> Iterator[Ran]:
+    """Run programs' tests, several at once, and yield how each ended, in order. Arguments as of `run`."""
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(lambda program: run(program, limits), programs)
+        yield from pool.map(lambda problem: run(problem, limits), problems)

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from mft_ray.errors import UserError
-from mft_ray.evaluation.jail import run_all
+from mft_ray.evaluation.jail import Problem, run_all
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
 
 _ASKED = "Write a solution to the following problem and make sure that it passes the tests:"
@@ -48,11 +48,27 @@ class CodeTask(Task):
 
     def score(self, texts: Sequence[str]) -> list[ExampleScores]:
         """Run each completed program with its tests: 1 if it passes them, else 0."""
-        programs = [
-            f"{problem['prompt']}{text}\n{problem['test']}\ncheck({problem['entry_point']})"
-            for problem, text in zip(self._problems, texts, strict=True)
+        problems = [
+            Problem(
+                program=f"{each['prompt']}{text}\n",
+                tests=each["test"],
+                entry_point=each["entry_point"],
+                given=_definitions(each["prompt"]),
+            )
+            for each, text in zip(self._problems, texts, strict=True)
         ]
-        return [{self.metric: float(ran.passed)} for ran in run_all(programs)]
+        return [{self.metric: float(ran.passed)} for ran in run_all(problems)]
+
+
+def _definitions(prompt: str) -> str:
+    """Return a begun program as one that is whole: some tests use what it defines before the function to complete."""
+    for ending in ("", "\n    pass\n"):
+        try:
+            compile(prompt + ending, "<prompt>", "exec")
+        except (SyntaxError, ValueError):
+            continue
+        return prompt + ending
+    return ""
 
 
 def _prompt(program: str, options: TaskOptions) -> str:
