@@ -119,6 +119,9 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
             say("the chat template writes today's date; --template-date keeps one for other days")
         tokenizer = with_fixed(tokenizer, settings.template_options, settings.template_date)
     tasks = load_tasks(names, evaluation, tokenizer, options.shots)
+    for task in tasks:
+        if task.runs_code is not None:
+            say(f"task {task.name} runs {task.runs_code}")
     backbone = Backbone(path, options.dtype, options.before, engine, tokenizer)
     judged = [backbone.itself(), *(backbone.having(mask) for mask in masks)]
     for line in benchmark(backbone, judged, tasks, out, evaluation.task_batch_size):

@@ -338,3 +338,17 @@ def test_what_a_template_cannot_be_given_is_refused(tmp_path: Path, override: st
     file.write_text("model: {path: m}\n")
     with pytest.raises(UserError, match=says):
         load_config(file, [override])
+
+
+@pytest.mark.parametrize(
+    ("scaling", "says"),
+    [
+        ({"workers": 2, "gpus_per_worker": 0.5}, "two workers of a run could be put on one GPU"),
+        ({"gpus_per_worker": 1.5}, "above 1 it must be a whole number"),
+    ],
+)
+def test_gpus_that_no_group_can_have_are_refused(scaling: dict[str, float], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        parse_config({"model": {"path": "m"}, "scaling": scaling})
+    for fine in ({"workers": 2, "gpus_per_worker": 2}, {"gpus_per_worker": 0.25}, {"workers": 4}):
+        parse_config({"model": {"path": "m"}, "scaling": fine})

@@ -108,6 +108,20 @@ class ScalingConfig(Section):
         None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"
     )
 
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> ScalingConfig:
+        gpus = self.gpus_per_worker
+        if gpus > 1 and gpus % 1:
+            raise ValueError(
+                f"gpus_per_worker is {gpus:g}; above 1 it must be a whole number, since Ray gives whole GPUs"
+            )
+        if gpus % 1 and self.workers > 1:
+            raise ValueError(
+                f"gpus_per_worker is {gpus:g} and workers is {self.workers}: two workers of a run could be put on one "
+                "GPU, which NCCL refuses. Set gpus_per_worker to 1, or workers to 1 (several trials then share a GPU)"
+            )
+        return self
+
 
 class LoraConfig(Section):
     """The rival that adds low-rank matrices to frozen projections; the paper's setting of it."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mft_ray.report import units
 from mft_ray.utils.files import read_json, write_text
@@ -27,15 +28,15 @@ def show(path: Path, console: Console | None = None) -> None:
     console.print(_table("what each cost", ("method", *_COST), rows))
     for row in content["rows"]:
         if "error" in row:
-            console.print(f"{row['name']} has failed: {row['error']}")
+            console.print(Text(f"{row['name']} has failed: {row['error']}"))  # no markup, whatever is in brackets
 
 
 def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE, title=Text(title), title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -17,6 +20,7 @@ from mft_ray.report.records import Baseline, Measured, Run, Trial, read
 from mft_ray.utils.files import write_text
 
 HERE = Path(__file__).parent
+_POLICY = "POLICY-OF-THIS-PAGE"
 FFT_STOPPED = {
     "plateau": "This FFT stopped because it no longer improved.",
     "completed": "This FFT used up all its steps and might have improved further.",
@@ -38,7 +42,7 @@ def render(run: Path) -> Path:
     """
     page = _environment().get_template("template.html").render(**_content(read(run)))
     path = run / "report.html"
-    write_text(path, page)
+    write_text(path, page.replace(_POLICY, _policy(page), 1))
     return path
 
 
@@ -62,7 +66,18 @@ def _content(run: Run) -> dict[str, Any]:
         "changed": run.changed,
         "figures": _figures(run),
         "plotly": Markup(get_plotlyjs()),
+        "policy": _POLICY,
     }
+
+
+def _policy(page: str) -> str:
+    """Return a Content-Security-Policy: a page runs the scripts that are in it, and gets nothing from anywhere."""
+    scripts = dict.fromkeys(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+    )
+    # plotly styles what it draws.
+    return f"default-src 'none'; script-src {' '.join(scripts)}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def _fft_stopped(baseline: Baseline) -> str:
@@ -106,7 +121,7 @@ def _costs(run: Run) -> list[tuple[str, str, str, str]]:
     rows: list[tuple[str, Measured | Trial | None]] = [("FFT baseline", run.baseline)]
     rows.append(("FFT continued", run.baseline.continued))
     if run.winner is not None:
-        rows.append((f"Mask, trial {run.winner.trial_id}", run.winner))
+        rows.append((f"{run.product.capitalize()}, trial {run.winner.trial_id}", run.winner))
     shown = [
         (name, units.count(spent.steps), units.count(spent.tokens), units.duration(spent.seconds))
         for name, spent in rows

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import secrets
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil  # type: ignore[import-untyped]
 import ray
+from filelock import FileLock, Timeout
 
 from mft_ray.utils.proxies import keep_local
 
 _PREFIX = "mft-"
+_LOCK = "held"
+_YOUNG_S = 60
 _END_S = 20
 
 
@@ -57,24 +61,46 @@ def _folder() -> Iterator[None]:
     with TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=home, ignore_cleanup_errors=True) as folder:
         # All processes of this Ray inherit where they find its address. Elsewhere there may be one of a Ray that is
         # gone, and Ray Train, which asks the State API, then takes 12 seconds to end a worker group.
-        settings = {"RAY_TMPDIR": folder, "TMPDIR": os.environ.get("TMPDIR", folder)}
+        settings = {"RAY_TMPDIR": folder, "TMPDIR": os.environ.get("TMPDIR", folder), **_token()}
         before = {name: os.environ.get(name) for name in settings}
         os.environ.update(settings)
+        held = FileLock(Path(folder) / _LOCK)
+        held.acquire()
         try:
             yield
         finally:
+            held.release()
             for name, value in before.items():
                 os.environ.pop(name)
                 if value is not None:
                     os.environ[name] = value
 
 
+@cache  # Ray reads it once in the life of a process
+def _token() -> dict[str, str]:
+    """Return a token for a Ray of this process's own, unless the environment says how its users are to be known.
+
+    Ray listens on the network, and who may talk to it may run anything. Left alone it would keep a token in the home,
+    which changes how any other Ray of this user starts.
+    """
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return {}
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return {}
+    return {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
+
+
 def _remove_leftovers(home: Path) -> None:
-    """Remove the folders of processes that were killed before they could do so."""
+    """Remove the folders of processes that were killed before they could do so.
+
+    A process's number says nothing to another container that shares the folder: its lock does.
+    """
     for folder in home.glob(f"{_PREFIX}*"):
-        owner = re.match(r"(\d+)-", folder.name.removeprefix(_PREFIX))
-        if owner and not psutil.pid_exists(int(owner[1])):
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, Timeout):
+            if time.time() - folder.stat().st_mtime < _YOUNG_S or not (folder / _LOCK).exists():
+                continue  # it may not have its lock yet
+            with FileLock(folder / _LOCK).acquire(timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(num_cpus: int | None) -> set[psutil.Process]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def open_folder(config: Config, resume: str | None) -> RunFolder:
         UserError: a new run would overwrite one that is there.
     """
     if resume is not None:
-        return RunFolder(Path(resume).expanduser().resolve())
+        root = Path(resume).expanduser().resolve()
+        check_place(root, "The folder of the run")
+        return RunFolder(root)
     if config.run.dir is None:
         root = runs_home() / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     else:
@@ -92,7 +95,7 @@ def check_place(folder: Path, setting: str) -> None:
     there = folder
     while not os.path.exists(there):
         there = there.parent
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+    if there.is_dir() and _writable(there):
         too_long = any(len(os.fsencode(part)) > 255 for part in folder.parts)
         reason = "a name in it is too long" if too_long else None
     else:
@@ -100,6 +103,15 @@ def check_place(folder: Path, setting: str) -> None:
     if reason:
         shown = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:200]}…"
         raise UserError(f"{setting} is {shown}, and {reason}. Give a new or empty folder where one can be made.")
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        # Tried: what permissions say is not all, for root and on file systems that are full or read-only.
+        with tempfile.TemporaryDirectory(prefix=".mft_ray-", dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def runs_home() -> Path:

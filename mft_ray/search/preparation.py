@@ -130,6 +130,8 @@ def check_tasks(config: Config) -> None:
     if config.tasks:
         model = skeleton(config).config
         for task in load_tasks(config.tasks, config.evaluation, tokenizer_of(config)):
+            if task.runs_code is not None:
+                say(f"task {task.name} runs {task.runs_code}")
             room_for_prompts(model, task.max_new_tokens)
 
 

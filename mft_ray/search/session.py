@@ -14,6 +14,7 @@ from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, lock, open_folder
 from mft_ray.search.mending import mend_run
+from mft_ray.search.owned import check_owner
 from mft_ray.search.preparation import check, check_tasks, make_ready, with_absolute_paths, with_fixed_date
 from mft_ray.search.progress import say
 from mft_ray.search.ray_logs import kept_logs
@@ -71,6 +72,8 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
+    if folder.tune.exists():
+        check_owner(folder.tune)
     check_settled(folder, config)
     seeded = config.seeded()
     check(seeded, searched)

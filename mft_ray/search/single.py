@@ -14,7 +14,7 @@ from mft_ray.masking import fingerprint, load_mask
 from mft_ray.report.units import unit
 from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
-from mft_ray.search.folder import RunFolder, lock, runs_home
+from mft_ray.search.folder import RunFolder, check_place, lock, runs_home
 from mft_ray.search.mending import mend_run
 from mft_ray.search.preparation import (
     check,
@@ -170,6 +170,8 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     if path is None:
         raise UserError("Give --model: the config names no model.path to score.")
     # Everything that can be wrong is found before a Ray starts.
+    if out:
+        _check_file(Path(out).expanduser().absolute())
     if mask:
         load_with(path, mask, before=config.model.before)
     local = Path(path).expanduser()
@@ -198,7 +200,16 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
                     raise
     shown = unit(config.evaluation.metric)
     mean, error = sum(values) / len(values), standard_error(values)
+    print(f"{shown.label} on {split}: {shown.score(mean)} ± {shown.score(error)} (n = {len(values):,})", flush=True)
     if out:
         content = {"metric": config.evaluation.metric, "split": split, "n": len(values), "score": mean}
-        write_json(Path(out), {**content, "standard_error": error, "values": values})
-    print(f"{shown.label} on {split}: {shown.score(mean)} ± {shown.score(error)} (n = {len(values):,})")
+        file = Path(out).expanduser().absolute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**content, "standard_error": error, "values": values})
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that could not be written when all is scored."""
+    if path.is_dir():
+        raise UserError(f"--out is {path}, which is a folder. With --config it is a file, for one score an example.")
+    check_place(path.parent, "The folder of --out")

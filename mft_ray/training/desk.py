@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,9 +113,13 @@ class Desk:
         workers: of the group.
         max_failures: how often the group may fail during one job before that is given up.
         renewal: when workers are sent home.
+        secrets: what workers add to their environment.
     """
 
-    def __init__(self, workers: int, max_failures: int, renewal: Renewal) -> None:
+    def __init__(
+        self, workers: int, max_failures: int, renewal: Renewal, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        self._secrets = dict(secrets or {})
         self._workers, self._max_failures, self._renewal = workers, max_failures, renewal
         self._changed = asyncio.Condition()
         self._task: Task | None = None
@@ -189,6 +193,10 @@ class Desk:
         return self._place
 
     # The group's side.
+
+    async def secrets(self) -> dict[str, str]:
+        """Return what a worker adds to its environment before it does anything."""
+        return self._secrets
 
     async def placed(self, place: Any) -> None:
         """Note the placement group that a worker is in."""

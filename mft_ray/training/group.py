@@ -20,10 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result, Sign
+from mft_ray.training.environment import secrets, with_secrets, worker_environment
 from mft_ray.training.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
-from mft_ray.training.network import INTERFACE_VARIABLES, NodeInterface
+from mft_ray.training.network import NodeInterface
 from mft_ray.training.serve import serve
 from mft_ray.training.signs import innermost
 from mft_ray.utils.files import write_text
@@ -73,7 +74,7 @@ class WorkerGroup:
             # On this node, so that it lives and dies with its driver. It starts while the workers do.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk)
-            self._desk = actor.remote(self.scaling.workers, self.scaling.max_failures, self.renewal)
+            self._desk = actor.remote(self.scaling.workers, self.scaling.max_failures, self.renewal, secrets())
         elif ray.get(self._desk.renewing.remote()):
             self._join()
             ray.get(self._desk.reopen.remote())
@@ -353,15 +354,4 @@ def remote_like_worker(function: Callable[..., Any], scaling: ScalingConfig) -> 
         num_gpus=resources.get("GPU", 0),
         max_retries=scaling.max_failures,
         runtime_env={"env_vars": worker_environment()},
-    )(function)
-
-
-def worker_environment() -> dict[str, str]:
-    """Return settings that workers need and that must not depend on which node they land on."""
-    settings = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "DS_IGNORE_CUDA_DETECTION": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    names = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", *INTERFACE_VARIABLES)
-    return {**settings, **{name: os.environ[name] for name in names if name in os.environ}}
+    )(with_secrets(function))

@@ -16,6 +16,7 @@ import ray.train.torch
 import ray.util
 
 from mft_ray.training.desk import Failure, Result, Task
+from mft_ray.training.environment import take
 from mft_ray.training.failures import note_traceback, out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
 from mft_ray.training.signs import Alive, Signs
@@ -27,10 +28,12 @@ def serve(config: Mapping[str, Any]) -> None:
     Args:
         config: ``desk``, the handle of a `Desk`, and ``stacks``, a folder for what workers leave that hang.
     """
+    desk, after = config["desk"], 0
+    take(ray.get(desk.secrets.remote()))
     # Imports torch and DeepSpeed, which only workers need.
     from mft_ray.training.kept import Kept
 
-    desk, kept, after = config["desk"], Kept(ray.train.torch.get_device()), 0
+    kept = Kept(ray.train.torch.get_device())
     rank = ray.train.get_context().get_world_rank()
     signs = Signs(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
     ray.get(desk.placed.remote(ray.util.get_current_placement_group()))

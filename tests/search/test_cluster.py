@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from mft_ray.search import cluster
 
 SCRIPT = """
 import psutil
@@ -34,3 +43,92 @@ def test_no_process_of_a_private_ray_outlives_it() -> None:
         assert left.strip() == "[]"
         assert int(count) > 10  # the dashboard's were seen at all
         assert os.listdir(home) == []
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short, for Ray's sockets
+        yield Path(folder)
+
+
+def run(script: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    foreign = ("RAY_", "TMPDIR", "HF_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment, "RAY_TMPDIR": str(home), "HOME": str(home / "home"), **more},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+WORKERS = """
+import json, os, re, sys
+from pathlib import Path
+import ray
+from mft_ray.config import ScalingConfig
+from mft_ray.search.cluster import connected
+from mft_ray.training.group import remote_like_worker
+
+def seen():
+    return {name: os.environ.get(name) for name in sys.argv[1:]} | {"token": os.environ.get("RAY_AUTH_TOKEN")}
+
+with connected(1):
+    told = ray.get(remote_like_worker(seen, ScalingConfig()).remote())
+    import time
+    time.sleep(3)  # logs are written meanwhile
+    found = []
+    for path in Path(os.environ["RAY_TMPDIR"]).rglob("*"):
+        if path.is_file() and b"hush-hush" in path.read_bytes():
+            found.append(str(path))
+print(json.dumps([told, found]))
+"""
+
+
+def test_workers_have_what_they_need_and_no_log_has_a_secret(home: Path) -> None:
+    """A cluster's nodes do not have the driver's environment; a private Ray's do, so it is taken from them here."""
+    given = {
+        "HF_TOKEN": "hush-hush",
+        "HF_ENDPOINT": "https://hub.example",
+        "HF_HUB_CACHE": "/cache",
+        "https_proxy": "http://me:hush-hush@proxy.example:3128",
+    }
+    script = WORKERS.replace("sys.argv[1:]", repr([*given, "no_proxy"]))
+    ended = run(script, home, **given)
+    assert ended.returncode == 0, ended.stderr
+    told, found = json.loads(ended.stdout.splitlines()[-1])
+    assert {name: told[name] for name in given} == given
+    assert "127.0.0.1" in told["no_proxy"]
+    assert found == []
+    assert len(told["token"]) == 32  # its own
+    assert not (home / "home" / ".ray" / "auth_token").exists()
+
+
+def test_secrets_travel_beside_the_environment_that_ray_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mft_ray.training import environment
+
+    monkeypatch.setenv("HF_TOKEN", "hush-hush")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hush-hush@proxy.example")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    assert "hush-hush" not in str(environment.worker_environment())
+    assert environment.worker_environment()["HF_ENDPOINT"] == "https://hub.example"
+    call = environment.with_secrets(lambda: os.environ["HF_TOKEN"])
+    monkeypatch.delenv("HF_TOKEN")
+    assert call() == "hush-hush"
+
+
+def test_leftovers_go_and_what_another_container_uses_stays(home: Path) -> None:
+    """Its processes have no number here."""
+    folders = {}
+    for name in ("leftover", "in-use", "young", "of-an-earlier-version"):
+        folders[name] = home / f"mft-4999999-{name}"
+        folders[name].mkdir()
+        if name != "of-an-earlier-version":
+            (folders[name] / "held").touch()
+        if name != "young":
+            os.utime(folders[name], (time.time() - 3600,) * 2)
+    with FileLock(folders["in-use"] / "held"):
+        os.utime(folders["in-use"], (time.time() - 3600,) * 2)
+        cluster._remove_leftovers(home)
+    assert {name for name, folder in folders.items() if not folder.exists()} == {"leftover"}

@@ -39,9 +39,11 @@ class Task(ABC):
         until: strings that end a text.
         max_new_tokens: of a text.
         rendered: whether a chat template wrote the prompts, all special tokens with them.
+        runs_code: what it runs beside code of this package; None if nothing.
     """
 
     rendered = False
+    runs_code: str | None = None
     name: str
     metric: str
     prompts: Sequence[str]

@@ -41,6 +41,7 @@ class CodeTask(Task):
                 "evaluation.allow_code_execution), or leave it out."
             )
         self.name = name
+        self.runs_code = "programs that the model writes, each confined (docs/security.md)"
         self._problems = _problems(name, options, hub)
         self.prompts = [_prompt(problem["prompt"], options) for problem in self._problems]
         if options.chat is not None:

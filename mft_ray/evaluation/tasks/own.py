@@ -41,6 +41,8 @@ class OwnTask(Task):
         self._file = Path(file).expanduser()
         self._rows = _examples(self._file, needs_answer=not code)[: options.limit]
         module = _module(Path(code).expanduser()) if code else None
+        if code:
+            self.runs_code = f"{Path(code).expanduser().absolute()} as code of yours, with all that you may do"
         self._scorer = code or str(self._file)
         self._score: Callable[[Any, str], float] = module.score if module else _exact
         self.until = _until(code, getattr(module, "UNTIL", ["\n"]))

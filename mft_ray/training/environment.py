@@ -1,0 +1,72 @@
+"""What workers need of the driver's environment, wherever they run: settings in the open, secrets not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from mft_ray.training.network import INTERFACE_VARIABLES
+from mft_ray.utils.proxies import keep_local
+
+# Read as libraries are imported, so they must be there from a process's start: Ray's runtime_env. It writes what is in
+# that into its logs.
+_OPEN = (
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_DATASETS_CACHE",
+    "HF_DATASETS_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    *INTERFACE_VARIABLES,
+)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+# Read when they are used. A proxy's address may hold a password.
+_SECRET = ("HF_TOKEN", "HF_TOKEN_PATH", *_PROXIES, *(name.upper() for name in _PROXIES))
+
+
+def worker_environment() -> dict[str, str]:
+    """Return settings that workers need and that must not depend on which node they land on. None is secret."""
+    settings = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "DS_IGNORE_CUDA_DETECTION": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    return {**settings, **_there(_OPEN)}
+
+
+def secrets() -> dict[str, str]:
+    """Return what else of this process's environment workers need, and no log may show."""
+    return _there(_SECRET)
+
+
+def take(given: Mapping[str, str]) -> None:
+    """Add a driver's `secrets` to this process's environment.
+
+    Args:
+        given: by name.
+    """
+    os.environ.update(given)
+    keep_local()
+
+
+def with_secrets(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that has this process's `secrets` in its environment, wherever it runs.
+
+    Args:
+        function: picklable.
+    """
+    given = secrets()
+
+    @wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        take(given)
+        return function(*arguments, **named)
+
+    return call
+
+
+def _there(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
