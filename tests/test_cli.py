@@ -232,6 +232,9 @@ def test_evaluate_finds_what_is_wrong_before_it_starts_anything(
     assert "another backbone" in text
     long = [*arguments, str(given.backbone), "--set", "data.max_length=5000"]
     assert "data.max_length is 5,000, and the model has 32 positions" in refused("evaluate", long)
+    scored = [*arguments, str(given.backbone), "--out"]
+    assert "--out is" in refused("evaluate", [*scored, str(tmp_path)])
+    assert "cannot be written" in refused("evaluate", [*scored, "/proc/scores/a.json"])
 
 
 def test_export_is_the_backbone_with_masked_weights_bit_for_bit(

@@ -1,4 +1,4 @@
-"""Whether a run's own files may be trusted: some of them can run code when they are read."""
+"""Whose the files of a run are: some of them can run code when they are read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _TRUST = "MFT_RAY_TRUST_RUN"
 
 
 def check_owner(folder: Path) -> None:
-    """Refuse files of somebody else: Tune's state is unpickled, and a pickle can do anything that this user may.
+    """Refuse files of somebody else: Tune's state and checkpoints are unpickled, and a pickle can do all that one may.
 
     Files of root are as good as one's own. ``MFT_RAY_TRUST_RUN=1`` lets any pass.
 
     Args:
-        folder: with the files.
+        folder: with the files; there may be none yet.
 
     Raises:
         UserError: naming the first file and its owner.
@@ -24,7 +24,7 @@ def check_owner(folder: Path) -> None:
     if os.environ.get(_TRUST) == "1":
         return
     trusted = {os.getuid(), 0}
-    for path in (folder, *folder.rglob("*")):
+    for path in (folder, *folder.rglob("*")) if folder.exists() else ():
         owner = path.lstat().st_uid
         if owner not in trusted:
             raise UserError(

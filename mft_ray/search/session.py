@@ -72,8 +72,7 @@ def session(config: Config | None, resume: str | None = None, searched: bool = F
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
-    if folder.tune.exists():
-        check_owner(folder.tune)
+    check_owner(folder.work)
     check_settled(folder, config)
     seeded = config.seeded()
     check(seeded, searched)

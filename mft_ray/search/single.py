@@ -16,6 +16,7 @@ from mft_ray.search.capacity import concurrent_trials
 from mft_ray.search.cluster import connected
 from mft_ray.search.folder import RunFolder, check_place, lock, runs_home
 from mft_ray.search.mending import mend_run
+from mft_ray.search.owned import check_owner
 from mft_ray.search.preparation import (
     check,
     in_steps,
@@ -65,6 +66,7 @@ def train_once(method: str, config: Config, out: str) -> None:
         print(f"{root} is done already, by {method} with these settings: nothing is trained")
         _tell(outcome, config, root)
         return
+    check_owner(root / "checkpoints")
     check(config)
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
     with connected():

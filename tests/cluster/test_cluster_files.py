@@ -70,9 +70,23 @@ def test_vm_workers_are_spot_and_the_head_is_not(vm_config: dict[str, Any]) -> N
 def test_vm_file_mounts_are_what_the_package_needs(vm_config: dict[str, Any]) -> None:
     mounts = vm_config["file_mounts"]
 
+    token = mounts.pop("~/.ray/auth_token")
+    assert token == "~/.ray/auth_token"
     assert set(mounts.values()) == {"mft_ray", "pyproject.toml", "README.md"}
     assert all(remote == f"~/mft_ray/{local}" for remote, local in mounts.items())
     assert "pip install ~/mft_ray" in vm_config["setup_commands"]
+
+
+def test_vm_nodes_ask_for_a_token(vm_config: dict[str, Any]) -> None:
+    started = [*vm_config["head_start_ray_commands"], *vm_config["worker_start_ray_commands"]]
+    starts = [command for command in started if "ray start" in command]
+
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in command.partition("ray start")[0] for command in starts)
+
+
+def test_rayjob_asks_for_a_token(claim_and_job: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    assert claim_and_job[1]["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
 def test_vm_runs_are_mounted_on_the_host_and_in_the_container(vm_config: dict[str, Any]) -> None:

@@ -1,5 +1,9 @@
 import json
 import re
+import shutil
+import subprocess
+from base64 import b64encode
+from hashlib import sha256
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -307,3 +311,35 @@ def test_a_config_that_is_no_longer_one_does_not_hide_what_was_used(make_run):
     text = render(run).read_text()
     assert "config.yaml has an unknown key train.lrr" in text
     assert yaml.safe_load(unescape(text.split("<pre>")[-1].split("</pre>")[0]))["train"]["lr"] == 0.00321
+
+
+def test_a_page_runs_its_own_scripts_and_fetches_nothing(html):
+    [policy] = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', html)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert "unsafe" not in rules["script-src"]
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
+    hashes = {f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts}
+    assert set(rules["script-src"].split()) == hashes
+    assert len(hashes) > 3
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+def test_a_browser_draws_every_figure_and_refuses_nothing(make_run, tmp_path):
+    page = render(make_run())
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.stdout.count('class="main-svg"') >= len(figures(page.read_text(encoding="utf-8"))) > 2
+    assert "CONSOLE" not in shown.stderr
+    # A script that is not the page's own is refused.
+    hostile = page.with_name("hostile.html")
+    hostile.write_text(
+        page.read_text(encoding="utf-8").replace("</body>", "<script>document.title='mine'</script></body>")
+    )
+    shown = subprocess.run([*command[:-1], hostile.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "Content Security Policy" in shown.stderr
+    assert "<title>mine" not in shown.stdout

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mft_ray.config import parse_config
+from mft_ray.config import Config, parse_config
 from mft_ray.errors import UserError
-from mft_ray.search.folder import RunFolder, lock, open_folder
+from mft_ray.search.folder import RunFolder, check_place, lock, open_folder
 
 
 def _config(tiny, folder: Path | str | None):
@@ -82,3 +82,18 @@ def test_another_process_is_refused_while_the_lock_is_held_and_not_after(tmp_pat
     # A lock that its process did not release, because it was killed, holds nobody up either.
     subprocess.run(command, check=True)
     lock(folder).release()
+
+
+@pytest.mark.parametrize("place", ["/proc/a-run", "/sys/kernel/a-run", "/dev/null/a-run"])
+def test_a_place_where_nothing_can_be_made_is_found_at_once(place: str, tiny_config: Config) -> None:
+    """Also by root, whom permissions do not bind."""
+    config = tiny_config.model_copy(update={"run": tiny_config.run.model_copy(update={"dir": place})})
+    with pytest.raises(UserError, match=r"run\.dir is .*, and "):
+        open_folder(config, None)
+    with pytest.raises(UserError, match="The folder of the run is"):
+        open_folder(config, place)
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    check_place(tmp_path / "a" / "run", "run.dir")
+    assert list(tmp_path.iterdir()) == []
