@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,9 @@ def _run(run: Session, look_again: bool) -> None:
             f"{_reasons(rows)}. See report.html there."
         )
     say("3/4 verdict: one look at the untouched test examples")
+    for prefix, begun in (("fft.continued_lr", folder.continued), ("lora.", folder.rivals / "lora")):
+        if prefix in run.settled.reopened:
+            shutil.rmtree(begun, ignore_errors=True)  # what was begun with other settings is not gone on with
     run.settled.begin("verdict")
     verdict = judge_winner(config, folder, baseline, run.start, rows, run.concurrent, look_again)
 

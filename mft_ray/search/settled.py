@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mft_ray.config import Config, load_config
@@ -20,7 +20,7 @@ from mft_ray.config.stages import (
 )
 from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
-from mft_ray.utils.files import write_json
+from mft_ray.utils.files import Damaged, read_json, write_json
 
 
 class Settled:
@@ -31,10 +31,14 @@ class Settled:
         tree: the configuration as it is asked for now, paths absolute: what stages that begin are made from.
         before: the configuration that stages without a record were made with, for a run of an earlier version; None
             where there is none.
+
+    Attributes:
+        reopened: paths of settings, or their beginnings, that have changed because nothing was made with them.
     """
 
     def __init__(self, folder: RunFolder, tree: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
         self.folder, self._now, self._defaults = folder, flatten(tree), defaults(tree)
+        self.reopened: set[str] = set()
         recorded = read_settled(folder.settled)
         if recorded is None:
             was = flatten(tree if before is None else before)
@@ -43,6 +47,18 @@ class Settled:
         # Interrupted while it was prepared: it is prepared anew, and may be from something else.
         if self.recorded.keys() == {"data"} and not _there("data", folder):
             self.recorded.clear()
+        self._reopen(unmade(folder, self._now.get("search.method")))
+
+    def _reopen(self, prefixes: Iterable[str]) -> None:
+        """Take settings back that only what could not be run was to be made with; what was begun by others goes."""
+        for prefix in prefixes:
+            now = {path: value for path, value in self._now.items() if path.startswith(prefix)}
+            for stage in self.recorded:
+                used = {path: value for path, value in self.recorded[stage].items() if path.startswith(prefix)}
+                if used and used != now:
+                    kept = {path: value for path, value in self.recorded[stage].items() if path not in used}
+                    self.recorded[stage] = {**kept, **now}
+                    self.reopened.add(prefix)
 
     def differences(self) -> list[Difference]:
         """Return the settings that are not what a stage that has begun was made with."""
@@ -96,6 +112,28 @@ def check_settled(folder: RunFolder, config: Config) -> Settled:
                 f"{begun} or more."
             )
     return settled
+
+
+# What a verdict may have had to do without, and the settings that nothing else is made from.
+_OF_WHAT = {"continued_fft": ("fft.continued_lr",), "rival lora": ("lora.",)}
+
+
+def unmade(folder: RunFolder, method: str | None) -> list[str]:
+    """Return settings, or their beginnings, that a verdict's baselines were to be made with and were not.
+
+    Args:
+        folder: of the run.
+        method: of the search, whose trials were made with settings of their own.
+    """
+    try:
+        not_run = read_json(folder.verdict, lambda content: list(content.get("not_run", ())))
+    except (FileNotFoundError, Damaged):
+        return []
+    found = [prefix for name in not_run for prefix in _OF_WHAT.get(name, ())]
+    return [prefix for prefix in found if not prefix.startswith(_OF_TRIALS.get(method or "", "nothing"))]
+
+
+_OF_TRIALS = {"lora": "lora.", "continued_fft": "fft."}
 
 
 def begun_trials(folder: RunFolder) -> int:

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from mft_ray.config import parse_config
+from mft_ray.errors import UserError
 from mft_ray.search.folder import RunFolder
 from mft_ray.search.pipeline import search
-from mft_ray.utils.files import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -56,13 +56,14 @@ def test_resume_tries_again_and_completes_it(run: RunFolder, capsys: pytest.Capt
     search(None, resume=str(run.root))
     assert "tried again" in capsys.readouterr().out
     assert read(run.verdict)["not_run"].keys() == before["not_run"].keys()
-    # As if what kept them from running were gone: a setting that was used could not be changed.
-    tree, settled = yaml.safe_load(run.config.read_text()), read(run.settled)
+    # What only they were to be made with may change; nothing else may.
+    tree = yaml.safe_load(run.config.read_text())
+    tree["train"]["lr"] = 1e-3
+    with pytest.raises(UserError, match=r"begun with other settings: train\.lr"):
+        search(parse_config(tree), resume=str(run.root))
+    tree = yaml.safe_load(run.config.read_text())
     tree["fft"]["continued_lr"] = tree["lora"]["lr"] = 3e-3
     run.config.write_text(yaml.safe_dump(tree))
-    for used in settled["stages"].values():
-        used.update({path: 3e-3 for path in ("fft.continued_lr", "lora.lr") if path in used})
-    write_json(run.settled, settled)
     search(None, resume=str(run.root))
     verdict = read(run.verdict)
     assert verdict["not_run"] == {}
@@ -72,6 +73,10 @@ def test_resume_tries_again_and_completes_it(run: RunFolder, capsys: pytest.Capt
     assert len(verdict["looks"]) == 1  # the same trial: no second look
     assert read(run.baseline)["continued"]["test"]["n"] == 50
     assert verdict["sentence"] in (run.best / "README.md").read_text()
+    assert read(run.settled)["stages"]["verdict"]["fft.continued_lr"] == 3e-3
+    tree["lora"]["lr"] = 1e-3
+    with pytest.raises(UserError, match=r"begun with other settings: lora\.lr"):  # settled now
+        search(parse_config(tree), resume=str(run.root))
     # Whole now: not judged again.
     written = run.verdict.stat().st_mtime_ns
     search(None, resume=str(run.root))
