@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -56,7 +57,7 @@ def with_secrets(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that has this process's `secrets` in its environment, wherever it runs.
 
     Args:
-        function: picklable.
+        function: picklable; it may be a generator.
     """
     given = secrets()
 
@@ -65,7 +66,12 @@ def with_secrets(function: Callable[..., Any]) -> Callable[..., Any]:
         take(given)
         return function(*arguments, **named)
 
-    return call
+    @wraps(function)
+    def generate(*arguments: Any, **named: Any) -> Any:
+        take(given)
+        yield from function(*arguments, **named)
+
+    return generate if inspect.isgeneratorfunction(function) else call  # Ray streams what a generator yields
 
 
 def _there(names: tuple[str, ...]) -> dict[str, str]:

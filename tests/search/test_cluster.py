@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -114,8 +115,16 @@ def test_secrets_travel_beside_the_environment_that_ray_logs(monkeypatch: pytest
     assert "hush-hush" not in str(environment.worker_environment())
     assert environment.worker_environment()["HF_ENDPOINT"] == "https://hub.example"
     call = environment.with_secrets(lambda: os.environ["HF_TOKEN"])
+    several = environment.with_secrets(yielding)
     monkeypatch.delenv("HF_TOKEN")
     assert call() == "hush-hush"
+    monkeypatch.delenv("HF_TOKEN")
+    assert inspect.isgeneratorfunction(several)
+    assert list(several()) == ["hush-hush"]
+
+
+def yielding() -> Iterator[str]:
+    yield os.environ["HF_TOKEN"]
 
 
 def test_leftovers_go_and_what_another_container_uses_stays(home: Path) -> None:
