@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,8 @@ class WorkerGroup:
                     return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
                 return event
             if self._thread is not None and self._thread.is_alive():
-                if silent := ray.get(self._desk.overdue.remote()):
-                    self._end_silence(silent)
+                with suppress(ray.exceptions.RayActorError):  # the desk is gone, as its event will say
+                    self._end_silence(ray.get(self._desk.overdue.remote()))
                 continue
             self._give_back()
             if self._error is None or not out_of_memory(self._error):
@@ -217,7 +217,9 @@ class WorkerGroup:
             ray.util.remove_placement_group(place)
 
     def _end_silence(self, silent: dict[int, Sign]) -> None:
-        """Kill workers that give no sign of life, so that the group is started anew; keep their stacks."""
+        """Kill workers that give no sign of life, if any, so that they are started anew; keep their stacks."""
+        if not silent:
+            return
         stacks = {rank: self._stack(rank) for rank in sorted(silent)}
         where = ""
         if isinstance(self._job, TrainJob):
