@@ -129,10 +129,16 @@ def wait_for_progress(search: subprocess.Popen[str], folder: Path, number: int) 
 
 
 def kill(family: psutil.Process, title: str) -> None:
-    titles = {process: " ".join(process.cmdline()) for process in family.children(recursive=True)}
-    found = [process for process, theirs in titles.items() if theirs.startswith(title)]
-    assert len(found) == 1, sorted(titles.values())
-    found[0].kill()
+    deadline = time.monotonic() + 30
+    while True:
+        titles = {process: " ".join(process.cmdline()) for process in family.children(recursive=True)}
+        found = [process for process, theirs in titles.items() if theirs.startswith(title)]
+        # Ray writes a process's title anew with each call: it may be half there.
+        if len(found) == 1:
+            found[0].kill()
+            return
+        assert time.monotonic() < deadline, sorted(titles.values())
+        time.sleep(0.05)
 
 
 def hold(study: Path, seconds: float) -> None:
