@@ -343,3 +343,13 @@ def test_a_browser_draws_every_figure_and_refuses_nothing(make_run, tmp_path):
     shown = subprocess.run([*command[:-1], hostile.as_uri()], capture_output=True, text=True, timeout=120)
     assert "Content Security Policy" in shown.stderr
     assert "<title>mine" not in shown.stdout
+
+
+def test_costs_are_of_what_was_searched(make_run):
+    run = make_run()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config.setdefault("search", {})["method"] = "lora"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    page = Page(render(run).read_text(encoding="utf-8"))
+    assert "Mask, trial" not in page.text
+    assert "Adapter, trial" in page.text

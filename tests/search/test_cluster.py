@@ -68,6 +68,7 @@ WORKERS = """
 import json, os, re, sys
 from pathlib import Path
 import ray
+from ray.util.state import list_nodes
 from mft_ray.config import ScalingConfig
 from mft_ray.search.cluster import connected
 from mft_ray.training.group import remote_like_worker
@@ -77,6 +78,7 @@ def seen():
 
 with connected(1):
     told = ray.get(remote_like_worker(seen, ScalingConfig()).remote())
+    assert len(list_nodes()) == 1  # by HTTP, from Ray's own dashboard
     import time
     time.sleep(3)  # logs are written meanwhile
     found = []
@@ -94,6 +96,7 @@ def test_workers_have_what_they_need_and_no_log_has_a_secret(home: Path) -> None
         "HF_ENDPOINT": "https://hub.example",
         "HF_HUB_CACHE": "/cache",
         "https_proxy": "http://me:hush-hush@proxy.example:3128",
+        "http_proxy": "http://me:hush-hush@127.0.0.1:9",  # where nobody listens
     }
     script = WORKERS.replace("sys.argv[1:]", repr([*given, "no_proxy"]))
     ended = run(script, home, **given)

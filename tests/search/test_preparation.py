@@ -462,3 +462,16 @@ def test_a_model_made_from_settings_stops_at_its_own_tokenizers_end(tiny_config:
     folder = RunFolder(tmp_path / "run")
     model = load_model(make_ready(tiny_config, folder))
     assert stop_tokens(model, arithmetic.tokenizer()) == {arithmetic.tokenizer().eos_token_id}
+
+
+def test_code_of_the_users_own_is_named_before_it_runs(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+2="}\n{"prompt": "2+2="}\n')
+    (tmp_path / "plain.jsonl").write_text('{"prompt": "1+2=", "answer": "3"}\n{"prompt": "2+2=", "answer": "4"}\n')
+    scores = tmp_path / "scores.py"
+    scores.write_text("def score(example, text):\n    return 1.0\n")
+    tasks = [f"{tmp_path / 'mine.jsonl'}:{scores}", str(tmp_path / "plain.jsonl")]
+    check_tasks(parse_config({**tiny, "evaluation": {"tasks": tasks, "task_max_new_tokens": 4}}))
+    [line] = capsys.readouterr().out.splitlines()
+    assert f"runs {scores} as code of yours, with all that you may do" in line
