@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -72,7 +72,9 @@ class SearchConfig(Section):
         """Sort out what of the space is named by its path."""
         if not isinstance(tree, dict) or not isinstance(tree.get("space"), dict):
             return tree
-        return {**tree, "space": by_name(tree["space"], tree.get("method", "mft"))}
+        method: Any = tree.get("method", "mft")
+        # What is no method at all is refused as such.
+        return {**tree, "space": by_name(tree["space"], method if method in get_args(Method) else "mft")}
 
     @model_validator(mode="after")
     def _paths_of_trials(self) -> SearchConfig:
