@@ -35,7 +35,7 @@ from private_ray import PrivateRay, StartError
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # A job begins in a folder of Ray's. The shell becomes the command, so that signals meet the command.
-_IN_FOLDER = 'cd "$0" && exec "$@"'
+_IN_FOLDER = 'cd "$0" && PYTHONPATH="$0${PYTHONPATH:+:$PYTHONPATH}" exec "$@"'
 
 # Ray's own lines around a job, such as "2026-01-02 03:04:05,678 INFO worker.py:2003 -- Connected ...".
 CHATTER = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+INFO (job_manager|worker)\.py:\d+ -- ")

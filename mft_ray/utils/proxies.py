@@ -25,6 +25,9 @@ def keep_local(environment: MutableMapping[str, str] = os.environ) -> None:
         return
     # Some programs read the one, some the other.
     named = f"{environment.get('no_proxy', '')},{environment.get('NO_PROXY', '')}".split(",")
+    if "*" in (host.strip() for host in named):  # all hosts; among others it would mean none
+        environment["no_proxy"] = environment["NO_PROXY"] = "*"
+        return
     head = environment.get("RAY_ADDRESS", "").rpartition("://")[2].rpartition(":")[0].strip("[]")
     hosts = dict.fromkeys(host.strip() for host in (*named, head, *_own_hosts()))
     environment["no_proxy"] = environment["NO_PROXY"] = ",".join(host for host in hosts if host)

@@ -15,6 +15,12 @@ def test_without_a_proxy_nothing_is_changed() -> None:
     assert environment == {"PATH": "/bin", "http_proxy": ""}
 
 
+def test_no_proxy_for_anything_stays_so() -> None:
+    environment = {"http_proxy": "http://proxy.example:3128", "NO_PROXY": "*"}
+    keep_local(environment)
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "*"
+
+
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"])
 def test_this_machine_and_the_head_are_not_asked_for_through_a_proxy(
     name: str, monkeypatch: pytest.MonkeyPatch
