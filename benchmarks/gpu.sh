@@ -3,8 +3,8 @@
 #
 #     bash benchmarks/gpu.sh OUT [REFERENCE]
 #
-# Writes OUT/gpu-*.json and OUT/gpu-*.log. Needs torch and transformers only; no Ray, no DeepSpeed. REFERENCE is
-# transformers/src/transformers/models/llama/modeling_llama.py of github.com/Ming-K9/MFT. One command must not cost
+# Writes OUT/gpu-*.json and OUT/gpu-*.log. Needs torch, transformers and pydantic only; no Ray, no DeepSpeed. REFERENCE
+# is transformers/src/transformers/models/llama/modeling_llama.py of github.com/Ming-K9/MFT. One command must not cost
 # the others: each has its own time limit, and the script exits with the number of those that failed.
 set -u
 cd "$(dirname "$0")/.."
@@ -36,6 +36,10 @@ for shape in $size; do
     part "memory-$shape" 90 python3 benchmarks/memory.py --shape "$shape" --dtype bfloat16 --layers 4-7 \
         --device "$device" --out "$out/gpu-memory-$shape.json"
 done
-part masking 150 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking -q -x --maxfail=40 \
+part parts 60 python3 benchmarks/step_parts.py --shape "${size%% *}" --device "$device"
+# Side by side where pytest-xdist is there: 60 s, not minutes.
+beside=$(python3 -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
+# shellcheck disable=SC2086
+part masking 150 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking -q --maxfail=40 $beside \
     -p no:cacheprovider -p no:randomly --durations=5
 exit "$failed"

@@ -90,10 +90,10 @@ def test_a_mask_of_format_1_is_read(path: Path) -> None:
         "shapes": json.dumps({"layers.0.weight": [3, 5]}),
     }
     summed = "".join(f"{key}={metadata[key]}\n" for key in ("backbone", "format", "settings", "shapes"))
-    content = summed.encode() + b"layers.0.weight" + packed["layers.0.weight"].numpy().tobytes()
+    content = summed.encode() + b"layers.0.weight" + packed["layers.0.weight"].cpu().numpy().tobytes()
     save_file(packed, path, metadata | {"sha256": hashlib.sha256(content).hexdigest()})
     loaded = load_mask(path)
-    assert torch.equal(loaded.masks["layers.0.weight"], mask)
+    assert torch.equal(loaded.masks["layers.0.weight"], mask.cpu())
     assert loaded.settings == MaskSettings(**known, schedule="anneal")  # type: ignore[arg-type]
     assert (loaded.backbone, loaded.before) == ("f" * 64, "")
 
@@ -165,7 +165,7 @@ def forged(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes
     kept = {key: value for key, value in (metadata | changes).items() if value is not None}
     digest = hashlib.sha256("".join(f"{key}={kept[key]}\n" for key in sorted(kept)).encode())
     for name in sorted(packed):
-        digest.update(name.encode() + packed[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + packed[name].reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
     save_file(packed, path, kept | {"sha256": digest.hexdigest()})
 
 
