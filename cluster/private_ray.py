@@ -24,7 +24,7 @@ from mft_ray.utils.proxies import keep_local
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 PR_SET_PDEATHSIG = 1
-RAY = (sys.executable, "-m", "ray.scripts.scripts")
+RAY = (sys.executable, "-P", "-m", "ray.scripts.scripts")  # -P: no file of the folder we are in is taken for a module
 
 # In the environment of all that we start, and of nothing else.
 MARK = "MFT_RAY_LOCAL_ID"
@@ -131,6 +131,7 @@ def _start(options: Sequence[str], env: Mapping[str, str], preferred: Sequence[i
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
+            cwd=folder,  # where no file is called like one of Ray's modules
             # All processes of this Ray inherit where its address is. In the usual place there may be that of another
             # one, and Ray Train, which asks the State API there, then takes 12 seconds to end a worker group.
             # What they leave in temporary files goes with the folder.

@@ -28,12 +28,13 @@ def main() -> None:
     options = arguments.parse_args()
     if (options.mask is None) == (options.adapter is None):
         raise UserError("Give either --mask FILE or --adapter FOLDER: what is to be applied to the backbone.")
-    if options.mask is not None:
-        load_mask(options.mask)
+    mask = None if options.mask is None else load_mask(options.mask)
     # Imported late: transformers takes seconds, a mistyped option should be told at once.
     from mft_ray.training.artifacts import export
 
     export(options.backbone, options.mask or options.adapter, Path(options.out), options.before)
+    if mask is not None:
+        print(f"{options.mask}: {mask}")
     print(f"wrote {options.out}: load it with AutoModelForCausalLM.from_pretrained({options.out!r})")
 
 

@@ -246,7 +246,9 @@ def test_export_is_the_backbone_with_masked_weights_bit_for_bit(
     with pytest.raises(SystemExit) as caught:
         cli.run(export.main)
     assert caught.value.code == 0
-    assert f"wrote {out}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"wrote {out}" in said
+    assert f"{each.mask}: {load_mask(each.mask)}" in said
     assert snapshot(each.backbone) == before
 
     backbone = AutoModelForCausalLM.from_pretrained(each.backbone, dtype="auto")

@@ -28,6 +28,7 @@ def main() -> None:
     model = LLM(
         model=request["model"],
         dtype=request["dtype"],
+        trust_remote_code=False,
         max_model_len=longest + limit,
         gpu_memory_utilization=request["memory"],
     )

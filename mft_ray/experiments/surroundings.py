@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mft_ray.search.scoring import Subject, made
 from mft_ray.training.artifacts import load_with
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.failures import root_cause
-from mft_ray.training.group import remote_like_worker
+from mft_ray.training.tasks import stream
 from mft_ray.utils.files import read_json, write_json
 
 EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
@@ -42,7 +42,6 @@ def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         if missing := [subject for subject, file in files.items() if not file.exists()]:
             say(f"the loss around {', '.join(subject.name for subject in missing)}: {cell.config.run.name}")
             for subject, content in zip(missing, _measured(missing, cell), strict=True):
-                files[subject].parent.mkdir(exist_ok=True)
                 write_json(files[subject], content)
         for subject, file in files.items():
             found.append({"seed": cell.seed, "row": subject.name, **read_json(file, dict)})
@@ -61,22 +60,20 @@ def _subjects(cell: Cell) -> list[Subject]:
     return [Subject(FFT, backbone), *(made(folder.methods / name, name, backbone, before) for name in rows)]
 
 
-def _measured(subjects: list[Subject], cell: Cell) -> list[dict[str, Any]]:
-    remote = remote_like_worker(_measure, cell.config.scaling)
+def _measured(subjects: list[Subject], cell: Cell) -> Iterator[dict[str, Any]]:
+    home = _file(cell, subjects[0]).parent
+    call = (subjects, cell.config, str(RunFolder(cell.folder).data))
     try:
-        content: list[dict[str, Any]] = ray.get(remote.remote(subjects, cell.config, str(RunFolder(cell.folder).data)))
+        yield from stream(_measure, [call], [[home]], cell.config.scaling, say)
     except ray.exceptions.RayError as error:
         raise RunFailed(f"measuring the loss around models failed: {root_cause(error)}") from error
-    return content
 
 
-def _measure(subjects: list[Subject], config: Config, data: str) -> list[dict[str, Any]]:
+def _measure(subjects: list[Subject], config: Config, data: str) -> Iterator[dict[str, Any]]:
     split = open_split(Path(data), "validation")
     rows = [split[index] for index in range(min(EXAMPLES, len(split)))]
     pad_id = load_tokenizer(str(Path(data) / TOKENIZER)).pad_token_id
-    found = []
     for subject in subjects:
         model = load_with(subject.model, subject.artifact, "float32", before=subject.before)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        found.append(asdict(flatness(model, rows, pad_id=pad_id, batch_size=config.train.eval_batch_size)))
-    return found
+        yield asdict(flatness(model, rows, pad_id=pad_id, batch_size=config.train.eval_batch_size))

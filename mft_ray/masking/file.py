@@ -42,6 +42,19 @@ class MaskFile:
     before: str = ""
     source: str = field(default="", compare=False)
 
+    def __str__(self) -> str:
+        """Say how many weights the mask removes, and where that is not what its settings say."""
+        removed = sum(int((~mask).sum()) for mask in self.masks.values())
+        size = sum(mask.numel() for mask in self.masks.values())
+        said = f"{removed:,} of {size:,} weights removed, a ratio of {removed / max(1, size):.4g}"
+        claimed = set(self.settings.ratios.values())
+        # Rounded down in each matrix.
+        lowest = sum(int(min(claimed) * mask.numel()) for mask in self.masks.values())
+        if self.settings.rule != "threshold" and not lowest <= removed <= max(claimed) * size:
+            claims = " and ".join(f"{ratio:g}" for ratio in sorted(claimed))
+            said += f", where its settings say {claims}: it is not what they would make"
+        return said
+
 
 def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
     """Write a mask file, whole or not at all."""

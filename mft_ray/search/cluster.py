@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]
 import ray
 from filelock import FileLock, Timeout
 
+from mft_ray.training.environment import share
 from mft_ray.utils.proxies import keep_local
 
 _PREFIX = "mft-"
@@ -42,6 +43,7 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            _keeper = share()  # it lives as long as this holds it
         else:
             stack.enter_context(_folder())
             stack.callback(_end, _start(num_cpus))

@@ -26,7 +26,7 @@ from mft_ray.search.preparation import (
     with_absolute_paths,
     with_fixed_date,
 )
-from mft_ray.search.progress import Lines
+from mft_ray.search.progress import Lines, say
 from mft_ray.search.ray_logs import kept_logs
 from mft_ray.search.scoring import Subject, score
 from mft_ray.search.settled import Settled
@@ -176,6 +176,8 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
         _check_file(Path(out).expanduser().absolute())
     if mask:
         load_with(path, mask, before=config.model.before)
+        if Path(mask).is_file():
+            say(f"{mask}: {load_mask(mask)}")
     local = Path(path).expanduser()
     subject = Subject(
         "model",

@@ -18,7 +18,8 @@ from mft_ray.search.progress import say
 from mft_ray.search.scoring import Subject
 from mft_ray.training.backbone import load_tokenizer
 from mft_ray.training.failures import root_cause
-from mft_ray.training.group import TRACEBACK, keep_traceback, remote_like_worker
+from mft_ray.training.group import TRACEBACK, keep_traceback
+from mft_ray.training.tasks import stream
 from mft_ray.utils.files import read_json
 
 
@@ -41,28 +42,20 @@ def score_on_tasks(
         RunFailed: a process failed on every allowed try.
     """
     out = folder.tasks
-    remote = remote_like_worker(_evaluate, scaling)
     shares = [list(subjects[first::at_once]) for first in range(min(at_once, len(subjects)))]
-    going = [
-        remote.options(num_returns="streaming").remote(share, config, str(out), str(folder.data / TOKENIZER))
-        for share in shares
-    ]
-    while going:
-        [ready], going = ray.wait(going, num_returns=1)
-        try:
-            say(ray.get(next(ready)))
-            going.append(ready)
-        except StopIteration:
-            continue
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            failed = RunFailed(f"benchmark tasks failed: {root_cause(error.cause)}")
-            failed.traceback = str(error)
-            keep_traceback(failed, out / TRACEBACK)
-            raise failed from error
-        except ray.exceptions.RayError as error:
-            raise RunFailed(f"benchmark tasks failed: {root_cause(error)}") from error
+    calls = [(share, config, str(out), str(folder.data / TOKENIZER)) for share in shares]
+    try:
+        for line in stream(_evaluate, calls, [[out / each.name for each in share] for share in shares], scaling, say):
+            say(line)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        failed = RunFailed(f"benchmark tasks failed: {root_cause(error.cause)}")
+        failed.traceback = str(error)
+        keep_traceback(failed, out / TRACEBACK)
+        raise failed from error
+    except ray.exceptions.RayError as error:
+        raise RunFailed(f"benchmark tasks failed: {root_cause(error)}") from error
     first = read_json(out / subjects[0].name / "results.json", dict)
     metrics = {task: results[subjects[0].name]["metric"] for task, results in first.items()}
     return {

@@ -21,6 +21,7 @@ from mft_ray.search.stopping import AgainstFft
 from mft_ray.search.study import METRIC, RATIO, TOTAL_STEPS
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.desk import Renewal
+from mft_ray.training.environment import inherit
 from mft_ray.training.group import TRACEBACK, WorkerGroup, keep_traceback
 from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, best_index, read_step
 from mft_ray.training.recipes import train_job
@@ -81,6 +82,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             config: what Optuna chose.
             plan: what all trials share.
         """
+        inherit()  # for the workers that it starts
         self._plan = plan
         self._work = Path(plan.root) / "work"
         self._history: list[Evaluation] = []

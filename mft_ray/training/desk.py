@@ -134,6 +134,7 @@ class Desk:
         self._jobs, self._grown = 0, 0.0
         self._memory: dict[int, float] = {}  # by rank, after its first job
         self._place: Any = None
+        self._kills: dict[str, int] = {}  # by node
         self._signs: dict[int, Sign] = {}  # by rank
         self._hung: str | None = None
         self._killed = False
@@ -198,9 +199,13 @@ class Desk:
         """Return what a worker adds to its environment before it does anything."""
         return self._secrets
 
-    async def placed(self, place: Any) -> None:
-        """Note the placement group that a worker is in."""
-        self._place = place
+    async def placed(self, place: Any, node: str, kills: int) -> None:
+        """Note where a worker is: placement group and node, and how many processes that node's kernel has killed."""
+        self._place, self._kills[node] = place, kills
+
+    async def kills(self) -> dict[str, int]:
+        """Return, by node of the workers, how many processes its kernel had killed for memory when they came."""
+        return self._kills
 
     async def alive(self, rank: int, doing: str, limit: float | None) -> None:
         """Note a worker's sign of life; see `Sign`."""

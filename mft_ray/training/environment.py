@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from mft_ray.training.network import INTERFACE_VARIABLES
 from mft_ray.utils.proxies import keep_local
 
@@ -17,6 +20,8 @@ _OPEN = (
     "HF_HOME",
     "HF_ENDPOINT",
     "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_XET_CACHE",
     "HF_HUB_OFFLINE",
     "HF_DATASETS_CACHE",
     "HF_DATASETS_OFFLINE",
@@ -25,7 +30,10 @@ _OPEN = (
 )
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 # Read when they are used. A proxy's address may hold a password.
-_SECRET = ("HF_TOKEN", "HF_TOKEN_PATH", *_PROXIES, *(name.upper() for name in _PROXIES))
+_SECRET = ("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", *_PROXIES, *(name.upper() for name in _PROXIES))
+
+
+_KEEPER = "mft_ray-environment"
 
 
 def worker_environment() -> dict[str, str]:
@@ -72,6 +80,41 @@ def with_secrets(function: Callable[..., Any]) -> Callable[..., Any]:
         yield from function(*arguments, **named)
 
     return generate if inspect.isgeneratorfunction(function) else call  # Ray streams what a generator yields
+
+
+class _Keeper:
+    """The driver's settings and secrets, for processes that the driver does not start itself."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, str] = {}
+
+    def keep(self, given: Mapping[str, str]) -> None:
+        self._kept = dict(given)
+
+    def kept(self) -> dict[str, str]:
+        return self._kept
+
+
+def share() -> Any:
+    """Let this job's processes on a cluster `inherit` what workers need of this one's environment.
+
+    Returns:
+        The actor that keeps it, which lives as long as somebody holds this.
+    """
+    # By a call, which Ray logs nowhere, and not by the creation, which the cluster's state shows.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    keeper = ray.remote(num_cpus=0, scheduling_strategy=here)(_Keeper).options(name=_KEEPER).remote()
+    ray.get(keeper.keep.remote(_there((*_OPEN, *_SECRET))))
+    return keeper
+
+
+def inherit() -> None:
+    """Take what the driver shares into this process's environment, which has its node's; nothing if it shares none."""
+    try:
+        keeper = ray.get_actor(_KEEPER)
+    except ValueError:
+        return  # a private Ray's processes have the driver's environment
+    take(ray.get(keeper.kept.remote()))
 
 
 def _there(names: tuple[str, ...]) -> dict[str, str]:

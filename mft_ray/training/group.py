@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.training.desk import Desk, Event, Failure, Progress, Renewal, Result, Sign
-from mft_ray.training.environment import secrets, with_secrets, worker_environment
+from mft_ray.training.environment import secrets, worker_environment
 from mft_ray.training.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
@@ -39,6 +39,8 @@ _LOOK_S = 1.0
 # A group that ends has nothing to save; after this long its processes are left for Ray to kill. One that still has a
 # job is left so at once: what it has done so far is in its checkpoint.
 _END_S = 30.0
+# How long nodes may take to say whether their kernel killed a worker.
+_KERNEL_S = 10.0
 
 
 class WorkerGroup:
@@ -324,36 +326,47 @@ class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
 
     def __init__(self, desk: Any) -> None:
         self._desk = desk
-        self._kernel = _killed_here()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the desk."""
         failures = worker_exceptions.values()
         reason, memory, trace = root_cause(*failures), out_of_memory(*failures), traceback_of(*failures)
-        before, self._kernel = self._kernel, _killed_here()
-        if not memory and trace is None and before[0] == self._kernel[0] and before[1] < self._kernel[1]:
-            # Ray only knows that it is gone.
-            reason, memory = killed_by_kernel(ray.get(self._desk.held.remote()), most_used()), True
+        if not memory and trace is None:  # Ray only knows that it is gone
+            killed, used = kernel_killed(ray.get(self._desk.kills.remote()))
+            if killed:
+                reason, memory = killed_by_kernel(ray.get(self._desk.held.remote()), used), True
         ray.get(self._desk.crashed.remote(reason, memory, trace, not memory and raised(*failures)))
 
 
-def _killed_here() -> tuple[str, int]:
-    """Return which node this is, and how many processes the kernel has killed there for want of memory."""
-    return ray.get_runtime_context().get_node_id(), kills()
+def kernel_killed(before: dict[str, int]) -> tuple[bool, tuple[float, float] | None]:
+    """Say whether the kernel of one of some nodes has killed a process for want of memory, and what was in use there.
+
+    Args:
+        before: how many each node's had killed, by node.
+
+    Returns:
+        The second as of `most_used`.
+    """
+    asked: dict[Any, str] = {}
+    for node in before:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked[ray.remote(num_cpus=0, scheduling_strategy=there, max_retries=0)(_kernel_says).remote()] = node
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_KERNEL_S) if asked else ([], [])
+    for each in late:
+        ray.cancel(each, force=True)
+    for each in ready:
+        with suppress(ray.exceptions.RayError):  # the node is gone, and cannot say
+            count, used = ray.get(each)
+            if count > before[asked[each]]:
+                return True, used
+    return False, None
+
+
+def _kernel_says() -> tuple[int, tuple[float, float] | None]:
+    return kills(), most_used()
 
 
 def worker_resources(scaling: ScalingConfig) -> dict[str, float]:
     """Return what one worker reserves."""
     resources = {"CPU": scaling.cpus_per_worker}
     return {**resources, "GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else resources
-
-
-def remote_like_worker(function: Callable[..., Any], scaling: ScalingConfig) -> Any:
-    """Return a Ray task that asks for what one worker does, in an environment like a worker's."""
-    resources = worker_resources(scaling)
-    return ray.remote(
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        max_retries=scaling.max_failures,
-        runtime_env={"env_vars": worker_environment()},
-    )(with_secrets(function))

@@ -19,6 +19,7 @@ from mft_ray.training.desk import Failure, Result, Task
 from mft_ray.training.environment import take
 from mft_ray.training.failures import note_traceback, out_of_memory, root_cause
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
+from mft_ray.training.memory import kills
 from mft_ray.training.signs import Alive, Signs
 
 
@@ -36,7 +37,8 @@ def serve(config: Mapping[str, Any]) -> None:
     kept = Kept(ray.train.torch.get_device())
     rank = ray.train.get_context().get_world_rank()
     signs = Signs(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
-    ray.get(desk.placed.remote(ray.util.get_current_placement_group()))
+    node = ray.get_runtime_context().get_node_id()
+    ray.get(desk.placed.remote(ray.util.get_current_placement_group(), node, kills()))
     while (task := ray.get(desk.take.remote(after))) is not None:
         after = task.number
         minutes = task.job.scaling.silence_minutes

@@ -198,6 +198,7 @@ def test_a_folder_with_large_files_in_it_behind_a_proxy(tmp_path: Path, short_tm
     with (folder / "model.safetensors").open("wb") as large:
         large.truncate(150 * 2**20)
     (folder / "mine.py").write_text("def name() -> str:\n    return 'of mine'\n")
+    (folder / "aiohttp.py").write_text("raise SystemExit('not that aiohttp')\n")
     (folder / "job.py").write_text(OF_THIS_FOLDER)
     names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     env = environment(short_tmp, **dict.fromkeys(names, proxy.url))

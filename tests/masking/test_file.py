@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny_models import same
 
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskFile, MaskSettings, load_mask, save_mask
+from mft_ray.masking import MaskFile, MaskSettings, keep_mask, load_mask, save_mask
 
 SETTINGS = MaskSettings(
     ratio=0.3,
@@ -96,6 +96,18 @@ def test_a_mask_of_format_1_is_read(path: Path) -> None:
     assert torch.equal(loaded.masks["layers.0.weight"], mask.cpu())
     assert loaded.settings == MaskSettings(**known, schedule="anneal")  # type: ignore[arg-type]
     assert (loaded.backbone, loaded.before) == ("f" * 64, "")
+
+
+def test_what_a_mask_removes_is_said_and_what_it_claims_in_vain() -> None:
+    scores = torch.rand(30, 50, generator=torch.Generator().manual_seed(0))
+    honest = MaskFile({"a": keep_mask(scores, 0.3), "b": keep_mask(scores[:, :5], 0.3)}, MaskSettings(ratio=0.3), "f")
+    assert str(honest) == "495 of 1,650 weights removed, a ratio of 0.3"
+    halves = MaskSettings(ratio_attn=0.2, ratio_mlp=0.4, layers="0")
+    assert str(MaskFile(honest.masks, halves, "f")) == str(honest)
+    assert str(MaskFile(honest.masks, MaskSettings(rule="threshold"), "f")) == str(honest)
+    claims = "495 of 1,650 weights removed, a ratio of 0.3, where its settings say 0.1: it is not what they would make"
+    assert str(MaskFile(honest.masks, MaskSettings(ratio=0.1), "f")) == claims
+    assert "0 of 0" in str(MaskFile({}, MaskSettings(), "f"))
 
 
 def test_writing_replaces_and_leaves_nothing_else(path: Path) -> None:

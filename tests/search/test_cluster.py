@@ -52,11 +52,11 @@ def home() -> Iterator[Path]:
         yield Path(folder)
 
 
-def run(script: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     foreign = ("RAY_", "TMPDIR", "HF_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, *arguments],
         env={**environment, "RAY_TMPDIR": str(home), "HOME": str(home / "home"), **more},
         capture_output=True,
         text=True,
@@ -107,6 +107,61 @@ def test_workers_have_what_they_need_and_no_log_has_a_secret(home: Path) -> None
     assert found == []
     assert len(told["token"]) == 32  # its own
     assert not (home / "home" / ".ray" / "auth_token").exists()
+
+
+CLUSTER = """
+import os, subprocess, sys
+from mft_ray.search.cluster import connected
+
+with connected(2):  # its processes have not what the driver below has
+    address = open(os.path.join(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster")).read()
+    given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    driver = subprocess.run([sys.executable, "-c", sys.argv[1]], env={**os.environ, "RAY_ADDRESS": address, **given})
+sys.exit(driver.returncode)
+"""
+TRIAL = """
+import json, os, sys
+from pathlib import Path
+import ray
+from mft_ray.config import ScalingConfig
+from mft_ray.search.cluster import connected
+from mft_ray.training.environment import inherit
+from mft_ray.training.group import remote_like_worker
+
+def seen():
+    return {name: os.environ.get(name) for name in NAMES}
+
+class Trial:
+    def ask(self, inherits):
+        if inherits:
+            inherit()
+        return ray.get(remote_like_worker(seen, ScalingConfig()).remote())
+
+with connected():
+    trial = ray.remote(num_cpus=0)(Trial).remote()
+    told = [ray.get(trial.ask.remote(inherits)) for inherits in (False, True)]
+    import time
+    time.sleep(3)  # logs are written meanwhile
+    files = [path for path in Path(os.environ["RAY_TMPDIR"]).rglob("*") if path.is_file()]
+    found = [str(path) for path in files if b"hush-hush" in path.read_bytes()]
+print(json.dumps([told, found]))
+"""
+
+
+def test_what_the_driver_has_reaches_workers_that_a_trial_on_a_cluster_starts(home: Path) -> None:
+    """Tune makes a trial's process, and that has its node's environment."""
+    given = {
+        "HF_TOKEN": "hush-hush",
+        "HF_ENDPOINT": "https://hub.example",
+        "https_proxy": "http://me:hush-hush@proxy.example:3128",
+    }
+    pairs = [each for pair in given.items() for each in pair]
+    ended = run(CLUSTER, home, TRIAL.replace("NAMES", repr(list(given))), *pairs)
+    assert ended.returncode == 0, ended.stderr
+    (without, told), found = json.loads(ended.stdout.splitlines()[-1])
+    assert without == dict.fromkeys(given)
+    assert told == given
+    assert found == []
 
 
 def test_secrets_travel_beside_the_environment_that_ray_logs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mft_ray.search.folder import RunFolder
 from mft_ray.search.preparation import make_ready
 from mft_ray.search.study import METRIC
 from mft_ray.search.trial import MaskTrial, TrialPlan
+from mft_ray.training.environment import share
 from mft_ray.training.job import Evaluation, Outcome
 
 pytestmark = pytest.mark.slow
@@ -50,7 +52,7 @@ def folder(ray_cluster: None, tiny: dict[str, Any], tmp_path: Path) -> RunFolder
 
 
 @pytest.fixture
-def trial(folder: RunFolder, tiny: dict[str, Any]) -> Iterator[Trial]:
+def trial(folder: RunFolder, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     # Workers cannot import this file.
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     tiny["search"]["budget"] = {"hours": 1, "grace_minutes": 0.03}
@@ -58,9 +60,13 @@ def trial(folder: RunFolder, tiny: dict[str, Any]) -> Iterator[Trial]:
     start = make_ready(config, folder)
     rival = folder.work / "rival.json"
     rival.write_text(json.dumps([0.0] * 40))
+    monkeypatch.setenv("HF_TOKEN", "of the driver")
+    _keeper = share()
+    monkeypatch.setenv("HF_TOKEN", "of the node")
     made = Trial()
     plan = TrialPlan(config, str(folder.root), start, "", None, str(rival), SleepAt(20))  # type: ignore[arg-type]
     made.setup({"ratio": 0.2}, plan)
+    assert os.environ["HF_TOKEN"] == "of the driver"
     yield made
     made.cleanup()
 

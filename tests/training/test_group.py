@@ -25,8 +25,9 @@ from mft_ray.evaluation.generation import generate
 from mft_ray.masking import load_mask
 from mft_ray.training.backbone import load_model, load_tokenizer
 from mft_ray.training.desk import Renewal
-from mft_ray.training.group import WorkerGroup
+from mft_ray.training.group import WorkerGroup, kernel_killed
 from mft_ray.training.job import Evaluation, GenerateJob, Outcome, TrainJob
+from mft_ray.training.memory import kills, most_used
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., TrainJob]
@@ -183,3 +184,16 @@ def test_nothing_is_left_of_a_closed_group(mft_job: Make, ground: Ground, tmp_pa
     while left := {name for name in alive() - before if not name.startswith("_AutoscalingCoordinatorActor")}:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
+
+
+def test_the_kernel_of_each_workers_node_is_asked_whether_it_killed() -> None:
+    """Ray only knows that a worker is gone, and its node need not be the controller's."""
+    [here] = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    assert kernel_killed({here: kills()}) == (False, None)
+    assert kernel_killed({here: kills() - 1}) == (True, most_used())
+    assert kernel_killed({}) == (False, None)
+    gone = "0" * len(here)
+    began = time.monotonic()
+    assert kernel_killed({gone: 0, here: kills() - 1}) == (True, most_used())
+    assert kernel_killed({gone: 0}) == (False, None)
+    assert time.monotonic() - began < 40
