@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/calibration.py [--searches 2000] [--out benchmarks/results/calibration]
 
 In each simulated search every trial's mask answers as FFT does, but for a share of the examples (the discordance);
-the trial with the best validation score is judged by `mft_ray.search.verdict.judge` on test examples, against FFT and
+the trial with the best validation score is judged by `mft_ray.verdict.decision.judge` on test examples, against FFT and
 against continued FFT, as a real search does. The cases:
 
 - none: no mask has a true gain. Continued FFT has none either, or (a baseline that is easy to beat) loses 5 points:
@@ -28,7 +28,7 @@ import numpy as np
 from keep_run import machine
 
 from mft_ray.evaluation.statistics import interval
-from mft_ray.search.verdict import Evidence, Rules, judge
+from mft_ray.verdict.decision import Evidence, Rules, judge
 
 GAIN = 0.02
 RESAMPLES = 2000

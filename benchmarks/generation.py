@@ -33,8 +33,8 @@ from lm_eval.models.huggingface import HFLM
 from mft_ray.evaluation.generation import Generated, generate
 from mft_ray.evaluation.tasks import Task, TaskOptions, load_task
 from mft_ray.evaluation.tasks.harness import HarnessTask
-from mft_ray.evaluation.vllm_engine import VllmEngine
-from mft_ray.training.backbone import load_model, load_tokenizer
+from mft_ray.evaluation.vllm.engine import VllmEngine
+from mft_ray.models.loading import load_model, load_tokenizer
 
 
 class Texts(LM):  # type: ignore[misc]

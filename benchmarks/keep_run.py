@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from mft_ray.report.units import unit
+from mft_ray.utils.formatting import unit
 
 RESULTS = Path(__file__).parent / "results"
 

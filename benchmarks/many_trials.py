@@ -22,8 +22,8 @@ import psutil  # type: ignore[import-untyped]
 from ray.util.state import list_actors, list_placement_groups
 
 from mft_ray.config import parse_config
-from mft_ray.search.cluster import connected
 from mft_ray.search.pipeline import search
+from mft_ray.workers.connection import connected
 
 EVERY_S = 1.0
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}

@@ -16,10 +16,10 @@ from typing import Any
 
 from mft_ray.config import load_config
 from mft_ray.masking import MaskSettings
-from mft_ray.search.cluster import connected
-from mft_ray.search.folder import RunFolder
-from mft_ray.training.group import WorkerGroup
+from mft_ray.runs.folder import RunFolder
 from mft_ray.training.job import TrainJob
+from mft_ray.workers.connection import connected
+from mft_ray.workers.group import WorkerGroup
 
 POINTS: list[tuple[dict[str, Any], float]] = [
     ({"ratio": 0.3, "init": "normal", "schedule": "anneal"}, 3e-4),

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mft_ray.config import Config, ScalingConfig, TrainConfig, load_config
 from mft_ray.masking import Masks, MaskSettings, select
-from mft_ray.training.backbone import new_model
+from mft_ray.models.loading import new_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-2-7b-hf": {"intermediate_size": 11008, "vocab_size": 32000},

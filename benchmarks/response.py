@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mft_ray.search.folder import RunFolder
+from mft_ray.runs.folder import RunFolder
 from mft_ray.training.job import Evaluation, Outcome
 
 Cell = tuple[str, str, str]

@@ -26,17 +26,17 @@ import ray.tune
 from ray.tune import Callback
 
 from mft_ray.config import Config, load_config
-from mft_ray.search.capacity import concurrent_trials
-from mft_ray.search.cluster import connected
-from mft_ray.search.folder import RunFolder
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.study_storage import new_storage
+from mft_ray.search.optuna_search import METRIC, build_search
 from mft_ray.search.space import build_space, points_to_evaluate
-from mft_ray.search.stopping import AgainstFft
-from mft_ray.search.study import METRIC, build_search
-from mft_ray.search.study_file import new_storage
 from mft_ray.search.trial import MaskTrial, TrialPlan
 from mft_ray.search.tuner import DRIVER
 from mft_ray.training.job import Outcome
-from mft_ray.training.launch import launch
+from mft_ray.training.stopping import AgainstFft
+from mft_ray.workers.capacity import concurrent_trials
+from mft_ray.workers.connection import connected
+from mft_ray.workers.launch import launch
 
 
 class Watch(Callback):  # type: ignore[misc]

@@ -34,10 +34,10 @@ from optuna.trial import TrialState
 from response import MadeUp, Point, Recorded, Response, record
 
 from mft_ray.config import Config, load_config
+from mft_ray.search.optuna_search import METRIC, RATIO, StudySearch, build_search
 from mft_ray.search.space import build_space, points_to_evaluate
-from mft_ray.search.stopping import AgainstFft, projected
-from mft_ray.search.study import METRIC, RATIO, StudySearch, build_search
 from mft_ray.training.job import Evaluation
+from mft_ray.training.stopping import AgainstFft, projected
 
 QUICKSTART = Path(__file__).parent.parent / "tune_spaces" / "quickstart.yaml"
 DEPTH = 4
@@ -65,7 +65,7 @@ class Setting:
     """One way to search.
 
     Attributes:
-        sampler: of `mft_ray.search.study.build_sampler`.
+        sampler: of `mft_ray.search.optuna_search.build_sampler`.
         told: what Optuna is told of trials that were stopped early: ``best`` (the product's), ``projection`` (for
             ``below_fft`` the score that the stop rule expected), ``below_fft pruned``, or ``pruned`` (all, as before).
     """

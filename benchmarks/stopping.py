@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/stopping.py record RUN --out recording.json
     .venv/bin/python benchmarks/stopping.py replay recording.json ...
 
-Our rule (`mft_ray.search.stopping`) is asked after every recorded evaluation. ASHA and median stopping are Ray Tune's
+Our rule (`mft_ray.training.stopping`) is asked after every recorded evaluation. ASHA and median stopping are Ray Tune's
 own, in a real Tune run whose trials report what was recorded, two at a time. Saved is the share of all optimizer steps;
 lost are trials that ended above FFT and were stopped before they were; the winner is lost if it was stopped before
 its best evaluation.
@@ -25,10 +25,10 @@ import ray.tune
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from mft_ray.config import StopConfig
-from mft_ray.search.cluster import connected
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.stopping import AgainstFft
+from mft_ray.runs.folder import RunFolder
 from mft_ray.training.job import Evaluation, Outcome, read_history
+from mft_ray.training.stopping import AgainstFft
+from mft_ray.workers.connection import connected
 
 Curve = list[Evaluation]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from mft_ray.data.collate import collate
-from mft_ray.data.prepare import open_split
+from mft_ray.data.store import open_split
 from mft_ray.evaluation.metrics import per_example
 from mft_ray.evaluation.statistics import interval
-from mft_ray.training.backbone import load_model, load_tokenizer
+from mft_ray.models.loading import load_model, load_tokenizer
 
 METRIC = "exact_match"
 

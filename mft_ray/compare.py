@@ -23,7 +23,7 @@ def main() -> None:
     cli.add_run(arguments)
     config, resume = cli.read_run(arguments.parse_args())
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
-    from mft_ray.search.comparison import compare
+    from mft_ray.comparison.run import compare
 
     compare(config, resume)
 

@@ -46,7 +46,7 @@ def open_server(run: Path, host: str = "127.0.0.1", port: int | None = None) -> 
     # Imported late: optuna takes seconds, a mistyped folder should be told at once.
     from optuna_dashboard import wsgi
 
-    from mft_ray.search.study_file import open_storage
+    from mft_ray.runs.study_storage import open_storage
 
     server = _bind(host, port)
     try:

@@ -44,7 +44,7 @@ def main() -> None:
         return
     config = cli.read_config(options)
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
-    from mft_ray.search.single import evaluate_once
+    from mft_ray.runs.evaluate_once import evaluate_once
 
     evaluate_once(config, options.model, options.mask, options.split, options.out)
 
@@ -98,12 +98,12 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
         chat=options.chat,
         allow_code_execution=options.allow_code_execution,
     )
-    from mft_ray.data.template import with_fixed, writes_date
-    from mft_ray.evaluation.vllm_engine import VllmEngine
-    from mft_ray.search.benchmark import benchmark, load_tasks
-    from mft_ray.search.judged import Backbone
-    from mft_ray.search.progress import say
-    from mft_ray.training.backbone import load_tokenizer
+    from mft_ray.data.text.template import with_fixed, writes_date
+    from mft_ray.evaluation.benchmark import benchmark, load_tasks
+    from mft_ray.evaluation.loaded_model import Backbone
+    from mft_ray.evaluation.vllm.engine import VllmEngine
+    from mft_ray.models.loading import load_tokenizer
+    from mft_ray.utils.console import say
 
     if not options.chat and (options.template_option or options.template_date):
         raise UserError("--template-option and --template-date are of the chat template, which only --chat uses.")

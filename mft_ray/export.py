@@ -30,7 +30,7 @@ def main() -> None:
         raise UserError("Give either --mask FILE or --adapter FOLDER: what is to be applied to the backbone.")
     mask = None if options.mask is None else load_mask(options.mask)
     # Imported late: transformers takes seconds, a mistyped option should be told at once.
-    from mft_ray.training.artifacts import export
+    from mft_ray.models.artifacts import export
 
     export(options.backbone, options.mask or options.adapter, Path(options.out), options.before)
     if mask is not None:

@@ -34,7 +34,7 @@ def main() -> None:
             f"Method {options.method} starts from a model that is fine-tuned: give model.path, that checkpoint."
         )
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
-    from mft_ray.search.single import train_once
+    from mft_ray.runs.train_once import train_once
 
     train_once(options.method, config, options.out)
 

@@ -10,6 +10,8 @@ import pytest
 
 from mft_ray.config import Config, parse_config
 
+pytest_plugins = ["job_fixtures", "search_fixtures", "report_fixtures"]
+
 
 def pytest_configure() -> None:
     """Undo what a script does to its background jobs: what tests start would ignore Ctrl-C too."""
@@ -20,7 +22,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private Ray of two CPUs, shared by the session's tests."""
-    from mft_ray.search.cluster import connected
+    from mft_ray.workers.connection import connected
 
     with connected(num_cpus=2):
         yield

@@ -24,8 +24,8 @@ from mft_ray import cli, compare, evaluate, export, study, train, tune
 from mft_ray.data import arithmetic
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
-from mft_ray.training.backbone import load_model, load_tokenizer, new_model
-from mft_ray.training.export import save_model
+from mft_ray.models.export import save_model
+from mft_ray.models.loading import load_model, load_tokenizer, new_model
 
 ENTRIES = {
     "tune": tune.main,
@@ -278,7 +278,7 @@ def test_an_exported_model_answers_as_the_masked_one(each: Given, tmp_path: Path
 
 
 def export_model(given: Given, out: Path) -> None:
-    from mft_ray.training.artifacts import export as write
+    from mft_ray.models.artifacts import export as write
 
     write(str(given.backbone), str(given.mask), out)
 

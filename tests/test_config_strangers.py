@@ -285,6 +285,7 @@ def test_all_settings_are_tried() -> None:
 @example([("train.lr", float("inf"))])
 @example([("search.method", []), ("search.space.ratio", None)])
 @example([("compare.methods", {"mft": {"method": {}}})])
+@example([("search.space.paths", [None])])
 @settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_values_of_settings_make_a_configuration_or_a_paragraph(file: Path, changes: list[tuple[str, Any]]) -> None:
     config = outcome(lambda: parse_config(changed(changes)))

@@ -17,8 +17,8 @@ from mft_ray.config import Config
 from mft_ray.data import arithmetic
 from mft_ray.evaluation.tasks import load_task
 from mft_ray.masking import MaskFile, MaskSettings, fingerprint, save_mask
-from mft_ray.training.backbone import load_model, new_model
-from mft_ray.training.export import save_model
+from mft_ray.models.export import save_model
+from mft_ray.models.loading import load_model, new_model
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "your_own_task.md").read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from mft_ray.config import DataConfig
-from mft_ray.data.formats import FORMS
 from mft_ray.data.mixture import locate_training
+from mft_ray.data.rows.formats import FORMS
 from mft_ray.domains import DOMAINS
 from mft_ray.evaluation.tasks import TASKS
 

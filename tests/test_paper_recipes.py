@@ -19,15 +19,15 @@ from transformers import PreTrainedTokenizerFast
 
 from mft_ray.config import Config, ScalingConfig, load_config
 from mft_ray.data.mixture import locate_training
-from mft_ray.data.template import TEMPLATES
+from mft_ray.data.text.template import TEMPLATES
 from mft_ray.domains import DOMAINS, TREE
 from mft_ray.evaluation.tasks import TASKS
 from mft_ray.masking import load_mask
+from mft_ray.models.export import save_model
+from mft_ray.models.loading import load_model, load_tokenizer, new_model
 from mft_ray.search.space import points_to_evaluate
-from mft_ray.training.backbone import load_model, load_tokenizer, new_model
-from mft_ray.training.export import save_model
-from mft_ray.training.group import WorkerGroup
 from mft_ray.training.job import Outcome
+from mft_ray.workers.group import WorkerGroup
 
 FOLDER = Path(__file__).parent.parent / "tune_spaces" / "paper"
 RECIPES = [f"{model}-{domain}" for model in ("llama2-7b", "llama3.1-8b") for domain in DOMAINS]
@@ -196,7 +196,7 @@ def group(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_a_tiny_model_goes_the_whole_way(
     name: str, group: WorkerGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mft_ray.search import single
+    from mft_ray.runs import train_once as single
 
     def on_the_group(job: Any, stop: Any, heard: Any) -> Outcome:
         assert job.scaling == group.scaling

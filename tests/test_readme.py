@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mft_ray.masking import keep_mask
-from mft_ray.training.backbone import new_model
+from mft_ray.models.loading import new_model
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ saved beside every result, so that a run folder is enough to run again.
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig, Metric, PartConfig
 from mft_ray.config.methods import METHODS, Method
-from mft_ray.config.paths import setting_type, with_settings
+from mft_ray.config.parsing.paths import setting_type, with_settings
 from mft_ray.config.search import BudgetConfig, SearchConfig, StopConfig
 from mft_ray.config.space import (
     FloatRange,

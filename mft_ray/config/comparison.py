@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mft_ray.config.methods import METHODS
+from mft_ray.config.parsing.values import check_name, same_file
 from mft_ray.config.section import Section
-from mft_ray.config.values import check_name, same_file
 
 # Of the tree, what a row of the comparison may change.
 CHANGEABLE = ("train", "mask", "lora", "fft")

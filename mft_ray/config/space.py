@@ -125,7 +125,10 @@ def by_name(space: dict[str, Any], method: Method) -> dict[str, Any]:
         ValueError: one setting is named twice.
     """
     named = {key: value for key, value in space.items() if not _is_path(key, value)}
-    paths = dict(named.pop("paths", None) or {})
+    given = named.pop("paths", None)
+    if given is not None and not isinstance(given, dict):
+        return {**named, "paths": given}  # refused as what it is
+    paths = dict(given or {})
     short = {path: name for name, path in short_names(method).items()}
     for key, value in space.items():
         for path, knob in _leaves(key, value) if _is_path(key, value) else ():

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from mft_ray.config.parsing.values import check_name, same_file
 from mft_ray.config.section import Section
 from mft_ray.config.space import Ratio
-from mft_ray.config.values import check_name, same_file
 from mft_ray.masking import Scope
 
 DOMAIN_CHANGES = ("data", "evaluation")

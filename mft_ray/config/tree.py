@@ -12,16 +12,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
-from mft_ray.config.explain import explain, explain_yaml
-from mft_ray.config.paths import setting_type
+from mft_ray.config.parsing.explain import explain, explain_yaml
+from mft_ray.config.parsing.paths import setting_type
+from mft_ray.config.parsing.values import check_name, mistaken, unusable
+from mft_ray.config.parsing.yaml_text import apply_override, read_yaml, write_yaml
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
 from mft_ray.config.space import SettingRange
 from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
-from mft_ray.config.values import check_name, mistaken, unusable
 from mft_ray.config.verdict import VerdictConfig
-from mft_ray.config.yaml_text import apply_override, read_yaml, write_yaml
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
 from mft_ray.utils.files import write_text

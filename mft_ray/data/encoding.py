@@ -9,10 +9,10 @@ from typing import Literal, TypedDict
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.data.accounting import SplitCounts
-from mft_ray.data.chat import Chat, Refused, without_system
 from mft_ray.data.examples import Example
-from mft_ray.data.tokens import continued_tokens, prompt_tokens, rendered_tokens
-from mft_ray.data.turns import Answer, LeftOut, chat_answers, plain_answers
+from mft_ray.data.text.chat import Chat, Refused, without_system
+from mft_ray.data.text.tokens import continued_tokens, prompt_tokens, rendered_tokens
+from mft_ray.data.text.turns import Answer, LeftOut, chat_answers, plain_answers
 from mft_ray.errors import UserError
 
 IGNORED = -100  # a label that the loss skips

@@ -9,7 +9,7 @@ from typing import Any
 from mft_ray.config import DataConfig, PartConfig
 from mft_ray.data.accounting import NOT_DRAWN, SourceCounts
 from mft_ray.data.examples import Example
-from mft_ray.data.formats import (
+from mft_ray.data.rows.formats import (
     CONVERSATIONAL,
     FORMS,
     WHOLE,
@@ -19,9 +19,9 @@ from mft_ray.data.formats import (
     known_form,
     shown,
 )
-from mft_ray.data.reading import Source, locate, read
+from mft_ray.data.rows.reading import Source, locate, read
+from mft_ray.data.rows.trees import Node, node, paths
 from mft_ray.data.rows.values import LeftOut, as_text
-from mft_ray.data.trees import Node, node, paths
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
 

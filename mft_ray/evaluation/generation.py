@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mft_ray.data import thoughts
-from mft_ray.data.ends import stop_tokens
-from mft_ray.data.tokens import prompt_tokens, rendered_tokens
+from mft_ray.data.text import thoughts
+from mft_ray.data.text.ends import stop_tokens
+from mft_ray.data.text.tokens import prompt_tokens, rendered_tokens
 from mft_ray.errors import UserError
-from mft_ray.evaluation.positions import positions
+from mft_ray.models.positions import positions
 
 Prompt = str | list[int]
 

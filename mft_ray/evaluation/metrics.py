@@ -7,7 +7,7 @@
 - ``generated_match``: 1.0 if a greedily generated text, without the thoughts before its answer, matches the
   answer (`answers.match`), else 0.0.
 
-What ends an answer is one rule for all: `mft_ray.data.ends`.
+What ends an answer is one rule for all: `mft_ray.data.text.ends`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from mft_ray.data import thoughts
-from mft_ray.data.ends import stop_tokens
+from mft_ray.data.text import thoughts
+from mft_ray.data.text.ends import stop_tokens
 from mft_ray.evaluation.answers import match
 
 METRICS = ("exact_match", "answer_logprob", "generated_match")
@@ -59,7 +59,7 @@ def per_example(
             ``generated_match`` instead ``prompt_ids`` and ``answer``.
         metric: one of ``METRICS``.
         pad_id: token to pad with.
-        eos_id: token that ends an answer, beside those of `mft_ray.data.ends.stop_tokens`.
+        eos_id: token that ends an answer, beside those of `mft_ray.data.text.ends.stop_tokens`.
         batch_size: examples per forward.
         device: where the batches go.
         tokenizer: has the chat template that prompts are made by; None only where nothing is generated.

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, ScalarFormatter
 
 from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
-from mft_ray.experiments.gathered import Curve, Gathered, Summary
+from mft_ray.experiments.results import Curve, Gathered, Summary
 from mft_ray.experiments.tables import unit_of
-from mft_ray.report.units import Unit
 from mft_ray.utils.files import replacing
+from mft_ray.utils.formatting import Unit
 
 # Okabe and Ito's colours, which those who see fewer can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#f0e442")

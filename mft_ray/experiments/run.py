@@ -10,28 +10,28 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from mft_ray.baselines.fft import take_over
+from mft_ray.comparison.run import check_rows, compare, one_group
 from mft_ray.config import Config, parse_config
 from mft_ray.data.examples import Example
-from mft_ray.data.sources import load
+from mft_ray.data.splits import load
 from mft_ray.errors import UserError
 from mft_ray.experiments.catalogue import EXPERIMENTS, Cell, Panel
 from mft_ray.experiments.figures import draw
-from mft_ray.experiments.gathered import gather
-from mft_ray.experiments.surroundings import surroundings
+from mft_ray.experiments.landscape import surroundings
+from mft_ray.experiments.results import gather
 from mft_ray.experiments.tables import write_tables
 from mft_ray.masking import depth
-from mft_ray.report.units import duration
-from mft_ray.search.baseline import take_over
-from mft_ray.search.cluster import connected
-from mft_ray.search.comparison import check_rows, compare, one_group
-from mft_ray.search.folder import RunFolder, lock, open_folder
-from mft_ray.search.mending import mend_run
-from mft_ray.search.preparation import check_tasks, skeleton
-from mft_ray.search.progress import say
-from mft_ray.search.session import configuration
-from mft_ray.search.settled import check_settled
-from mft_ray.training.group import WorkerGroup, workers
+from mft_ray.runs.folder import RunFolder, lock, open_folder
+from mft_ray.runs.prepare import check_tasks, skeleton
+from mft_ray.runs.repair.mend import mend_run
+from mft_ray.runs.session import configuration
+from mft_ray.runs.settled import check_settled
+from mft_ray.utils.console import say
 from mft_ray.utils.files import Damaged, read_json, write_json, write_text
+from mft_ray.utils.formatting import duration
+from mft_ray.workers.connection import connected
+from mft_ray.workers.group import WorkerGroup, workers
 
 
 def study(names: Sequence[str], config: Config | None, resume: str | None = None) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
-from mft_ray.experiments.gathered import Gathered, Summary
-from mft_ray.report import units
-from mft_ray.report.units import Unit
+from mft_ray.experiments.results import Gathered, Summary
+from mft_ray.utils import formatting as units
 from mft_ray.utils.files import write_text
+from mft_ray.utils.formatting import Unit
 
 COSTS = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
 

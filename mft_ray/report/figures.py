@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 
-from mft_ray.report import plotting, units
+from mft_ray.report import plotting
 from mft_ray.report.leaderboard import reason
 from mft_ray.report.plotting import CONTINUED, GAIN, INK, LOSS, UNSURE, WINNER, plain
-from mft_ray.report.records import Interval, Run, Trial
+from mft_ray.runs.records import Interval, Run, Trial
+from mft_ray.utils import formatting as units
 
 REASON_COLOURS = {
     "completed": "#3b82c4",

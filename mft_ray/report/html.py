@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mft_ray.report import figures, leaderboard, units, verdict
-from mft_ray.report.records import Baseline, Measured, Run, Trial, read
+from mft_ray.report import figures, leaderboard, verdict
+from mft_ray.runs.records import Baseline, Measured, Run, Trial, read
+from mft_ray.utils import formatting as units
 from mft_ray.utils.files import write_text
 
 HERE = Path(__file__).parent

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 
-from mft_ray.report import units
 from mft_ray.report.leaderboard import KNOBS, reason
-from mft_ray.report.records import Point, Run, Trial
+from mft_ray.runs.records import Point, Run, Trial
+from mft_ray.utils import formatting as units
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 INK, GRID = "#1f2933", "#e4e7eb"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mft_ray.report import units
-from mft_ray.report.records import Example, ExtraVerdict, Interval, Run, Verdict
+from mft_ray.runs.records import Example, ExtraVerdict, Interval, Run, Verdict
+from mft_ray.utils import formatting as units
 
 TESTS = {
     "mcnemar": "an exact McNemar test",

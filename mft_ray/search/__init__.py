@@ -1,1 +1,1 @@
-"""From backbone to verdict: the FFT baseline, the search over masks, and what it leaves behind."""
+"""The search: what it may choose, its trials, when they stop, what they leave behind."""

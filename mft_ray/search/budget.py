@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mft_ray.config import BudgetConfig
-from mft_ray.report.units import duration
 from mft_ray.utils.files import read_json, write_json
+from mft_ray.utils.formatting import duration
 
 _CHECK_S = 5.0
 

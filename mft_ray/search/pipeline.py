@@ -8,26 +8,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mft_ray.baselines.fft import fft_baseline, fft_workers
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed, UserError
+from mft_ray.models.artifacts import ADAPTER, MASK
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
-from mft_ray.report.units import unit
-from mft_ray.search.baseline import Baseline, fft_baseline, fft_workers
+from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.prepare import in_steps
+from mft_ray.runs.session import Session, session
+from mft_ray.runs.settled import begun_trials
 from mft_ray.search.budget import Budget
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.judging import judge_winner
-from mft_ray.search.preparation import in_steps
-from mft_ray.search.progress import TrialProgress, say
-from mft_ray.search.results import write_results
-from mft_ray.search.session import Session, session
-from mft_ray.search.settled import begun_trials
-from mft_ray.search.stopping import AgainstFft
+from mft_ray.search.checks import check_search
+from mft_ray.search.leaderboard import write_results
+from mft_ray.search.progress import TrialProgress
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
 from mft_ray.search.winner import BEST_MODEL, keep_winner
-from mft_ray.training.artifacts import ADAPTER, MASK
-from mft_ray.training.recipes import recipe
+from mft_ray.training.methods.recipes import recipe
+from mft_ray.training.stopping import AgainstFft
+from mft_ray.utils.console import say
+from mft_ray.utils.formatting import unit
+from mft_ray.verdict.judge import judge_winner
 
 
 def search(config: Config | None, resume: str | None = None, look_again: bool = False) -> RunFolder:
@@ -41,7 +44,7 @@ def search(config: Config | None, resume: str | None = None, look_again: bool = 
     Raises:
         UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
-    with session(config, resume, searched=True) as run:
+    with session(config, resume, check_search) as run:
         _run(replace(run, config=in_steps(run.config, run.folder)), look_again)
     return run.folder
 

@@ -13,58 +13,20 @@ import ray.tune
 
 from mft_ray.config import EvaluationConfig, load_config
 from mft_ray.errors import told
-from mft_ray.report.units import duration, unit
+from mft_ray.runs.folder import RunFolder
 from mft_ray.search.budget import Budget
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.notices import Notices
-from mft_ray.search.repeated import RepeatedErrors
-from mft_ray.search.study import METRIC, TOTAL_STEPS
-from mft_ray.search.waiting import Waiting
-from mft_ray.training.desk import Progress
-from mft_ray.training.failures import root_cause
-from mft_ray.training.group import TRACEBACK
-from mft_ray.training.job import Counted, Restart
+from mft_ray.search.optuna_search import METRIC, TOTAL_STEPS
+from mft_ray.search.repeated_errors import RepeatedErrors
+from mft_ray.search.restarts import Notices
+from mft_ray.utils.console import say
 from mft_ray.utils.files import read_json, write_json, write_text
+from mft_ray.utils.formatting import duration, unit
+from mft_ray.workers.failures import root_cause
+from mft_ray.workers.group import TRACEBACK
+from mft_ray.workers.pending import Waiting
+from mft_ray.workers.progress import restarted
 
 _NOTICE_S = 1.0
-
-
-def say(text: str) -> None:
-    """Print one line of progress, with the time, at once."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-class Lines:
-    """Prints how far a job is that this process waits for.
-
-    Args:
-        label: printed before each line.
-        metric: what scores are.
-        steps: of a training job, at most.
-    """
-
-    def __init__(self, label: str, metric: str, steps: int | None) -> None:
-        self.label, self.unit, self.steps = label, unit(metric), steps
-        self.since = time.monotonic()
-
-    def __call__(self, event: Progress) -> None:
-        """Print one line."""
-        if isinstance(event, Restart):
-            say(f"{self.label}: {_restarted(event.reason)}")
-            return
-        if event.note:
-            say(f"{self.label}: {event.note}")
-        if isinstance(event, Counted):
-            left = (time.monotonic() - self.since) / event.done * (event.total - event.done)
-            say(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
-            return
-        score = self.unit.score(event.score)
-        if not self.steps:
-            say(f"{self.label}: validation {score}")
-            return
-        left = event.seconds / max(event.step, 1) * (self.steps - event.step)
-        tail = f", at most {duration(left)} left" if event.step else ""
-        say(f"{self.label}: step {event.step} of at most {self.steps}, validation {score}{tail}")
 
 
 # The one of the search that this process runs.
@@ -169,7 +131,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune starts a trial's driver anew."""
-        say(f"{self._name(trials, trial)}: {_restarted('its driver has died')}")
+        say(f"{self._name(trials, trial)}: {restarted('its driver has died')}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
@@ -206,7 +168,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def _tell_notices(self, trials: list[Any], trial: Any) -> None:
         for reason in self.notices.new(self.folder.trial(trial.trial_id)):
-            say(f"{self._name(trials, trial)}: {_restarted(reason)}")
+            say(f"{self._name(trials, trial)}: {restarted(reason)}")
 
     def _note_end(self, trial: Any) -> None:
         now = time.monotonic()
@@ -241,10 +203,6 @@ _KNOBS = {
     "schedule": "{} ratio",
     "weight_decay": "weight decay {}",
 }
-
-
-def _restarted(reason: str) -> str:
-    return f"{reason}; it is started anew and goes on from its last checkpoint"
 
 
 def describe(point: dict[str, Any]) -> str:

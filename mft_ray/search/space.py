@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mft_ray.config import Config, FloatRange, SettingRange, setting_type, short_names, with_settings
+from mft_ray.config import Config, FloatRange, SettingRange, setting_type, short_names
+from mft_ray.config.params import apply
 from mft_ray.domains import DOMAINS, Domain
 from mft_ray.errors import UserError
 from mft_ray.masking import parse_layers, parse_pattern
-from mft_ray.training.recipes import MASKED
+from mft_ray.training.methods.recipes import MASKED
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
 PAPER: dict[str, Any] = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
@@ -176,23 +177,6 @@ def check_group(group: str, depth: int) -> None:
             f"The layer group {group} reaches beyond the model's {depth} decoder layers (0-{depth - 1}). "
             "Choose groups within them in search.space.layers or mask.layers."
         )
-
-
-def apply(config: Config, point: dict[str, Any]) -> Config:
-    """Return the configuration with what the search chose for one trial.
-
-    Args:
-        config: of the search.
-        point: value by short name or path.
-
-    Raises:
-        UserError: no mask can be so, or a setting cannot have its value.
-    """
-    short = short_names(config.search.method)
-    values = {short.get(name, name): value for name, value in point.items()}
-    if values.get("train.epochs") is not None:  # the steps were by default, or came of other epochs
-        values = {"train.steps": type(config.train).model_fields["steps"].default, **values}
-    return with_settings(config, values, "a trial's configuration")
 
 
 def _fixed_ratio(config: Config) -> float | None:

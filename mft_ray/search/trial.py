@@ -11,21 +11,21 @@ from typing import Any
 import ray.tune
 
 from mft_ray.config import Config
+from mft_ray.config.params import apply
 from mft_ray.errors import Diverged, GivenUp, RunFailed
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.prepare import in_steps
 from mft_ray.search.budget import spent
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.notices import note_restart
-from mft_ray.search.preparation import in_steps
-from mft_ray.search.space import apply
-from mft_ray.search.stopping import AgainstFft
-from mft_ray.search.study import METRIC, RATIO, TOTAL_STEPS
+from mft_ray.search.optuna_search import METRIC, RATIO, TOTAL_STEPS
+from mft_ray.search.restarts import note_restart
 from mft_ray.training.checkpoint import drop_checkpoints
-from mft_ray.training.desk import Renewal
-from mft_ray.training.environment import inherit
-from mft_ray.training.group import TRACEBACK, WorkerGroup, keep_traceback
 from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, best_index, read_step
-from mft_ray.training.recipes import train_job
+from mft_ray.training.methods.recipes import train_job
+from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.files import write_json
+from mft_ray.workers.environment import inherit
+from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
+from mft_ray.workers.job_queue import Renewal
 
 
 @dataclass(frozen=True)

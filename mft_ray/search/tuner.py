@@ -18,17 +18,18 @@ from typing import Any
 import ray.tune
 
 from mft_ray.errors import RunFailed
-from mft_ray.search.backstop import Backstop
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.settled import begun_trials
+from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage, sound
 from mft_ray.search.budget import Budget, spent
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.further import continue_search
-from mft_ray.search.progress import TrialProgress, say
-from mft_ray.search.settled import begun_trials
+from mft_ray.search.more_trials import continue_search
+from mft_ray.search.optuna_search import build_search
+from mft_ray.search.progress import TrialProgress
 from mft_ray.search.space import build_space, left_out, points_to_evaluate
-from mft_ray.search.study import build_search
-from mft_ray.search.study_file import explained, keep_copy, mend, new_storage, sound
+from mft_ray.search.stopper import Backstop
 from mft_ray.search.trial import MaskTrial, TrialPlan
-from mft_ray.training.recipes import recipe
+from mft_ray.training.methods.recipes import recipe
+from mft_ray.utils.console import say
 from mft_ray.utils.files import read_json, write_json
 
 _NAME = "search"

@@ -9,14 +9,14 @@ from typing import Any
 import yaml
 
 from mft_ray.config import Config
+from mft_ray.config.params import apply
 from mft_ray.masking import load_mask
-from mft_ray.report.units import product
-from mft_ray.search.baseline import Baseline
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.space import apply
-from mft_ray.training.artifacts import MASK, MODEL, export, find
-from mft_ray.training.recipes import recipe
+from mft_ray.models.artifacts import MASK, MODEL, export, find
+from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.folder import RunFolder
+from mft_ray.training.methods.recipes import recipe
 from mft_ray.utils.files import replacing
+from mft_ray.utils.formatting import product
 
 BEST_MODEL = "model"
 

@@ -15,21 +15,21 @@ import torch.distributed as dist
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.encoding import IGNORED
-from mft_ray.data.prepare import TOKENIZER
+from mft_ray.data.store import TOKENIZER
 from mft_ray.evaluation.statistics import standard_error
+from mft_ray.models.artifacts import size_of
 from mft_ray.training import memory
-from mft_ray.training.artifacts import size_of
 from mft_ray.training.batches import global_batch
+from mft_ray.training.cache import Kept
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from mft_ray.training.dropout import add_dropout
 from mft_ray.training.engine import build_engine
 from mft_ray.training.flops import Flops
 from mft_ray.training.footprint import Sized, training_sizes
+from mft_ray.training.heartbeat import Alive, unheard
 from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, best_index
-from mft_ray.training.kept import Kept
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
-from mft_ray.training.signs import Alive, unheard
 from mft_ray.utils.files import write_json
 
 # Told of an evaluation; True asks to break off. Alike on all workers.

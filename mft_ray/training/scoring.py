@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import nn
 
 from mft_ray.config import EvaluationConfig, ScalingConfig
-from mft_ray.data.prepare import TOKENIZER
+from mft_ray.data.store import TOKENIZER
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import per_example
+from mft_ray.training.cache import Kept
 from mft_ray.training.footprint import Sized, scoring_sizes
+from mft_ray.training.heartbeat import Alive, unheard
 from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Sizes, Texts
-from mft_ray.training.kept import Kept
-from mft_ray.training.signs import Alive, unheard
 
 T = TypeVar("T")
 

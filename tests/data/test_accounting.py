@@ -22,8 +22,8 @@ from mft_ray.data.accounting import (
     SplitCounts,
     Tally,
 )
-from mft_ray.data.prepare import open_split, prepare
-from mft_ray.data.sources import load
+from mft_ray.data.splits import load
+from mft_ray.data.store import open_split, prepare
 
 
 def write(path: Path, rows: Sequence[Any]) -> str:

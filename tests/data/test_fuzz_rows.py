@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from mft_ray.config import DataConfig
 from mft_ray.data.accounting import Accounting
 from mft_ray.data.examples import Example
-from mft_ray.data.formats import BESIDE, CONVERSATIONAL
 from mft_ray.data.rows.files import rows as rows_of
+from mft_ray.data.rows.formats import BESIDE, CONVERSATIONAL
 from mft_ray.data.rows.messages import CALLS, ROLES
-from mft_ray.data.sources import load
+from mft_ray.data.splits import load
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
 from mft_ray.evaluation.tasks import load_task

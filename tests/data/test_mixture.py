@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from mft_ray.config import DataConfig
-from mft_ray.data.sources import load
+from mft_ray.data.splits import load
 from mft_ray.domains import DOMAINS
 from mft_ray.errors import UserError
 

@@ -10,7 +10,7 @@ from torch import nn
 from mft_ray.data import arithmetic
 from mft_ray.data.encoding import encode
 from mft_ray.evaluation.flatness import flatness
-from mft_ray.training.backbone import new_model
+from mft_ray.models.loading import new_model
 
 TOKENIZER = arithmetic.tokenizer()
 ROWS = [dict(row) for row in encode(arithmetic.generate(1, 12, 2, 2, 0)["train"], TOKENIZER, 32)]

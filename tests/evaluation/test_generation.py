@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import Generated, generate
-from mft_ray.training.backbone import new_model
+from mft_ray.models.loading import new_model
 
 PROMPTS = ["1+1=", "23+4=", "99-98=", "5", "12+34+56=", "7-7=", "1234567890", "0+0="]
 LIMIT = 24

@@ -15,9 +15,9 @@ from mft_ray.config import EvaluationConfig
 from mft_ray.data.encoding import encode
 from mft_ray.data.examples import Example
 from mft_ray.errors import UserError
+from mft_ray.evaluation.benchmark import load_tasks
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import per_example
-from mft_ray.search.benchmark import load_tasks
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}"
@@ -217,7 +217,7 @@ def test_a_thought_that_the_model_begins_itself_is_none_of_the_answer_either(tmp
 
 
 def test_a_system_message_that_the_template_refuses_is_folded_in_tasks_too() -> None:
-    from mft_ray.search.benchmark import chat_renderer
+    from mft_ray.evaluation.benchmark import chat_renderer
 
     tokenizer = tokenizer_with(
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TURNS

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from mft_ray.comparison.run import check_rows
 from mft_ray.config import Config, load_config, parse_config
 from mft_ray.errors import UserError
 from mft_ray.experiments.catalogue import EXPERIMENTS, Panel, groups
-from mft_ray.search.comparison import check_rows
 
 SPACES = Path(__file__).parent.parent.parent / "tune_spaces"
 MASK = {"init": "magnitude", "schedule": "anneal"}

@@ -16,8 +16,8 @@ from mft_ray.config.stages import flatten, made_from
 from mft_ray.report.__main__ import main
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import text
-from mft_ray.report.records import read
 from mft_ray.report.verdict import banner
+from mft_ray.runs.records import read
 
 
 class Page(HTMLParser):

@@ -22,7 +22,7 @@ import searches
 import yaml
 from optuna.trial import TrialState
 
-from mft_ray.search.study import STUDY_NAME
+from mft_ray.search.optuna_search import STUDY_NAME
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from mft_ray.config import parse_config
-from mft_ray.search.folder import RunFolder
+from mft_ray.runs.folder import RunFolder
+from mft_ray.search.optuna_search import STUDY_NAME
 from mft_ray.search.pipeline import search
 from mft_ray.search.progress import TrialProgress
-from mft_ray.search.study import STUDY_NAME
 
 pytestmark = pytest.mark.slow
 

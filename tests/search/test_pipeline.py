@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from mft_ray.config import Config, parse_config
 from mft_ray.masking import fingerprint, load_mask
+from mft_ray.models.loading import load_model
+from mft_ray.runs.study_storage import open_storage
+from mft_ray.search.optuna_search import STUDY_NAME
 from mft_ray.search.space import PAPER, paper_layers
-from mft_ray.search.study import STUDY_NAME
-from mft_ray.search.study_file import open_storage
-from mft_ray.training.backbone import load_model
 
 pytestmark = pytest.mark.slow
 

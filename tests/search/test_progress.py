@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from mft_ray.config import EvaluationConfig
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.progress import Lines, TrialProgress, describe
+from mft_ray.runs.folder import RunFolder
+from mft_ray.search.progress import TrialProgress, describe
 from mft_ray.search.space import PAPER
 from mft_ray.training.job import Counted, Evaluation, Restart
+from mft_ray.workers.progress import Lines
 
 START = Evaluation(0, 0.25, 0.1, 0, 0.5, math.nan, 0.0, True)
 LATER = Evaluation(10, 0.5, 0.1, 640, 20.0, 1.75, 0.1, True)

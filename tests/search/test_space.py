@@ -8,11 +8,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mft_ray.config import SpaceConfig, parse_config
+from mft_ray.config.params import apply
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings, parse_layers
 from mft_ray.search.space import (
     PAPER,
-    apply,
     build_space,
     layer_groups,
     left_out,

@@ -15,12 +15,12 @@ import pytest
 import ray.cloudpickle
 
 from mft_ray.config import parse_config
-from mft_ray.search.folder import RunFolder
-from mft_ray.search.preparation import make_ready
-from mft_ray.search.study import METRIC
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.prepare import make_ready
+from mft_ray.search.optuna_search import METRIC
 from mft_ray.search.trial import MaskTrial, TrialPlan
-from mft_ray.training.environment import share
 from mft_ray.training.job import Evaluation, Outcome
+from mft_ray.workers.environment import share
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from mft_ray.config import EvaluationConfig
 from mft_ray.report.html import render
-from mft_ray.search.folder import RunFolder
+from mft_ray.runs.folder import RunFolder
+from mft_ray.search.optuna_search import STUDY_NAME
 from mft_ray.search.pipeline import search
-from mft_ray.search.study import STUDY_NAME
 from mft_ray.training.job import Outcome
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mft_ray.masking import Masks, MaskSettings
+from mft_ray.models.loading import new_model
 from mft_ray.training import flops
-from mft_ray.training.backbone import new_model
 from mft_ray.training.flops import Flops
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}

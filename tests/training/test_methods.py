@@ -15,11 +15,11 @@ from peft import PeftModel
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, MaskSettings, fingerprint, keep_mask, load_mask
-from mft_ray.training.artifacts import export, find, load_with
-from mft_ray.training.backbone import load_model
-from mft_ray.training.group import WorkerGroup, workers
+from mft_ray.models.artifacts import export, find, load_with
+from mft_ray.models.loading import load_model
 from mft_ray.training.job import Outcome, ScoreJob, TrainJob
-from mft_ray.training.recipes import ONE_SHOT
+from mft_ray.training.methods.recipes import ONE_SHOT
+from mft_ray.workers.group import WorkerGroup, workers
 
 pytestmark = pytest.mark.slow
 

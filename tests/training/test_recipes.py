@@ -8,7 +8,7 @@ import pytest
 
 from mft_ray.config import METHODS, Config, ScalingConfig, TrainConfig, parse_config
 from mft_ray.masking import MaskSettings
-from mft_ray.training.recipes import MASKED, ONE_SHOT, recipe, train_job
+from mft_ray.training.methods.recipes import MASKED, ONE_SHOT, recipe, train_job
 
 LEARNED = MaskSettings(ratio=0.3, layers="1", init="magnitude", schedule="linear", hardness="soft")
 

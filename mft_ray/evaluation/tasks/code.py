@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from mft_ray.errors import UserError
-from mft_ray.evaluation.jail import Problem, run_all
+from mft_ray.evaluation.sandbox.runner import Problem, run_all
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
 
 _ASKED = "Write a solution to the following problem and make sure that it passes the tests:"

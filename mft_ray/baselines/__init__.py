@@ -1,0 +1,1 @@
+"""What a search is held against: FFT, FFT continued, and other methods."""

@@ -1,0 +1,222 @@
+"""The FFT baseline, trained or given, and FFT continued for as many tokens as the winning mask used."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mft_ray.config import Config, ScalingConfig, TrainConfig
+from mft_ray.data.store import open_split
+from mft_ray.errors import RunFailed
+from mft_ray.evaluation.statistics import standard_error
+from mft_ray.masking import depth, fingerprint
+from mft_ray.models.loading import load_model
+from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.scores import Subject, score, scores_file
+from mft_ray.training.job import Outcome, TrainJob
+from mft_ray.training.methods.recipes import train_job
+from mft_ray.training.stopping import Patience
+from mft_ray.utils.files import read_json, replacing, write_json, write_text
+from mft_ray.workers.group import WorkerGroup, workers
+from mft_ray.workers.progress import Lines
+
+
+def fft_workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup]:
+    """Have for a while the workers that train FFT and score what is compared with it."""
+    return workers(config.fft.scaling or config.scaling, folder.work / "groups" / "fft")
+
+
+@contextmanager
+def trial_workers(group: WorkerGroup, config: Config, folder: RunFolder) -> Iterator[WorkerGroup]:
+    """Have for a while the workers that trials have: those of FFT, where the two are alike."""
+    if group.scaling == config.scaling:
+        yield group
+        return
+    with workers(config.scaling, folder.work / "groups" / "trials") as other:
+        yield other
+
+
+def job_on(
+    baseline: Baseline, method: str, config: Config, *, start: str, data: Path, out: Path, scaling: ScalingConfig
+) -> TrainJob:
+    """Return the job of a method on the FFT model, or for ``fft`` from where that started.
+
+    Its result is scored afterwards, together with its rivals.
+
+    Args:
+        baseline: the FFT model.
+        method: one of `mft_ray.config.METHODS`.
+        config: see `mft_ray.training.methods.recipes.recipe`.
+        start: folder or hub id of the model that FFT started from.
+        data: folder of the prepared splits.
+        out: folder for the result.
+        scaling: what the job asks of the cluster.
+    """
+    return train_job(
+        method,
+        config,
+        model=start if method == "fft" else baseline.model,
+        data=str(data),
+        out=str(out),
+        scaling=scaling,
+        backbone=baseline.fingerprint,
+        before=baseline.before,
+        rival=baseline.scores,
+        decides=False,
+    )
+
+
+def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> Baseline:
+    """Train FFT until validation stops improving (or take it as given) and score it on validation, once.
+
+    Args:
+        group: does both.
+        config: the resolved configuration.
+        folder: of the run.
+        start: folder or hub id of the model that FFT starts from, or that is already fine-tuned.
+    """
+    kept = folder.work / "baseline.json"
+    if kept.exists():
+        return read_json(kept, _baseline)
+    model, record = start, {"stopped": "given"}
+    if not config.fft.given:
+        outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
+        model, record = str(folder.fft / "best"), _describe(outcome)
+    subject = Subject("fft", model)
+    metric, watched = config.evaluation.metric, config.evaluation.watched
+    values = score(group, subject, "validation", config, folder)
+    during = score(group, subject, "validation", config, folder, watched)
+    loaded = load_model(model)
+    baseline = Baseline(
+        model,
+        fingerprint(loaded),
+        depth(loaded),
+        sum(values) / len(values),
+        standard_error(values),
+        sum(during) / len(during),
+        str(scores_file(folder, subject, "validation", watched)),
+        config.model.before if config.fft.given else start,
+    )
+    summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
+    public: dict[str, Any] = {"method": "fft", "metric": metric, "validation": summary, "model": model, **record}
+    if watched != metric:
+        public["watched"] = {
+            "metric": watched,
+            "validation": {"score": baseline.watched, "n": len(during), "standard_error": standard_error(during)},
+        }
+    if folder.baseline.exists():  # what was judged by it stays, where only our own record of it was damaged
+        before = read_json(folder.baseline, dict)
+        public |= {name: before[name] for name in ("test", "continued") if name in before}
+    write_json(folder.baseline, public)
+    write_json(kept, asdict(baseline))
+    return baseline
+
+
+def _baseline(content: dict[str, Any]) -> Baseline:
+    return Baseline(**content)
+
+
+def take_over(donor: RunFolder, folder: RunFolder) -> None:
+    """Give a new run the data, start model and FFT model of another, with FFT's scores, as if it had made them.
+
+    Args:
+        donor: a run with the same model, data, FFT and evaluation.
+        folder: of a run that has not begun.
+    """
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with replacing(folder.work) as partial:  # whole, so that what was interrupted begins anew
+        for path in (donor.data, donor.start_model, donor.fft):
+            if path.exists():
+                shutil.copytree(path, partial / path.name, copy_function=_link)
+        (partial / donor.scores.name).mkdir(parents=True)
+        for path in donor.scores.glob("fft-*.json"):
+            _link(path, partial / donor.scores.name / path.name)
+        kept = donor.work / "baseline.json"
+        for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
+            write_text(to, source.read_text().replace(str(donor.root), str(folder.root)))
+
+
+def _link(source: str | Path, to: str | Path) -> None:
+    """Copy a file that nobody changes in place, for nothing where the disk can."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copy2(source, to)
+
+
+def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, tokens: int) -> Subject:
+    """Train the baseline on for a token budget; the best checkpoint is kept by the same rule as any.
+
+    Args:
+        group: does it.
+        config: the resolved configuration.
+        folder: of the run.
+        baseline: to train on.
+        tokens: the winner's budget.
+    """
+    fft = config.fft.train
+    examples = config.train.examples  # what the winner has seen, its rival may see
+    lengths = [len(row) for row in open_split(folder.data, examples)["input_ids"]]
+    tokens = max(tokens, 1)  # a mask that was cut once has used none
+    steps = max(1, math.ceil(tokens / (fft.batch_size * sum(lengths) / len(lengths))))
+    train = fft.model_copy(
+        update={
+            "lr": config.fft.continued_lr or fft.lr,
+            # A batch or two more than expected: the budget, not the schedule, ends the run.
+            "steps": steps + 2,
+            "max_tokens": tokens,
+            "eval_every": min(fft.eval_every, max(1, steps // 5)),
+            "seed": fft.seed + 1,
+            "examples": examples,
+        }
+    )
+    _train(group, config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)
+    return Subject("continued", str(folder.continued / "best"))
+
+
+def _train(
+    group: WorkerGroup,
+    config: Config,
+    out: Path,
+    folder: RunFolder,
+    start: str,
+    train: TrainConfig,
+    label: str,
+    **options: Any,
+) -> Outcome:
+    patience = options.get("patience", train.patience)
+    job = TrainJob(
+        method="fft",
+        model=start,
+        data=str(folder.data),
+        out=str(out),
+        train=train,
+        evaluation=config.evaluation,
+        scaling=group.scaling,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        decides=False,  # it is scored afterwards, together with its rivals
+    )
+    try:
+        return group.train(job, Patience(patience), Lines(label, config.evaluation.watched, train.steps))
+    except RunFailed as error:
+        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {folder.root}"
+        raise error.again(reason) from error
+
+
+def _describe(outcome: Outcome) -> dict[str, Any]:
+    best, last = outcome.best_evaluation, outcome.history[-1]
+    return {
+        "stopped": outcome.stopped_reason,
+        "best_step": best.step if best else None,
+        "steps": last.step,
+        "tokens": last.tokens,
+        "seconds": last.seconds,
+    }

@@ -1,0 +1,1 @@
+"""All methods on one backbone, under one budget, in one table."""

@@ -1,0 +1,26 @@
+"""A configuration with what a search chose for one trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mft_ray.config.parsing.paths import with_settings
+from mft_ray.config.space import short_names
+from mft_ray.config.tree import Config
+
+
+def apply(config: Config, point: dict[str, Any]) -> Config:
+    """Return the configuration with what the search chose for one trial.
+
+    Args:
+        config: of the search.
+        point: value by short name or path.
+
+    Raises:
+        UserError: no mask can be so, or a setting cannot have its value.
+    """
+    short = short_names(config.search.method)
+    values = {short.get(name, name): value for name, value in point.items()}
+    if values.get("train.epochs") is not None:  # the steps were by default, or came of other epochs
+        values = {"train.steps": type(config.train).model_fields["steps"].default, **values}
+    return with_settings(config, values, "a trial's configuration")

@@ -1,0 +1,1 @@
+"""Generation by vLLM, in a process of its own."""

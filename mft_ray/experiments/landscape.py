@@ -1,0 +1,79 @@
+"""Experiment flatness: the loss around the models that its comparisons have left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from mft_ray.config import Config
+from mft_ray.data.store import TOKENIZER, open_split
+from mft_ray.errors import RunFailed
+from mft_ray.evaluation.flatness import flatness
+from mft_ray.experiments.catalogue import FFT, Cell
+from mft_ray.models.artifacts import load_with
+from mft_ray.models.loading import load_tokenizer
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.scores import Subject, made
+from mft_ray.utils.console import say
+from mft_ray.utils.files import read_json, write_json
+from mft_ray.workers.failures import root_cause
+from mft_ray.workers.tasks import stream
+
+EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
+
+
+def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Measure FFT and every row of each comparison; what was measured before is not measured again.
+
+    Returns:
+        For each seed and row the fields of `mft_ray.evaluation.flatness.Flatness`.
+
+    Raises:
+        RunFailed: the process that measures failed.
+    """
+    found = []
+    for cell in cells:
+        files = {subject: _file(cell, subject) for subject in _subjects(cell)}
+        if missing := [subject for subject, file in files.items() if not file.exists()]:
+            say(f"the loss around {', '.join(subject.name for subject in missing)}: {cell.config.run.name}")
+            for subject, content in zip(missing, _measured(missing, cell), strict=True):
+                write_json(files[subject], content)
+        for subject, file in files.items():
+            found.append({"seed": cell.seed, "row": subject.name, **read_json(file, dict)})
+    return found
+
+
+def _file(cell: Cell, subject: Subject) -> Path:
+    return RunFolder(cell.folder).work / "flatness" / f"{subject.name}.json"
+
+
+def _subjects(cell: Cell) -> list[Subject]:
+    folder = RunFolder(cell.folder)
+    backbone = read_json(folder.comparison, dict)["backbone"]
+    before = read_json(folder.work / "baseline.json", dict)["before"]
+    rows = [name for name in cell.panel.rows if (folder.methods / name / "outcome.json").exists()]
+    return [Subject(FFT, backbone), *(made(folder.methods / name, name, backbone, before) for name in rows)]
+
+
+def _measured(subjects: list[Subject], cell: Cell) -> Iterator[dict[str, Any]]:
+    home = _file(cell, subjects[0]).parent
+    call = (subjects, cell.config, str(RunFolder(cell.folder).data))
+    try:
+        yield from stream(_measure, [call], [[home]], cell.config.scaling, say)
+    except ray.exceptions.RayError as error:
+        raise RunFailed(f"measuring the loss around models failed: {root_cause(error)}") from error
+
+
+def _measure(subjects: list[Subject], config: Config, data: str) -> Iterator[dict[str, Any]]:
+    split = open_split(Path(data), "validation")
+    rows = [split[index] for index in range(min(EXAMPLES, len(split)))]
+    pad_id = load_tokenizer(str(Path(data) / TOKENIZER)).pad_token_id
+    for subject in subjects:
+        model = load_with(subject.model, subject.artifact, "float32", before=subject.before)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        yield asdict(flatness(model, rows, pad_id=pad_id, batch_size=config.train.eval_batch_size))

@@ -1,0 +1,368 @@
+"""Typed readers of the files that a search leaves in its run folder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mft_ray.config import parse_config
+from mft_ray.config.parsing.yaml_text import read_yaml
+from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
+from mft_ray.errors import UserError
+from mft_ray.utils import formatting as units
+from mft_ray.utils.files import Damaged, read_json
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _finite(value: object) -> object:
+    """A diverged trial's NaN or infinity has no place on an axis: it counts as no score."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Score = Annotated[float | None, BeforeValidator(_finite)]
+Interval = tuple[float, float]
+
+
+class Record(BaseModel):
+    """A part of a file; keys that are not known here are kept but not needed."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+
+class SplitScore(Record):
+    """A mean score over the n examples of one split."""
+
+    score: Score
+    n: int
+    standard_error: Score = None
+
+
+class Measured(Record):
+    """Scores of one model; either split may not have been judged yet."""
+
+    validation: SplitScore | None = None
+    test: SplitScore | None = None
+    standard_error: Score = None
+    stopped: str | None = None
+    best_step: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: Score = None
+
+
+class Baseline(Measured):
+    """baseline.json: the FFT model, and FFT continued for the winner's token budget.
+
+    ``watched`` is the same model by the metric that training was watched by, if that was not ``metric``.
+    """
+
+    metric: str
+    validation: SplitScore
+    continued: Measured | None = None
+    watched: Baseline | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the validation score, wherever the search put it."""
+        return self.validation.standard_error if self.standard_error is None else self.standard_error
+
+
+class Trial(Record):
+    """One line of leaderboard.json; ``score`` is its best on validation, at ``step``."""
+
+    trial_id: str
+    config: dict[str, Any]
+    step: int | None = None
+    score: Score = None
+    delta_fft: Score = None
+    status: str = ""
+    stopped_reason: str | None = None
+    seconds: Score = None
+    steps: int | None = None
+    tokens: int | None = None
+    error: str | None = None
+    pareto: bool = False
+
+
+class Leaderboard(Record):
+    """leaderboard.json: every trial, best first."""
+
+    trials: list[Trial]
+
+
+class ExtraVerdict(Record):
+    """The same comparison by another metric."""
+
+    metric: str
+    n: int
+    fft: Score = None
+    continued: Score = None
+    mft: Score = None
+    delta: Score = None
+    ci95: Interval | None = None
+    p_value: Score = None
+    worse: bool = False
+
+
+class Rival(Record):
+    """The winner against the best of other methods, by validation."""
+
+    method: str
+    score: float
+    delta: float
+    ci95: Interval
+    p_value: float
+
+
+class Spread(Record):
+    """A difference over seeds."""
+
+    mean: float
+    sd: float
+    ci95: Interval
+
+
+class Seeds(Record):
+    """FFT, continued FFT and the winner with several seeds: their mean test scores, and the differences."""
+
+    runs: list[dict[str, float]]
+    delta: Spread
+    delta_continued_fft: Spread | None = None
+    within_noise: bool
+
+
+class Selection(Record):
+    """What chose the winner."""
+
+    split: str
+    n: int
+    metric: str
+    trials: int
+
+
+class Verdict(Record):
+    """verdict.json: the winner against FFT and continued FFT on the untouched test split.
+
+    ``not_run`` says what could not be run, and why: the verdict is then on what there is.
+    """
+
+    metric: str
+    n: int
+    fft: float
+    mft: float
+    delta: float
+    ci95: Interval
+    p_value: float
+    beats_fft: bool
+    trial_id: str
+    better_than_fft: bool = False
+    delta_continued_fft: float | None = None
+    ci95_continued_fft: Interval | None = None
+    p_value_continued_fft: float | None = None
+    continued_fft: float | None = None
+    beats_continued_fft: bool | None = None
+    confidence: float = 0.95
+    test: str | None = None
+    sentence: str | None = None
+    rival: Rival | None = None
+    seeds: Seeds | None = None
+    selection: Selection | None = None
+    looks: list[dict[str, str]] = []
+    extra: list[ExtraVerdict] = []
+    other_tasks: list[ExtraVerdict] = []
+    not_run: dict[str, str] = {}
+
+
+class Example(Record):
+    """An example on which FFT and the winner differ; ``scores`` are of ``fft`` and ``mft``."""
+
+    prompt: str
+    answer: str | None = None
+    fft: str
+    mft: str
+    scores: dict[str, float]
+
+
+class Discordant(Record):
+    """The examples of the test split, or of a benchmark task, on which FFT and the winner differ most."""
+
+    on: str
+    metric: str
+    examples: list[Example]
+
+
+class Differences(Record):
+    """work/discordant.json."""
+
+    sets: list[Discordant] = []
+
+
+class Point(Record):
+    """One evaluation on validation; seconds and tokens count from the start of that training."""
+
+    step: int
+    score: Score
+    ratio: Score = None
+    seconds: Score = None
+    tokens: int | None = None
+
+
+class Curves(Record):
+    """curves.json: score against step of the FFT training, its continuation and each trial."""
+
+    fft: list[Point] = []
+    continued: list[Point] = []
+    trials: dict[str, list[Point]] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run folder says so far; ``verdict`` is None while the search is unfinished.
+
+    Its configuration is the one that it was made with; ``changed`` says where ``config.yaml`` has other settings now.
+    """
+
+    folder: Path
+    baseline: Baseline
+    trials: list[Trial]
+    verdict: Verdict | None
+    curves: Curves
+    differences: Differences
+    config: dict[str, Any]
+    config_text: str
+    changed: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The run's name from its configuration, else its folder's."""
+        section = self.config.get("run")
+        name = section.get("name") if isinstance(section, dict) else None
+        return str(name or self.folder.resolve().name)
+
+    @property
+    def product(self) -> str:
+        """What its trials make: masks, unless another method is searched."""
+        section = self.config.get("search")
+        return units.product(section.get("method", "mft") if isinstance(section, dict) else "mft")
+
+    @property
+    def pareto_front(self) -> list[Trial]:
+        """Trials that no other one beats in score without removing fewer weights, lowest masking ratio first."""
+        return sorted((trial for trial in self.trials if trial.pareto), key=lambda trial: trial.config["ratio"])
+
+    @property
+    def seeks_front(self) -> bool:
+        """Whether the search looked for high masking ratios too."""
+        section = self.config.get("search")
+        return isinstance(section, dict) and section.get("objectives") == "score_and_ratio"
+
+    @property
+    def while_training(self) -> Run:
+        """The same run with the baseline by the metric that its curves are in."""
+        return replace(self, baseline=self.baseline.watched or self.baseline)
+
+    @property
+    def winner(self) -> Trial | None:
+        """The trial that was judged; without a verdict the best on validation so far."""
+        if self.verdict is not None:
+            return next((t for t in self.trials if t.trial_id == self.verdict.trial_id), None)
+        return next((t for t in self.trials if t.score is not None), None)
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder.
+
+    The baseline and the leaderboard must be there; the verdict, the curves and the configuration may
+    be missing, as in a search that is still going.
+
+    Raises:
+        UserError: the folder or a needed file is missing, or a file is not what it should be.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no run folder {folder}. Give the folder that a search wrote, "
+            "such as runs/NAME-TIME, which holds baseline.json and leaderboard.json."
+        )
+    config, text, changed = _as_used(*_config(folder / "config.yaml"), folder / "work" / "settled.json")
+    return Run(
+        folder=folder,
+        baseline=_needed(folder / "baseline.json", Baseline, "once the FFT baseline is trained"),
+        trials=_needed(folder / "leaderboard.json", Leaderboard, "once its trials have ended").trials,
+        verdict=_optional(folder / "verdict.json", Verdict),
+        curves=_optional(folder / "curves.json", Curves) or Curves(),
+        differences=_optional(folder / "work" / "discordant.json", Differences) or Differences(),
+        config=config,
+        config_text=text,
+        changed=changed,
+    )
+
+
+def _needed(path: Path, kind: type[T], when: str) -> T:
+    record = _optional(path, kind)
+    if record is None:
+        raise UserError(
+            f"{path.parent} has no {path.name}. A search writes it {when}: give the folder of a search "
+            "that got that far, or wait for this one."
+        )
+    return record
+
+
+def _optional(path: Path, kind: type[T]) -> T | None:
+    try:
+        return read_json(path, kind.model_validate)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Give a run folder that can be read.") from None
+    except Damaged as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise UserError(
+                f"{error}. It must be the JSON file that the search wrote; resume the search to have it written again, "
+                "or give another run folder."
+            ) from None
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']}"
+            for item in error.__cause__.errors(include_url=False)[:3]
+        )
+        raise UserError(
+            f"{path} is not what a search writes ({problems}). Resume the search to have it written "
+            "again, or give another run folder."
+        ) from None
+
+
+def _config(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = read_yaml(text)
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}. It must be the YAML file that the search wrote; put it back "
+            "or give another run folder."
+        ) from None
+    return (tree if isinstance(tree, dict) else {}), text
+
+
+def _as_used(tree: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Return the configuration with the settings that the run's stages were made with, and what differs from them."""
+    recorded = read_settled(path)
+    if not recorded:
+        return tree, text, ()
+    try:
+        tree = parse_config(tree, "config.yaml").model_dump(mode="json")
+    except UserError as error:
+        used = nested(used_settings(recorded))
+        return used, yaml.safe_dump(used, sort_keys=False), (str(error),)
+    flat = flatten(tree)
+    found = differences(recorded, flat, defaults(tree))
+    if not found:
+        return tree, text, ()
+    used = nested(as_used(flat, found))
+    return used, yaml.safe_dump(used, sort_keys=False), tuple(map(str, found))

@@ -1,0 +1,93 @@
+"""What a worker keeps from job to job: the backbone on its device, the tokenizer, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mft_ray.data.encoding import IGNORED
+from mft_ray.data.store import open_split
+from mft_ray.models.artifacts import load_with
+from mft_ray.models.loading import load_model, load_tokenizer
+from mft_ray.training.job import ScoreJob, TrainJob
+from mft_ray.utils.files import read_json
+
+_Thing = TypeVar("_Thing")
+
+
+class Split:
+    """A split in memory.
+
+    Attributes:
+        rows: its examples.
+        lengths: tokens of each.
+        answer_lengths: labelled tokens of each.
+    """
+
+    def __init__(self, data: str, name: str) -> None:
+        self.rows: list[dict[str, Any]] = list(open_split(Path(data), name))
+        self.lengths = [len(row["input_ids"]) for row in self.rows]
+        self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
+
+
+class Kept:
+    """Loads what a job needs, or hands out what is there from the last job. One thing of each kind is kept.
+
+    Args:
+        device: of this worker.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._things: dict[str, tuple[Any, Any]] = {}
+
+    def model(self, job: TrainJob) -> PreTrainedModel:
+        """Return the job's model, on the device. A frozen one must be left as it was."""
+        if not job.frozen or job.scaling.zero_stage == 3:
+            # FFT changes it, and ZeRO-3 leaves it in pieces.
+            self._things.pop("model", None)
+            # FFT updates its weights, and small updates vanish in bf16: it holds fp32 and saves job.dtype.
+            dtype = job.dtype if job.frozen else "float32"
+            model = load_model(job.model, dtype, job.attention)
+        else:
+            key = (job.model, job.dtype, job.attention)
+            model = self._keep("model", key, lambda: load_model(*key))
+        return model.to(self.device)
+
+    def finished_model(self, job: ScoreJob) -> PreTrainedModel:
+        """Return the model of a scoring job, on the device, with its mask or adapter on it for good if it has one."""
+        key = (job.model, job.dtype, job.attention)
+        if job.artifact is None:
+            return self._keep("model", key, lambda: load_model(*key)).to(self.device)
+        self._things.pop("model", None)
+        return load_with(job.model, job.artifact, job.dtype, job.attention, job.before).to(self.device)
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self._things.clear()
+
+    def tokenizer(self, path: str) -> Tokenizer:
+        """Return the tokenizer of a model, or of prepared data."""
+        return self._keep("tokenizer", path, lambda: load_tokenizer(path))
+
+    def split(self, data: str, name: str) -> Split:
+        """Return a split of prepared data."""
+        return self._keep(name, data, lambda: Split(data, name))
+
+    def scores(self, path: str) -> list[float]:
+        """Return per-example scores from a file."""
+        return self._keep("scores", path, lambda: read_json(path, list))
+
+    def _keep(self, kind: str, key: Any, make: Callable[[], _Thing]) -> _Thing:
+        held, thing = self._things.get(kind, (None, None))
+        if held != key:
+            self._things.pop(kind, None)  # first, so that there are never two in memory
+            thing = make()
+            self._things[kind] = (key, thing)
+        kept: _Thing = thing
+        return kept

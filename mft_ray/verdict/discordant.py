@@ -1,0 +1,93 @@
+"""Examples on which FFT and the winner differ, with what both say: what a mean difference is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mft_ray.config import Config
+from mft_ray.data.store import TOKENIZER, open_split
+from mft_ray.errors import RunFailed
+from mft_ray.evaluation.benchmark import texts_file
+from mft_ray.models.loading import load_tokenizer
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.scores import Subject, answer
+from mft_ray.utils.console import say
+from mft_ray.utils.files import read_json, write_json
+from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
+
+SHOWN = 5  # each way
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models and their scores on the same examples.
+
+    Attributes:
+        fft: the FFT model.
+        winner: the other.
+        scores: of FFT and of the winner, one per example.
+    """
+
+    fft: Subject
+    winner: Subject
+    scores: tuple[Sequence[float], Sequence[float]]
+
+    def apart(self) -> list[int]:
+        """Return the examples of the largest gains, then those of the largest losses, at most `SHOWN` of each."""
+        differences = [after - before for before, after in zip(*self.scores, strict=True)]
+        order = sorted(range(len(differences)), key=lambda index: -differences[index])
+        gains = [index for index in order[:SHOWN] if differences[index] > 0]
+        losses = [index for index in order[::-1][:SHOWN] if differences[index] < 0]
+        return gains + losses
+
+
+def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: RunFolder) -> None:
+    """Generate what both models say to the test examples on which they differ most, and keep that in the run.
+
+    Args:
+        group: generates.
+        pair: the models.
+        config: evaluation and dtype.
+        folder: of the run.
+    """
+    indices = pair.apart()
+    try:
+        texts = [answer(group, each, "test", indices, config, folder) for each in (pair.fft, pair.winner)]
+    except RunFailed as error:  # that is no reason to have no verdict
+        keep_traceback(error, folder.work / f"discordant.{TRACEBACK}")
+        say(f"the report goes without examples: {error.told}")
+        return
+    rows = [open_split(folder.data, "test")[index] for index in indices]
+    tokenizer = load_tokenizer(str(folder.data / TOKENIZER))
+    examples = [
+        _example(pair, index, tokenizer.decode(row["prompt_ids"], skip_special_tokens=True), row["answer"], said)
+        for index, row, said in zip(indices, rows, zip(*texts, strict=True), strict=True)
+    ]
+    _keep(folder, "test", config.evaluation.metric, examples)
+
+
+def keep_task_examples(pair: Pair, task: str, metric: str, folder: RunFolder) -> None:
+    """Keep the same of a benchmark task, whose texts are in the run already."""
+    lines = [
+        texts_file(folder.tasks / subject.name, task, subject.name).read_text(encoding="utf-8").splitlines()[1:]
+        for subject in (pair.fft, pair.winner)
+    ]
+    examples = []
+    for index in pair.apart():
+        before, after = (json.loads(texts[index]) for texts in lines)
+        examples.append(_example(pair, index, before["prompt"], None, (before["text"], after["text"])))
+    _keep(folder, task, metric, examples)
+
+
+def _example(pair: Pair, index: int, prompt: str, answer: str | None, said: tuple[str, str]) -> dict[str, Any]:
+    scores = dict(zip(("fft", "mft"), (values[index] for values in pair.scores), strict=True))
+    return {"index": index, "prompt": prompt, "answer": answer, "fft": said[0], "mft": said[1], "scores": scores}
+
+
+def _keep(folder: RunFolder, on: str, metric: str, examples: list[dict[str, Any]]) -> None:
+    kept = read_json(folder.discordant, lambda content: list(content["sets"])) if folder.discordant.exists() else []
+    kept = [each for each in kept if each["on"] != on]
+    write_json(folder.discordant, {"sets": [*kept, {"on": on, "metric": metric, "examples": examples}]})

@@ -1,0 +1,203 @@
+"""The one look at the test examples: FFT, continued FFT and the winner, and what their scores show."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mft_ray.baselines.fft import continued_fft, fft_workers
+from mft_ray.baselines.rivals import best_rival
+from mft_ray.config import Config
+from mft_ray.data.store import shared_sources
+from mft_ray.errors import RunFailed, told
+from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.scores import Subject, made, score, score_on_test
+from mft_ray.runs.task_scores import score_on_tasks
+from mft_ray.utils.console import say
+from mft_ray.utils.files import read_json, write_json
+from mft_ray.verdict.decision import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
+from mft_ray.verdict.discordant import Pair, keep_task_examples, keep_test_examples
+from mft_ray.verdict.seeds import over_seeds
+from mft_ray.verdict.test_looks import kept_verdict, look, looks
+from mft_ray.workers.group import WorkerGroup
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a verdict is made from, as far as it could be run.
+
+    Attributes:
+        fft: the FFT model.
+        mft: the winner.
+        subjects: both, and what else they are held against.
+        test: by metric and name, one score for each test example.
+        validation: by name, one score for each validation example.
+        rival: method and name of the best rival.
+        seeds: as of `mft_ray.verdict.seeds.spread`.
+        not_run: what could not be run, and why.
+    """
+
+    fft: Subject
+    mft: Subject
+    subjects: Sequence[Subject]
+    test: Mapping[str, Mapping[str, list[float]]]
+    validation: Mapping[str, list[float]]
+    rival: tuple[str, str] | None
+    seeds: dict[str, Any] | None
+    not_run: Mapping[str, str]
+
+
+def judge_winner(
+    config: Config,
+    folder: RunFolder,
+    baseline: Baseline,
+    start: str,
+    rows: Sequence[dict[str, Any]],
+    concurrent: int,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Score FFT, continued FFT and the winner on test, once, and write what that shows.
+
+    Where continued FFT, a rival or another seed cannot be run, the verdict is on what there is and says so.
+
+    Args:
+        config: the resolved configuration.
+        folder: of the run.
+        baseline: the FFT model.
+        start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
+        rows: the leaderboard's, the winner's first.
+        concurrent: models that may be evaluated on benchmark tasks at once.
+        again: the test examples may be looked at although they were for another trial.
+
+    Returns:
+        The content of ``verdict.json``; what is there already is not judged again, unless something could not be run.
+
+    Raises:
+        UserError: the test examples were looked at for another trial, and that verdict is gone.
+        RunFailed: FFT or the winner could not be scored.
+    """
+    row = rows[0]
+    if (kept := kept_verdict(folder, row["trial_id"], again)) is not None:
+        if kept["trial_id"] != row["trial_id"] or not kept.get("not_run"):
+            return kept
+        say(f"the verdict was made without {', '.join(kept['not_run'])}: that is tried again")
+    with fft_workers(config, folder) as group:
+        earlier = look(folder, row["trial_id"])
+        scored = _scored(group, config, folder, baseline, start, row)
+    metric = config.evaluation.metric
+    decisive = scored.test[metric]
+    alone = Rules(config.evaluation.resamples, config.verdict.real_test)
+    rules = replace(alone, sources=shared_sources(folder.data, "test"))
+    on_tasks = _on_tasks(scored, config, folder, concurrent, alone)
+    others = config.evaluation.other_tasks
+    extra = [_extra(name, by_name, rules) for name, by_name in scored.test.items() if name != metric]
+    extra += [each for task, each in on_tasks if task not in others]
+    evidence = Evidence(
+        metric,
+        decisive["mft"],
+        decisive["fft"],
+        decisive.get("continued"),
+        rival=(scored.rival[0], decisive[scored.rival[1]]) if scored.rival else None,
+        method=config.search.method,
+        seeds=scored.seeds,
+        other_tasks=warn([each for task, each in on_tasks if task in others]),
+        earlier_looks=len(earlier),
+        not_run=scored.not_run,
+    )
+    chosen_by = {"split": "validation", "n": len(scored.validation["fft"]), "metric": metric, "trials": len(rows)}
+    verdict = {
+        **judge(evidence, rules),
+        "trial_id": row["trial_id"],
+        "selection": chosen_by,
+        "looks": looks(folder),
+        "extra": extra,
+    }
+    _complete_baseline(config, folder, decisive, scored.validation)
+    if kept is not None:
+        shutil.rmtree(folder.best, ignore_errors=True)  # its card has the sentence of that verdict
+    write_json(folder.verdict, verdict)
+    return verdict
+
+
+def _scored(
+    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, start: str, row: dict[str, Any]
+) -> Scored:
+    """Train what the winner is held against and score all; what was trained or scored before is not again."""
+    fft = Subject("fft", baseline.model)
+    mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
+    rival, failed = best_rival(group, config, folder, baseline)
+    not_run = {f"rival {method}": why for method, why in failed.items()}
+    subjects, validation = [fft, mft], {"fft": score(group, fft, "validation", config, folder)}
+    try:
+        continued = continued_fft(group, config, folder, baseline, row["tokens"])
+        validation["continued"] = score(group, continued, "validation", config, folder)
+        score_on_test(group, [continued], config, folder)
+        subjects.insert(0, continued)
+    except RunFailed as error:
+        not_run[CONTINUED] = str(error.__cause__ or error)
+        reason = told(not_run[CONTINUED], error.traceback_file).rstrip(".")
+        say(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
+    if rival:
+        try:
+            score_on_test(group, [rival[1]], config, folder)
+            subjects.append(rival[1])
+        except RunFailed as error:
+            not_run[f"rival {rival[0]}"] = str(error)
+            say(f"{error.told.rstrip('.')}. The verdict goes on without it.")
+            rival = None
+    test = score_on_test(group, subjects, config, folder)
+    decisive = test[config.evaluation.metric]
+    keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
+    seeds, why = over_seeds(group, config, folder, start, row, decisive)
+    if why:
+        not_run[SEEDS] = why
+    named = (rival[0], rival[1].name) if rival else None
+    return Scored(fft, mft, subjects, test, validation, named, seeds, not_run)
+
+
+def _on_tasks(
+    scored: Scored, config: Config, folder: RunFolder, concurrent: int, rules: Rules
+) -> list[tuple[str, dict[str, Any]]]:
+    """Score models on the benchmark tasks, keep the examples on which two differ, and return a row for each metric."""
+    rows = []
+    found = score_on_tasks(scored.subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
+    for (task, name), by_name in found.items():
+        pair = Pair(scored.fft, scored.mft, (by_name["fft"], by_name["mft"]))
+        keep_task_examples(pair, task, name, folder)
+        rows.append((task, _extra(f"{task}: {name}", by_name, rules)))
+    return rows
+
+
+def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[str, Any]:
+    continued = scores.get("continued")
+    mean = sum(continued) / len(continued) if continued else None
+    return {**compare(name, scores["mft"], scores["fft"], rules), "continued": mean}
+
+
+def _complete_baseline(
+    config: Config, folder: RunFolder, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
+) -> None:
+    record = read_json(folder.baseline, dict)
+    record["test"] = _mean(test["fft"])
+    record["continued"] = None
+    if "continued" in test:
+        outcome = read_json(folder.continued / "outcome.json", dict)
+        best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
+        record["continued"] = {
+            "method": "fft",
+            "metric": config.evaluation.metric,
+            "validation": _mean(validation["continued"]),
+            "test": _mean(test["continued"]),
+            "best_step": best["step"],
+            "steps": last["step"],
+            "tokens": last["tokens"],
+            "seconds": last["seconds"],
+        }
+    write_json(folder.baseline, record)
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    return {"score": sum(values) / len(values), "n": len(values)}

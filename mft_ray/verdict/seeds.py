@@ -1,0 +1,118 @@
+"""The winner and its baselines trained anew with other seeds: is the gain larger than what a seed changes?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from mft_ray.baselines.fft import continued_fft, fft_baseline, job_on, trial_workers
+from mft_ray.config import Config
+from mft_ray.config.params import apply
+from mft_ray.errors import RunFailed, told
+from mft_ray.evaluation.statistics import interval
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.scores import Subject, made, score
+from mft_ray.training.stopping import Patience
+from mft_ray.utils.console import say
+from mft_ray.workers.group import WorkerGroup
+from mft_ray.workers.progress import Lines
+
+
+def over_seeds(
+    group: WorkerGroup,
+    config: Config,
+    folder: RunFolder,
+    start: str,
+    row: dict[str, Any],
+    scores: Mapping[str, Sequence[float]],
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Train FFT, the winner and continued FFT with other seeds, and say how much the gain varies.
+
+    The data, its splits and the model before fine-tuning stay; the order of the examples and the scores' start change.
+
+    Args:
+        group: FFT's; it trains the winner too if trials ask for the same.
+        config: the resolved configuration; ``verdict.seeds`` is how many there are, the search's own included.
+        folder: of the run; a seed that was trained before is not trained again.
+        start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
+        row: the winner's leaderboard row.
+        scores: on test, of ``fft``, ``mft`` and ``continued`` in the search itself. Without the last it is not trained
+            with other seeds either.
+
+    Returns:
+        What `spread` does; None where one seed is all that was asked for, or all others failed. And why seeds have
+        failed, or None.
+    """
+    if config.verdict.seeds == 1:
+        return None, None
+    why: list[str] = []
+    runs = [_means(scores)]
+    for number in range(1, config.verdict.seeds):
+        name = f"seed {number + 1} of {config.verdict.seeds}"
+        say(f"{name}: FFT, the winner's settings{', and FFT continued' if 'continued' in scores else ''}")
+        try:
+            sub = RunFolder(folder.seeds / str(number))
+            sub.work.mkdir(parents=True, exist_ok=True)
+            sub.data = folder.data
+            runs.append(_run(group, _reseeded(config, number), sub, start, row, "continued" in scores))
+        except RunFailed as error:
+            reason = str(error.__cause__ or error).rstrip(".")
+            say(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
+            why.append(f"{name}: {reason}")
+    return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
+
+
+def spread(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Return how the gain varies over seeds.
+
+    Args:
+        runs: mean scores of ``fft``, ``mft`` and, if it could be run, ``continued``, for each seed, at least two.
+
+    Returns:
+        ``runs``; for the difference to FFT (``delta``) and to continued FFT (``delta_continued_fft``) its mean,
+        standard deviation and Student's 95% interval over seeds, or None; and ``within_noise``: whether an interval
+        holds zero.
+    """
+    content: dict[str, Any] = {"n": len(runs), "runs": list(runs)}
+    for name, rival in (("delta", "fft"), ("delta_continued_fft", "continued")):
+        if any(rival not in run for run in runs):
+            content[name] = None
+            continue
+        deltas = [run["mft"] - run[rival] for run in runs]
+        content[name] = {"mean": fmean(deltas), "sd": stdev(deltas), "ci95": list(interval(deltas, binary=False))}
+    content["within_noise"] = any(
+        content[name]["ci95"][0] <= 0 for name in ("delta", "delta_continued_fft") if content[name]
+    )
+    return content
+
+
+def _reseeded(config: Config, number: int) -> Config:
+    # Far from the seeds that run.seed and continued FFT make of the same number.
+    train = config.train.model_copy(update={"seed": config.train.seed + 1000 * number})
+    fft = config.fft.train.model_copy(update={"seed": config.fft.train.seed + 1000 * number})
+    return config.model_copy(update={"train": train, "fft": config.fft.model_copy(update={"train": fft})})
+
+
+def _run(
+    group: WorkerGroup, config: Config, folder: RunFolder, start: str, row: dict[str, Any], both: bool
+) -> dict[str, float]:
+    baseline = fft_baseline(group, config, folder, start)
+    method, chosen, out = config.search.method, apply(config, row["config"]), folder.trial("winner")
+    with trial_workers(group, config, folder) as its:
+        job = job_on(baseline, method, chosen, start=start, data=folder.data, out=out, scaling=its.scaling)
+        lines = Lines("the winner's settings", config.evaluation.watched, job.train.steps)
+        outcome = its.train(job, Patience(None), lines)
+    if outcome.best is None:
+        raise RunFailed("it ended before the mask reached its ratio")
+    subjects = {
+        "fft": Subject("fft", baseline.model),
+        "mft": made(out, "mft", baseline.model, baseline.before),
+    }
+    if both:
+        subjects["continued"] = continued_fft(group, config, folder, baseline, outcome.history[-1].tokens)
+    return _means({name: score(group, subject, "test", config, folder) for name, subject in subjects.items()})
+
+
+def _means(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(scores[name]) / len(scores[name]) for name in ("fft", "mft", "continued") if name in scores}

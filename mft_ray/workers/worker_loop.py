@@ -1,0 +1,120 @@
+"""What a worker does all its life: take a job, do it, take the next. It keeps what does not change in between."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import ray.util
+
+from mft_ray.training.heartbeat import Alive, Signs
+from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
+from mft_ray.training.memory import kills
+from mft_ray.workers.environment import take
+from mft_ray.workers.failures import note_traceback, out_of_memory, root_cause
+from mft_ray.workers.job_queue import Failure, Result, Task
+
+
+def serve(config: Mapping[str, Any]) -> None:
+    """Do the jobs on a desk until sent home: the function of every worker of a group.
+
+    Args:
+        config: ``desk``, the handle of a `Desk`, and ``stacks``, a folder for what workers leave that hang.
+    """
+    desk, after = config["desk"], 0
+    take(ray.get(desk.secrets.remote()))
+    # Imports torch and DeepSpeed, which only workers need.
+    from mft_ray.training.cache import Kept
+
+    kept = Kept(ray.train.torch.get_device())
+    rank = ray.train.get_context().get_world_rank()
+    signs = Signs(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
+    node = ray.get_runtime_context().get_node_id()
+    ray.get(desk.placed.remote(ray.util.get_current_placement_group(), node, kills()))
+    while (task := ray.get(desk.take.remote(after))) is not None:
+        after = task.number
+        minutes = task.job.scaling.silence_minutes
+        signs.begin(None if minutes is None else minutes * 60)
+        try:
+            result = _done(task, desk, kept, signs)
+        except Exception as error:
+            note_traceback(error)
+            raise
+        _give_back_memory()
+        signs.rest()
+        ray.get(desk.finish.remote(rank, result, _resident_bytes()))
+
+
+def _done(task: Task, desk: Any, kept: Any, alive: Alive) -> Result | Failure:
+    """Do a job; a lone worker that runs out of memory tries again by itself, with smaller batches."""
+    alone = ray.train.get_context().get_world_size() == 1
+    while True:
+        try:
+            return _do(task, desk, kept, alive)
+        except Exception as error:
+            # Other workers would wait for this one in vain: then the group starts anew, and gets the smaller task.
+            if not (alone and out_of_memory(error)):
+                raise
+            reason = root_cause(error)
+            again = ray.get(desk.too_many.remote(reason))
+            if again is None:
+                raise
+            task = again
+        # After the exception is gone, and all that its frames held. The model may have been left in any state.
+        kept.forget()
+        _give_back_memory()
+
+
+def _do(task: Task, desk: Any, kept: Any, alive: Alive) -> Result | Failure:
+    from mft_ray.training.loop import train
+    from mft_ray.training.scoring import answer, score
+
+    job = task.job
+
+    def sized(sizes: Sizes) -> None:
+        ray.get(desk.sized.remote(sizes))
+
+    if isinstance(job, GenerateJob):
+        return answer(job, kept, task.limit, sized, alive)
+    if isinstance(job, ScoreJob):
+        return score(job, kept, desk.count.remote, task.limit, sized, alive)
+    outcome = Path(job.out) / "outcome.json"
+    if outcome.exists():  # by workers that died before they could say so
+        return Outcome.load(outcome)
+    try:
+        return train(
+            job,
+            kept,
+            task.stop,
+            report=lambda evaluation: ray.get(desk.report.remote(task, evaluation)),
+            limit=task.limit,
+            sized=sized,
+            alive=alive,
+        )
+    except FloatingPointError as error:
+        # It has diverged, on all workers alike: another try would as well, and the group is as good as before.
+        return Failure(str(error), diverged=True)
+
+
+def _give_back_memory() -> None:
+    """Return what is free to the system: the next job's tensors have other sizes."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _resident_bytes() -> float:
+    return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

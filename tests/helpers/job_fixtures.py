@@ -1,0 +1,150 @@
+"""A tiny FFT model and its data, prepared once, for jobs on real workers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import on_workers
+import pytest
+import ray.cloudpickle
+from ground import (
+    EVALUATION,
+    FFT,
+    KNOBS,
+    MASK,
+    MFT,
+    ONE_LAYER,
+    Ground,
+    Jobs,
+    file_hashes,
+    new_folder,
+    run_group,
+    scaling,
+)
+
+from mft_ray.config import ScalingConfig, parse_config
+from mft_ray.masking import MaskSettings, fingerprint
+from mft_ray.models.loading import load_model
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.prepare import make_ready
+from mft_ray.training.job import TrainJob
+from mft_ray.workers.launch import launch
+
+
+@pytest.fixture(scope="session")
+def ground(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """Data, the start model, and the FFT model that all masks are learned on, trained by one worker."""
+    # Workers cannot import this folder.
+    ray.cloudpickle.register_pickle_by_value(on_workers)
+    root = tmp_path_factory.mktemp("training")
+    llama = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = parse_config(
+        {
+            "model": {"architecture": {**llama, "num_attention_heads": 4, "max_position_embeddings": 32}},
+            "data": {"task": "arithmetic", "digits": 1, "n_train": 60, "n_validation": 41, "n_test": 40},
+        }
+    )
+    folder = RunFolder(root / "run")
+    start = make_ready(config, folder)
+    data = str(folder.data)
+    out = root / "fft"
+    outcome = launch(TrainJob("fft", start, data, str(out), FFT, EVALUATION, scaling()))
+    backbone = str(out / "best")
+    return Ground(root, start, data, backbone, fingerprint(load_model(backbone)), file_hashes(backbone), outcome)
+
+
+@pytest.fixture(scope="session")
+def fft_job(ground: Ground) -> Callable[..., TrainJob]:
+    """Make an FFT job: name, scaling and changes to its training settings."""
+
+    def make(name: str, scaling: ScalingConfig, **train: Any) -> TrainJob:
+        settings = FFT.model_copy(update=train)
+        return TrainJob("fft", ground.start, ground.data, str(new_folder(ground, name)), settings, EVALUATION, scaling)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mft_job(ground: Ground) -> Callable[..., TrainJob]:
+    """Make a mask's job: name, scaling, its mask, and changes to its training settings."""
+
+    def make(name: str, scaling: ScalingConfig, mask: MaskSettings = MASK, **train: Any) -> TrainJob:
+        settings = MFT.model_copy(update=train)
+        out = str(new_folder(ground, name))
+        dtype = "bfloat16" if scaling.compute == "bfloat16" else "float32"
+        return TrainJob(
+            method="mft",
+            model=ground.backbone,
+            data=ground.data,
+            out=out,
+            train=settings,
+            evaluation=EVALUATION,
+            scaling=scaling,
+            dtype=dtype,
+            mask=mask,
+            backbone=ground.fingerprint,
+            before=ground.start,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[..., TrainJob]) -> Jobs:
+    """Jobs, done, by name: one group of one worker, one group of two."""
+    partial = functools.partial
+    done: Jobs = {}
+
+    def add(make: Callable[..., TrainJob], name: str, *args: object, **train: object) -> TrainJob:
+        done[name] = make(name, *args, **train)
+        return done[name]
+
+    def looked_into(workers: int, zero: int, **more: object) -> on_workers.Task:
+        name = f"inside-z{zero}w{workers}" + "".join(f"-{value}" for value in more.values())
+        train = {"eval_every": 1, "steps": 10, "clip": 0.0, "micro_batch_size": 4}
+        job = add(mft_job, name, scaling(workers, zero, **more), ONE_LAYER, **train)
+        return partial(on_workers.look_inside, job)
+
+    plain = on_workers.train_job
+    run_group(
+        1,
+        [
+            partial(plain, add(mft_job, "mft-z0w1", scaling())),
+            partial(plain, add(mft_job, "micro-z0w1", scaling(), micro_batch_size=4)),
+            partial(plain, add(mft_job, "unclipped", scaling(), clip=0.0)),
+            partial(plain, add(mft_job, "bf16-z0w1", scaling(compute="bfloat16"))),
+            looked_into(1, 0, compute="bfloat16"),
+            looked_into(1, 0),
+            partial(plain, add(mft_job, "rmsprop-z0w1", scaling(), optimizer="rmsprop")),
+            *(partial(plain, add(mft_job, f"{knob}-z0w1", scaling(), mask)) for knob, mask in KNOBS.items()),
+        ],
+        ground.root,
+    )
+    interrupted = on_workers.train_interrupted
+    run_group(
+        2,
+        [
+            partial(plain, add(mft_job, "mft-z0w2", scaling(2, 0))),
+            partial(plain, add(mft_job, "mft-z1w2", scaling(2, 1))),
+            partial(plain, add(mft_job, "mft-z2w2", scaling(2, 2))),
+            partial(plain, add(fft_job, "fft-z2w2", scaling(2, 2))),
+            partial(plain, add(mft_job, "micro-z2w2", scaling(2, 2), micro_batch_size=2)),
+            partial(plain, add(mft_job, "bf16-z2w2", scaling(2, 2, compute="bfloat16"))),
+            partial(interrupted, add(mft_job, "resumed-z2w2", scaling(2, 2)), 15),
+            partial(plain, add(fft_job, "fft-bf16-z2w2", scaling(2, 2, compute="bfloat16"), steps=20)),
+            looked_into(2, 2, compute="bfloat16"),
+            looked_into(2, 0),
+            looked_into(2, 2),
+            partial(plain, add(mft_job, "mft-z3w2", scaling(2, 3))),
+            partial(plain, add(fft_job, "fft-z3w2", scaling(2, 3))),
+            partial(plain, add(mft_job, "bf16-z3w2", scaling(2, 3, compute="bfloat16"))),
+            partial(interrupted, add(mft_job, "resumed-z3w2", scaling(2, 3)), 15),
+            looked_into(2, 3),
+            partial(plain, add(mft_job, "rmsprop-z3w2", scaling(2, 3), optimizer="rmsprop")),
+            *(partial(plain, add(mft_job, f"{knob}-z3w2", scaling(2, 3), mask)) for knob, mask in KNOBS.items()),
+        ],
+        ground.root,
+    )
+    return done

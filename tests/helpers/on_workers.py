@@ -1,0 +1,221 @@
+"""What the tests run inside Ray Train workers. Many jobs share one worker group: its start costs seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from mft_ray.training.job import Evaluation, TrainJob
+
+Task = Callable[[torch.device], object]
+
+
+def work(config: Mapping[str, Sequence[Task]]) -> None:
+    """Do tasks one after another, on every worker of a group."""
+    for task in config["tasks"]:
+        task(ray.train.torch.get_device())
+
+
+def train_job(job: TrainJob, device: torch.device) -> None:
+    from mft_ray.training.cache import Kept
+    from mft_ray.training.loop import train
+
+    train(job, Kept(device))
+
+
+def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
+    """Break off at an evaluation and start again, as another process would."""
+    from mft_ray.training.cache import Kept
+    from mft_ray.training.loop import train
+
+    try:
+        train(job, Kept(device), RaiseAt(step))
+    except InterruptedError:
+        write_facts(job, {"history": [row["step"] for row in newest_checkpoint(job)["history"]]})
+    train(job, Kept(device))
+
+
+def look_inside(job: TrainJob, device: torch.device) -> None:
+    """Take single steps, note what cannot be seen from outside, and leave a checkpoint."""
+    from mft_ray.training.cache import Kept
+    from mft_ray.training.loop import Trainer
+    from mft_ray.training.methods.masks import MaskScores
+
+    assert job.train.eval_every == 1
+    trainer = Trainer(job, Kept(device))
+    assert isinstance(trainer.method, MaskScores)
+    trainer.evaluate()
+    rates: list[float] = []
+    for _ in range(job.train.steps):
+        rates.append(trainer.engine.get_lr()[0])
+        trainer.train_until_evaluation()
+    logits = trainer.engine(input_ids=torch.tensor([[3, 4, 5]])).logits
+    trainer.evaluate()
+    trainer.checkpoint()
+    facts = {
+        "rates": rates,
+        "compute": str(logits.dtype),
+        "scores": sorted({str(scores.dtype) for scores in trainer.method.parameters}),
+        "backbone": sorted({str(p.dtype) for p in trainer.engine.module.parameters() if not p.requires_grad}),
+        "momenta": [_momentum(trainer.engine, scores) for scores in trainer.method.parameters],
+    }
+    trainer.engine.destroy()
+    write_facts(job, facts)
+
+
+def _momentum(engine: Any, parameter: torch.nn.Parameter) -> float:
+    """Return the norm of Adam's running mean of the gradient: Adam's steps hide a gradient's scale."""
+    import deepspeed
+
+    if parameter in engine.optimizer.state and engine.zero_optimization_stage() == 0:
+        return float(engine.optimizer.state[parameter]["exp_avg"].norm())
+    return float(deepspeed.utils.safe_get_full_optimizer_state(parameter, "exp_avg").norm())
+
+
+def newest_checkpoint(job: TrainJob) -> dict[str, Any]:
+    """Return what DeepSpeed wrote beside the optimizer: module and history."""
+    newest = sorted(Path(job.out).glob("checkpoints/step-*"))[-1]
+    path = next(p for p in sorted(newest.glob("engine/*model_states.pt")))
+    content: dict[str, Any] = torch.load(path, weights_only=False)
+    return content
+
+
+def write_facts(job: TrainJob, facts: Mapping[str, Any]) -> None:
+    """Leave something for the test beside the job's result."""
+    if torch.distributed.get_rank() == 0:
+        (Path(job.out) / "facts.json").write_text(json.dumps(facts))
+
+
+def read_facts(job: TrainJob) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((Path(job.out) / "facts.json").read_text())
+    return facts
+
+
+@dataclass(frozen=True)
+class RaiseAt:
+    """A stop rule with a fault: raises at one evaluation."""
+
+    step: int
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if history[-1].step == self.step:
+            raise InterruptedError(f"interrupted at step {self.step}")
+        return None
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """A stop rule that kills one worker's process at one evaluation, and not again."""
+
+    step: int
+    marker: str
+    rank: int = 0
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        mine = torch.distributed.get_rank() == self.rank
+        if mine and history[-1].step == self.step and not os.path.exists(self.marker):
+            Path(self.marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+
+@dataclass(frozen=True)
+class LimitFiles:
+    """A stop rule that lets the process write only small files from one evaluation on, as on a disk that is full."""
+
+    step: int
+    size: int = 2**16
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if history[-1].step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+        return None
+
+
+@dataclass(frozen=True)
+class LimitMemory:
+    """A stop rule that grants the process no more memory at one evaluation, and asks for some."""
+
+    step: int
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        if history[-1].step == self.step:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26, resource.RLIM_INFINITY))
+            torch.zeros(2**28)
+        return None
+
+
+@dataclass(frozen=True)
+class TooMany:
+    """A stop rule that, from the first evaluation on, leaves one worker no memory for more examples than some at once.
+
+    Asks for memory that is not there, as long as a marker is.
+    """
+
+    examples: int
+    marker: str
+    rank: int = 0
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        from mft_ray.training import loop
+
+        collate = loop.collate
+
+        def greedy(rows: Sequence[Any], *arguments: Any) -> Any:
+            if len(rows) > self.examples and os.path.exists(self.marker):
+                torch.empty(2**50)
+            return collate(rows, *arguments)
+
+        if torch.distributed.get_rank() == self.rank and collate.__name__ != "greedy":
+            loop.collate = greedy
+        return None
+
+
+@dataclass(frozen=True)
+class NoteSteps:
+    """A stop rule that only notes at which steps it was asked."""
+
+    path: str
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        with Path(self.path).open("a") as file:
+            file.write(f"{history[-1].step} ")
+        return None
+
+    def steps(self) -> list[int]:
+        return [int(step) for step in Path(self.path).read_text().split()]
+
+
+@dataclass(frozen=True)
+class Hang:
+    """At a step, once: sleep for ever in Python, or stand still as a process that is stopped does."""
+
+    step: int
+    marker: str
+    stopped: bool = False
+    rank: int = 0
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        here = ray.train.get_context().get_world_rank() == self.rank
+        if here and history[-1].step == self.step and Path(self.marker).exists():
+            Path(self.marker).unlink()
+            self.stand_still()
+        return None
+
+    def stand_still(self) -> None:
+        if self.stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while True:
+            time.sleep(3600)
