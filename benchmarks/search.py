@@ -28,9 +28,10 @@ from ray.tune import Callback
 from mft_ray.config import Config, load_config
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.study_storage import new_storage
-from mft_ray.search.optuna_search import METRIC, build_search
+from mft_ray.search.optuna_search import build_search
 from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.search.trial import MaskTrial, TrialPlan
+from mft_ray.search.trial_report import METRIC, Ended, from_tune
 from mft_ray.search.tuner import DRIVER
 from mft_ray.training.job import Outcome
 from mft_ray.training.stopping import AgainstFft
@@ -47,10 +48,11 @@ class Watch(Callback):  # type: ignore[misc]
         self.ended: dict[str, float] = {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if "stopped_reason" in result:
+        report = from_tune(result)
+        if isinstance(report, Ended):
             return
         now = time.time()
-        self.begun.setdefault(trial.trial_id, now - result["seconds"])
+        self.begun.setdefault(trial.trial_id, now - report.evaluation.seconds)
         self.ended[trial.trial_id] = now
 
 
@@ -73,7 +75,8 @@ class FreshWatch(Watch):
 def fresh(point: dict[str, Any], plan: TrialPlan) -> None:
     """The plain pattern: a worker group for this trial alone."""
     outcome = launch(plan.job(ray.tune.get_context().get_trial_id(), point))
-    ray.tune.report({METRIC: outcome.history[-1].score, "stopped_reason": "completed", "step": 0})
+    last = outcome.history[-1]
+    ray.tune.report(Ended(outcome.stopped_reason, last.score, last).to_tune())
 
 
 def search(trainable: Any, plan: TrialPlan, watch: Watch, depth: int, slots: int, reuse: bool) -> dict[str, Any]:

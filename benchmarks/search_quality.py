@@ -34,9 +34,10 @@ from optuna.trial import TrialState
 from response import MadeUp, Point, Recorded, Response, record
 
 from mft_ray.config import Config, load_config
-from mft_ray.search.optuna_search import METRIC, RATIO, StudySearch, build_search
+from mft_ray.search.optuna_search import StudySearch, build_search
 from mft_ray.search.space import build_space, points_to_evaluate
-from mft_ray.training.job import Evaluation
+from mft_ray.search.trial_report import Ended, Evaluated
+from mft_ray.training.job import Evaluation, StopReason
 from mft_ray.training.stopping import AgainstFft, projected
 
 QUICKSTART = Path(__file__).parent.parent / "tune_spaces" / "quickstart.yaml"
@@ -115,26 +116,25 @@ def trial(search: StudySearch, name: str, response: Response, rule: AgainstFft, 
     config = search.suggest(name)
     assert isinstance(config, dict)
     history: list[Evaluation] = []
-    best, reason, curve = math.nan, "completed", response.curve(config, seed)
+    best, reason, curve = math.nan, StopReason.COMPLETED, response.curve(config, seed)
     steps = curve[-1].step
     for evaluation in curve:
         if math.isnan(evaluation.score):
-            ended = {METRIC: math.nan, RATIO: config["ratio"], "stopped_reason": "failed", "diverged": True}
-            search.on_trial_complete(name, ended)
+            search.on_trial_complete(name, Ended(StopReason.FAILED, math.nan, evaluation, diverged=True).to_tune())
             return Point(math.nan, math.nan, len(history))
         history.append(evaluation)
         if evaluation.eligible and not evaluation.score <= best:
             best = evaluation.score
-        search.on_trial_result(name, {METRIC: best, "step": evaluation.step})
+        search.on_trial_result(name, Evaluated(evaluation, best, steps).to_tune())
         if evaluation.step < steps and (found := rule(history, steps)):
             reason = found
             break
     value = best
-    if told == "projection" and reason == "below_fft":
+    if told == "projection" and reason == StopReason.BELOW_FFT:
         eligible = [evaluation for evaluation in history if evaluation.eligible]
         ahead = projected(eligible, steps)
         value = max(best, best - max(each.delta for each in eligible) + ahead) if math.isfinite(ahead) else best
-    search.on_trial_complete(name, {METRIC: value, RATIO: config["ratio"], "stopped_reason": reason})
+    search.on_trial_complete(name, Ended(reason, value, history[-1]).to_tune())
     return Point(best, response.true(config, len(history)), len(history))
 
 

@@ -20,7 +20,7 @@ from mft_ray.models.loading import load_model
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.scores import Subject, score, scores_file
-from mft_ray.training.job import Outcome, TrainJob
+from mft_ray.training.job import Outcome, StopReason, TrainJob
 from mft_ray.training.methods.recipes import train_job
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import read_json, replacing, write_json, write_text
@@ -85,7 +85,7 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
     kept = folder.work / "baseline.json"
     if kept.exists():
         return read_json(kept, _baseline)
-    model, record = start, {"stopped": "given"}
+    model, record = start, {"stopped": StopReason.GIVEN}
     if not config.fft.given:
         outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
         model, record = str(folder.fft / "best"), _describe(outcome)

@@ -22,7 +22,7 @@ from mft_ray.runs.prepare import check, in_steps, with_absolute_paths
 from mft_ray.runs.scores import Subject, made, score_on_test
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.task_scores import score_on_tasks
-from mft_ray.training.job import Outcome
+from mft_ray.training.job import Outcome, StopReason
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.console import say
 from mft_ray.utils.files import read_json, write_json
@@ -227,7 +227,7 @@ def _table(
 
 def _row(name: str, method: str, outcome: Outcome | str) -> dict[str, Any]:
     if isinstance(outcome, str):
-        return {"name": name, "method": method, "stopped_reason": "failed", "error": outcome, "cost": None}
+        return {"name": name, "method": method, "stopped_reason": StopReason.FAILED, "error": outcome, "cost": None}
     best, last = outcome.best_evaluation, outcome.history[-1]
     return {
         "name": name,
@@ -246,4 +246,4 @@ def _fft_row(folder: RunFolder) -> dict[str, Any]:
         return _row(FFT, FFT, Outcome.load(path))
     record = read_json(folder.baseline, dict)
     watched = record.get("watched", record)["validation"]["score"]
-    return {"name": FFT, "method": FFT, "validation": watched, "stopped_reason": "given", "cost": None}
+    return {"name": FFT, "method": FFT, "validation": watched, "stopped_reason": StopReason.GIVEN, "cost": None}

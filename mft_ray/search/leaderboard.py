@@ -9,7 +9,7 @@ from typing import Any
 from mft_ray.models.artifacts import drop_artifact
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
-from mft_ray.training.job import Evaluation, Outcome
+from mft_ray.training.job import Evaluation, Outcome, StopReason
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.verdict.test_looks import looks
 
@@ -85,15 +85,15 @@ def _row(config: Path, fft_score: float) -> dict[str, Any]:
         "score": None,
         "delta_fft": None,
         "watched": None,
-        "status": "failed" if error_path.exists() else "cancelled",
-        "stopped_reason": "failed" if error_path.exists() else "cancelled",
+        "status": StopReason.FAILED if error_path.exists() else StopReason.CANCELLED,
+        "stopped_reason": StopReason.FAILED if error_path.exists() else StopReason.CANCELLED,
         "seconds": None,
     }
     if outcome_path.exists():
         outcome = Outcome.load(outcome_path)
         best, last = outcome.best_evaluation, outcome.history[-1]
         row.update(
-            status="stopped" if outcome.stopped_reason != "completed" else "completed",
+            status="stopped" if outcome.stopped_reason != StopReason.COMPLETED else "completed",
             stopped_reason=outcome.stopped_reason,
             step=best.step if best else last.step,
             steps=last.step,

@@ -16,9 +16,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-METRIC = "best_score"
-RATIO = "ratio"
-TOTAL_STEPS = "total_steps"  # of a trial, at most; the search may choose it
+from mft_ray.search.trial_report import METRIC, RATIO, Ended, ended, from_tune
+from mft_ray.training.job import StopReason
+
 STUDY_NAME = "mft_ray"
 # Attributes of Optuna's trials, for whoever looks at the study.
 TRIAL_ID, STOPPED_REASON, VALUE_IS = "trial_id", "stopped_reason", "value_is"
@@ -51,28 +51,25 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an intermediate value, unless the mask is still being annealed and has none."""
-        value = result.get(METRIC)
-        # With two objectives Optuna takes no intermediate values. A trial's closing result repeats its last evaluation.
-        if len(self._ot_study.directions) > 1:
+        report = from_tune(result)
+        # With two objectives Optuna takes no intermediate values. A trial's closing report repeats its last evaluation.
+        if len(self._ot_study.directions) > 1 or isinstance(report, Ended):
             return
-        if value is not None and math.isfinite(value) and "stopped_reason" not in result:
+        if math.isfinite(report.best):
             # As in `on_trial_complete`.
             with suppress(optuna.exceptions.UpdateFinishedTrialError):
                 # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
-                self._ot_trials[trial_id].report(value, result["step"])
+                self._ot_trials[trial_id].report(report.best, report.evaluation.step)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended."""
         if trial_id in self._completed_trials:
             return
-        told = result or {}
-        trial = self._ot_trials[trial_id]
-        # Without a reason it is Tune that ended it.
-        reason = "failed" if error or not told else told.get("stopped_reason", "pruned")
-        values, what = self._values(trial_id, told, reason)
+        report, trial = ended(result, error), self._ot_trials[trial_id]
+        values, what = self._values(trial_id, report)
         # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            for name, attribute in ((TRIAL_ID, trial_id), (STOPPED_REASON, reason), (VALUE_IS, what)):
+            for name, attribute in ((TRIAL_ID, trial_id), (STOPPED_REASON, str(report.reason)), (VALUE_IS, what)):
                 trial.set_user_attr(name, attribute)
         state = TrialState.COMPLETE if values else TrialState.FAIL
         self._ot_study.tell(trial, values, state=state, skip_if_finished=True)
@@ -80,14 +77,14 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if self.keep:
             self.keep()
 
-    def _values(self, trial_id: str, told: dict[str, Any], reason: str) -> tuple[list[float] | None, str]:
+    def _values(self, trial_id: str, report: Ended) -> tuple[list[float] | None, str]:
         """Return what a trial is worth to a sampler, and what that is; None if nothing can be learned from it."""
         objectives = len(self._ot_study.directions)
-        ratio = told.get(RATIO, math.nan)
-        values = [told.get(METRIC), ratio][:objectives]
-        if reason != "failed" and all(value is not None and math.isfinite(value) for value in values):
+        ratio = report.ratio
+        values = [report.best, ratio][:objectives]
+        if report.reason != StopReason.FAILED and all(map(math.isfinite, values)):
             return values, "its best score"
-        if not told.get("diverged"):
+        if not report.diverged:
             return None, "none"
         worst = self._worst_score()
         # It may have diverged before its first evaluation.

@@ -25,12 +25,12 @@ from mft_ray.search.leaderboard import write_results
 from mft_ray.search.progress import TrialProgress
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
-from mft_ray.search.winner import BEST_MODEL, keep_winner
 from mft_ray.training.methods.recipes import recipe
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.console import say
 from mft_ray.utils.formatting import unit
 from mft_ray.verdict.judge import judge_winner
+from mft_ray.verdict.winner import BEST_MODEL, keep_winner
 
 
 def search(config: Config | None, resume: str | None = None, look_again: bool = False) -> RunFolder:

@@ -15,9 +15,10 @@ from mft_ray.config import EvaluationConfig, load_config
 from mft_ray.errors import told
 from mft_ray.runs.folder import RunFolder
 from mft_ray.search.budget import Budget
-from mft_ray.search.optuna_search import METRIC, TOTAL_STEPS
 from mft_ray.search.repeated_errors import RepeatedErrors
 from mft_ray.search.restarts import Notices
+from mft_ray.search.trial_report import Ended, ended, from_tune
+from mft_ray.training.job import StopReason
 from mft_ray.utils.console import say
 from mft_ray.utils.files import read_json, write_json, write_text
 from mft_ray.utils.formatting import duration, unit
@@ -117,16 +118,18 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Say how a trial stands against FFT."""
         self._tell_notices(trials, trial)
-        if "stopped_reason" in result:
+        report = from_tune(result)
+        if isinstance(report, Ended):
             return
-        if result.get("note"):
-            say(f"{self._name(trials, trial)}: {result['note']}")
-        self.budget.note(trial.trial_id, result["tokens"])
-        note = "" if result["eligible"] else f" (ratio still {result['ratio']:.3f})"
-        left, steps = self._time_left(trials), result.get(TOTAL_STEPS, self.steps)
+        now = report.evaluation
+        if now.note:
+            say(f"{self._name(trials, trial)}: {now.note}")
+        self.budget.note(trial.trial_id, now.tokens)
+        note = "" if now.eligible else f" (ratio still {now.ratio:.3f})"
         say(
-            f"{self._name(trials, trial)} step {result['step']}/{steps}: {self.unit.score(result['score'])}, "
-            f"{self.unit.delta(result['score'] - self.fft_watched)} against FFT{note}{left}"
+            f"{self._name(trials, trial)} step {now.step}/{report.total_steps or self.steps}: "
+            f"{self.unit.score(now.score)}, {self.unit.delta(now.score - self.fft_watched)} against FFT{note}"
+            f"{self._time_left(trials)}"
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -135,15 +138,14 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
-        last = trial.last_result or {}
-        best, reason = last.get(METRIC, math.nan), last.get("stopped_reason", "pruned")
-        if reason == "failed":
+        report = ended(trial.last_result)
+        if report.reason == StopReason.FAILED:
             self.on_trial_error(iteration, trials, trial)
             return
         self._note_end(trial)
-        result = f"best {self.decides.score(best)}, {self.decides.delta(best - self.fft_score)} against FFT"
-        shown = result if math.isfinite(best) else "no score"
-        say(f"{self._name(trials, trial)} ends ({reason}): {shown}{self._time_left(trials)}")
+        result = f"best {self.decides.score(report.best)}, {self.decides.delta(report.best - self.fft_score)}"
+        shown = f"{result} against FFT" if math.isfinite(report.best) else "no score"
+        say(f"{self._name(trials, trial)} ends ({report.reason}): {shown}{self._time_left(trials)}")
         self.after_each()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

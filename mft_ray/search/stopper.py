@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import ray.tune
 
-from mft_ray.search.optuna_search import TOTAL_STEPS
+from mft_ray.search.trial_report import Ended, from_tune
 from mft_ray.training.job import Evaluation, StopRule
 
 
@@ -27,14 +26,15 @@ class Backstop(ray.tune.Stopper):  # type: ignore[misc]
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Say whether a trial is to end with this result."""
-        if "stopped_reason" in result:
+        report = from_tune(result)
+        if isinstance(report, Ended):
             self._histories.pop(trial_id, None)
             return False
-        evaluation = Evaluation(**{field.name: result[field.name] for field in fields(Evaluation)})
+        evaluation = report.evaluation
         # A trial that was started anew goes on from its last checkpoint.
         before = [earlier for earlier in self._histories.get(trial_id, []) if earlier.step < evaluation.step]
         self._histories[trial_id] = [*before, evaluation]
-        return bool(before) and self._over(before, result.get(TOTAL_STEPS, self.total_steps))
+        return bool(before) and self._over(before, report.total_steps or self.total_steps)
 
     def stop_all(self) -> bool:
         """Never end the whole search: the budget does."""

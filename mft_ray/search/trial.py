@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
 from mft_ray.search.budget import spent
-from mft_ray.search.optuna_search import METRIC, RATIO, TOTAL_STEPS
 from mft_ray.search.restarts import note_restart
+from mft_ray.search.trial_report import Ended, Evaluated
 from mft_ray.training.checkpoint import drop_checkpoints
-from mft_ray.training.job import Evaluation, Outcome, Restart, TrainJob, best_index, read_step
+from mft_ray.training.job import Evaluation, Outcome, Restart, StopReason, TrainJob, best_index, read_step
 from mft_ray.training.methods.recipes import train_job
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.files import write_json
@@ -104,26 +104,20 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             while isinstance(event := self._group.next(self._out_of_budget), Restart):
                 note_restart(self._out, event.reason)
         except GivenUp:
-            return self._ended_where_it_is()
+            return self._ended_where_it_is().to_tune()
         except RunFailed as error:
             # No error of Tune's: that would end this actor, and the workers are as good as before.
             keep_traceback(error, self._out / TRACEBACK)
             write_json(self._out / "error.json", {"error": str(error), "raised": error.raised})
             drop_checkpoints(self._out / "checkpoints")
-            diverged = isinstance(error, Diverged)
-            ended = {METRIC: math.nan, "diverged": diverged, "stopped_reason": "failed", "done": True}
-            last = asdict(self._history[-1]) if self._history else {}
-            return {RATIO: math.nan, **last, **ended}
+            last = self._history[-1] if self._history else None
+            return Ended(StopReason.FAILED, math.nan, last, isinstance(error, Diverged)).to_tune()
         if isinstance(event, Evaluation):
             self._history = [*(each for each in self._history if each.step < event.step), event]
-            return {**asdict(event), METRIC: self._best(), TOTAL_STEPS: self._steps}
+            return Evaluated(event, self._best(), self._steps).to_tune()
         assert isinstance(event, Outcome)
-        return {
-            **asdict(event.history[-1]),
-            METRIC: math.nan if event.score is None else event.score,
-            "stopped_reason": event.stopped_reason,
-            "done": True,
-        }
+        score = math.nan if event.score is None else event.score
+        return Ended(event.stopped_reason, score, event.history[-1]).to_tune()
 
     def cleanup(self) -> None:
         """Send the workers home."""
@@ -156,16 +150,15 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
             self._group.break_off()
         return now - self._spent_since > self._plan.config.search.budget.grace_minutes * 60
 
-    def _ended_where_it_is(self) -> dict[str, Any]:
+    def _ended_where_it_is(self) -> Ended:
         """Leave the outcome that the workers could not write, as far as this process has seen it."""
         drop_checkpoints(self._out / "checkpoints")
-        ended = {"stopped_reason": "cancelled", "done": True}
         if not self._history:
-            return {RATIO: math.nan, METRIC: math.nan, **ended}
+            return Ended(StopReason.CANCELLED)
         # What is kept is the best of all evaluations: another driver, or the workers after their last word, may have
         # seen one that is not in this history.
         seen = read_step(self._out) == self._history[-1].step and self._history[0].step == 0
         best = best_index(self._history) if seen else None
         score = None if best is None or math.isnan(self._best()) else self._best()
-        Outcome("cancelled", self._history, best, score).save(self._out / "outcome.json")
-        return {**asdict(self._history[-1]), METRIC: math.nan if score is None else score, **ended}
+        Outcome(StopReason.CANCELLED, self._history, best, score).save(self._out / "outcome.json")
+        return Ended(StopReason.CANCELLED, math.nan if score is None else score, self._history[-1])

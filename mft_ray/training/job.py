@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +52,7 @@ class TrainJob:
         if self.mask is not None and self.lora is not None:
             raise ValueError("a job trains a mask or an adapter, not both")
         if self.train.epochs is not None:
-            raise ValueError("epochs must have been turned into steps: preparation.in_steps")
+            raise ValueError("epochs must have been turned into steps: runs.prepare.in_steps")
 
     @property
     def frozen(self) -> bool:
@@ -160,6 +161,30 @@ class Sizes:
         return self if limit is None else Sizes(min(self.training, limit.training), min(self.scoring, limit.scoring))
 
 
+class StopReason(StrEnum):
+    """Why a run ended, as ``stopped_reason`` in every file says it.
+
+    Attributes:
+        COMPLETED: its steps, or its tokens, were used up.
+        BELOW_FFT: it would surely have ended below FFT.
+        PLATEAU: it no longer improved.
+        TARGET: it was ahead of FFT by as much as was asked for.
+        PRUNED: Tune ended it.
+        FAILED: it raised an error, or its process died more often than it may.
+        CANCELLED: the budget was spent, or a person ended the search.
+        GIVEN: it was never trained here: a fine-tuned model was given.
+    """
+
+    COMPLETED = "completed"
+    BELOW_FFT = "below_fft"
+    PLATEAU = "plateau"
+    TARGET = "target"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    GIVEN = "given"
+
+
 @dataclass(frozen=True)
 class Restart:
     """A worker of a job has failed, for this reason; the group is started anew and goes on from a checkpoint."""
@@ -226,8 +251,8 @@ class Cost:
 class StopRule(Protocol):
     """Decides after each evaluation whether a run goes on. Picklable, and the same on every worker."""
 
-    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
-        """Return a stopped_reason, or None to go on."""
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> StopReason | None:
+        """Return why the run ends, or None to go on."""
 
 
 @dataclass
@@ -235,14 +260,14 @@ class Outcome:
     """What a finished run says of itself.
 
     Attributes:
-        stopped_reason: ``completed`` or what a stop rule gave.
+        stopped_reason: why it ended.
         best: index into history of the best eligible evaluation; None if there was none.
         score: of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored by
             the metric that training is watched by.
         cost: of the whole run.
     """
 
-    stopped_reason: str
+    stopped_reason: StopReason
     history: list[Evaluation] = field(default_factory=list)
     best: int | None = None
     score: float | None = None
@@ -270,7 +295,7 @@ class Outcome:
     def _read(cls, content: Any) -> Outcome:
         cost = content.get("cost")  # runs of earlier versions did not count it
         outcome = cls(
-            content["stopped_reason"],
+            StopReason(content["stopped_reason"]),
             read_history(content["history"]),
             content["best"],
             content["score"],

@@ -27,7 +27,7 @@ from mft_ray.training.engine import build_engine
 from mft_ray.training.flops import Flops
 from mft_ray.training.footprint import Sized, training_sizes
 from mft_ray.training.heartbeat import Alive, unheard
-from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopRule, TrainJob, best_index
+from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopReason, StopRule, TrainJob, best_index
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
 from mft_ray.utils.files import write_json
@@ -145,7 +145,7 @@ class Trainer:
             if self.step % self.job.train.eval_every == 0 or self._exhausted():
                 return
 
-    def evaluate(self, report: Report | None = None) -> str | None:
+    def evaluate(self, report: Report | None = None) -> StopReason | None:
         """Score this state on validation, add it to the history, and keep it if it is the best.
 
         Returns:
@@ -177,16 +177,16 @@ class Trainer:
         if self.rank == 0:
             progress = {"steps": self.job.train.steps, **asdict(evaluation)}
             write_json(Path(self.job.out) / "progress.json", progress)
-        return "cancelled" if report and report(evaluation) else None
+        return StopReason.CANCELLED if report and report(evaluation) else None
 
-    def finished(self, stop: StopRule | None) -> str | None:
+    def finished(self, stop: StopRule | None) -> StopReason | None:
         """Return why the run ends now, or None."""
         reason = stop(self.history, self.job.train.steps) if stop else None
-        return "completed" if reason is None and self._exhausted() else reason
+        return StopReason.COMPLETED if reason is None and self._exhausted() else reason
 
-    def nothing_to_do(self) -> str | None:
+    def nothing_to_do(self) -> StopReason | None:
         """Return ``completed`` for a run of no steps."""
-        return "completed" if self.job.train.steps == 0 else None
+        return StopReason.COMPLETED if self.job.train.steps == 0 else None
 
     def checkpoint(self) -> None:
         """Write a checkpoint, if one is due."""
@@ -194,7 +194,7 @@ class Trainer:
             self.alive("writes a checkpoint")
             save_checkpoint(self.engine, Path(self.job.out) / "checkpoints", self.history)
 
-    def close(self, reason: str) -> Outcome:
+    def close(self, reason: StopReason) -> Outcome:
         """Write the outcome and drop the checkpoints."""
         self.alive("ends its job")
         dist.barrier()
@@ -215,7 +215,7 @@ class Trainer:
             return None
         if evaluation.metric == evaluation.watched:
             return best.score
-        if not self.job.decides or outcome.stopped_reason in ("below_fft", "cancelled"):
+        if not self.job.decides or outcome.stopped_reason in (StopReason.BELOW_FFT, StopReason.CANCELLED):
             return None
         self.method.recall(Path(self.job.out))
         values = self._validation_values(evaluation.metric)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from mft_ray.config import StopConfig
-from mft_ray.training.job import Evaluation
+from mft_ray.training.job import Evaluation, StopReason
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Patience:
 
     evaluations: int | None
 
-    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> StopReason | None:
         """Return ``plateau`` or None."""
-        return "plateau" if _stale(history, self.evaluations) else None
+        return StopReason.PLATEAU if _stale(history, self.evaluations) else None
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AgainstFft:
 
     settings: StopConfig
 
-    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> StopReason | None:
         """Return ``below_fft``, ``plateau``, ``target`` or None. A mask still being annealed is not judged."""
         eligible = [evaluation for evaluation in history if evaluation.eligible]
         if not eligible:
@@ -43,12 +43,12 @@ class AgainstFft:
         settings, last = self.settings, eligible[-1]
         noise = NormalDist().inv_cdf(settings.confidence) * last.delta_error
         if settings.target is not None and last.delta - noise >= settings.target:
-            return "target"
+            return StopReason.TARGET
         best = max(evaluation.delta for evaluation in eligible)
         past_grace = last.step >= settings.grace * total_steps
         if settings.below_fft and past_grace and max(best, projected(eligible, total_steps)) + noise < 0:
-            return "below_fft"
-        return "plateau" if _still(eligible, settings.plateau) else None
+            return StopReason.BELOW_FFT
+        return StopReason.PLATEAU if _still(eligible, settings.plateau) else None
 
 
 def projected(history: Sequence[Evaluation], total_steps: int) -> float:

@@ -12,7 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mft_ray.runs.study_storage import new_storage
 from mft_ray.search.more_trials import continue_search
-from mft_ray.search.optuna_search import METRIC, RATIO, STUDY_NAME, StudySearch, build_search
+from mft_ray.search.optuna_search import STUDY_NAME, StudySearch, build_search
+from mft_ray.search.trial_report import Ended
+from mft_ray.training.job import Evaluation, StopReason
 
 SPACE = {"ratio": FloatDistribution(0.0, 0.5), "init": CategoricalDistribution(["normal", "magnitude"])}
 POINTS = [{"ratio": 0.1, "init": "normal"}, {"ratio": 0.4, "init": "magnitude"}]
@@ -32,9 +34,8 @@ def run(search: StudySearch, *names: str) -> list[dict[str, Any]]:
     for name in names:
         point = search.suggest(name)
         assert isinstance(point, dict)
-        search.on_trial_complete(
-            name, {METRIC: -abs(point["ratio"] - 0.3), RATIO: point["ratio"], "stopped_reason": "completed"}
-        )
+        last = Evaluation(10, 0.5, 0.01, 640, 10.0, 0.1, point["ratio"], True)
+        search.on_trial_complete(name, Ended(StopReason.COMPLETED, -abs(point["ratio"] - 0.3), last).to_tune())
         points.append(point)
     return points
 

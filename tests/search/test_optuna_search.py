@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from mft_ray.runs.study_storage import new_storage, open_storage
-from mft_ray.search.optuna_search import METRIC, RATIO, STUDY_NAME, StudySearch, build_search
+from mft_ray.search.optuna_search import STUDY_NAME, StudySearch, build_search
+from mft_ray.search.trial_report import Ended, Evaluated
+from mft_ray.training.job import Evaluation, StopReason
 
 SPACE = {"ratio": FloatDistribution(0.0, 0.5), "init": CategoricalDistribution(["normal", "magnitude"])}
 PRESET = {"ratio": 0.1, "init": "normal"}
@@ -53,13 +55,19 @@ def _trials(path: Path) -> list[FrozenTrial]:
     return optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}").trials
 
 
+def _evaluation(step: int, ratio: float = 0.0) -> Evaluation:
+    return Evaluation(step, 0.5, 0.01, 64 * step, float(step), 0.1, ratio, True)
+
+
 def _report(search: StudySearch, trial: str, *values: float) -> None:
     for step, value in enumerate(values):
-        search.on_trial_result(trial, {METRIC: value, "step": 10 * step, "training_iteration": step + 1})
+        search.on_trial_result(
+            trial, Evaluated(_evaluation(10 * step), value).to_tune() | {"training_iteration": step + 1}
+        )
 
 
 def _end(search: StudySearch, trial: str, value: float | None, reason: str = "completed") -> None:
-    search.on_trial_complete(trial, {METRIC: value, "stopped_reason": reason})
+    search.on_trial_complete(trial, Ended(StopReason(reason), value, _evaluation(10)).to_tune())  # type: ignore[arg-type]
 
 
 def test_points_are_tried_first_in_their_order(path):
@@ -94,7 +102,7 @@ def test_however_a_trial_ended_its_best_score_is_told(path, reason):
 
 
 def _diverge(search: StudySearch, trial: str) -> None:
-    search.on_trial_complete(trial, {METRIC: math.nan, RATIO: math.nan, "stopped_reason": "failed", "diverged": True})
+    search.on_trial_complete(trial, Ended(StopReason.FAILED, diverged=True).to_tune())
 
 
 def test_a_trial_that_diverged_is_told_the_worst_that_another_one_ended_with(path):
@@ -149,7 +157,7 @@ def test_a_failed_trial_is_told_and_the_search_goes_on(path):
     search.on_trial_complete("a", None, error=True)
     search.suggest("b")
     _report(search, "b", 0.3)
-    search.on_trial_complete("b", {METRIC: 0.3}, error=True)
+    search.on_trial_complete("b", Evaluated(_evaluation(10), 0.3).to_tune(), error=True)
     assert [trial.state for trial in _trials(path)] == [TrialState.FAIL] * 2
     assert search.suggest("c")
 
@@ -176,7 +184,7 @@ def test_the_closing_result_is_not_reported_twice(path, recwarn):
     search = _search(path)
     search.suggest("a")
     _report(search, "a", 0.3, 0.5)
-    search.on_trial_result("a", {METRIC: 0.5, "step": 10, "stopped_reason": "completed"})
+    search.on_trial_result("a", Ended(StopReason.COMPLETED, 0.5, _evaluation(10)).to_tune())
     _end(search, "a", 0.5)
     _end(search, "a", 0.5)  # Tune may say so twice
     assert _trials(path)[0].intermediate_values == {0: 0.3, 10: 0.5}
@@ -248,7 +256,7 @@ def test_a_trial_that_ended_after_the_last_snapshot_ends_again_without_harm(path
     search.suggest("a")
     search.save(str(snapshot))
     _report(search, "a", 0.3)
-    search.on_trial_complete("a", {METRIC: 0.3, "stopped_reason": "completed"}, error=error)
+    search.on_trial_complete("a", Ended(StopReason.COMPLETED, 0.3, _evaluation(0)).to_tune(), error=error)
     again = _restored(path, snapshot)
     _report(again, "a", 0.3, 0.4)
     _end(again, "a", 0.4)
@@ -296,13 +304,11 @@ def test_two_objectives_are_both_told_and_searched(sampler, path):
     for index in range(6):
         ratio = search.suggest(f"{index}")["ratio"]
         _report(search, f"{index}", 0.5)  # Optuna takes none, and none is a mistake
-        search.on_trial_complete(f"{index}", {METRIC: 1 - ratio, RATIO: ratio, "stopped_reason": "completed"})
+        search.on_trial_complete(f"{index}", Ended(StopReason.COMPLETED, 1 - ratio, _evaluation(10, ratio)).to_tune())
     search.suggest("stopped")
-    search.on_trial_complete("stopped", {METRIC: 0.1, RATIO: 0.2, "stopped_reason": "below_fft"})
+    search.on_trial_complete("stopped", Ended(StopReason.BELOW_FFT, 0.1, _evaluation(10, 0.2)).to_tune())
     search.suggest("diverged")
-    search.on_trial_complete(
-        "diverged", {METRIC: math.nan, RATIO: math.nan, "stopped_reason": "failed", "diverged": True}
-    )
+    _diverge(search, "diverged")
     *complete, stopped, diverged = _trials(path)
     assert all(trial.values == [1 - trial.params["ratio"], trial.params["ratio"]] for trial in complete)
     assert stopped.values == [0.1, 0.2]
@@ -316,7 +322,7 @@ def test_two_objectives_are_both_told_and_searched(sampler, path):
 def test_a_trial_that_tune_ended_is_told_as_any(path):
     search = _search(path)
     search.suggest("a")
-    search.on_trial_complete("a", {METRIC: 0.5, "step": 10})
+    search.on_trial_complete("a", Evaluated(_evaluation(10), 0.5).to_tune())
     (trial,) = _trials(path)
     assert (trial.state, trial.value, trial.user_attrs["stopped_reason"]) == (TrialState.COMPLETE, 0.5, "pruned")
 

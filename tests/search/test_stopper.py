@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
 from typing import Any
 
 from mft_ray.config import StopConfig
 from mft_ray.search.stopper import Backstop
-from mft_ray.training.job import Evaluation
+from mft_ray.search.trial_report import Ended, Evaluated
+from mft_ray.training.job import Evaluation, StopReason
 from mft_ray.training.stopping import AgainstFft
 
 
 def result(step: int, delta: float) -> dict[str, Any]:
     evaluation = Evaluation(step, 0.5 + delta, 0.01, step, step, 0.1, 0.1, True, delta, 0.001)
-    return {**asdict(evaluation), "training_iteration": 1, "trial_id": "a"}
+    return {**Evaluated(evaluation, 0.5 + delta).to_tune(), "training_iteration": 1, "trial_id": "a"}
 
 
 def backstop() -> Backstop:
@@ -24,7 +24,7 @@ def backstop() -> Backstop:
 def test_a_trial_that_its_workers_ended_is_none_of_its_business() -> None:
     stop = backstop()
     assert not any(stop("a", result(step, 0.0)) for step in (0, 10, 20))
-    assert not stop("a", {"stopped_reason": "plateau"})
+    assert not stop("a", Ended(StopReason.PLATEAU, 0.5).to_tune())
     assert not stop.stop_all()
 
 

@@ -25,7 +25,7 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Baseline, Curves, Differences, Leaderboard, Trial, Verdict
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
 from mft_ray.runs.study_storage import sound
-from mft_ray.training.job import Cost, Evaluation, Outcome
+from mft_ray.training.job import Cost, Evaluation, Outcome, StopReason
 from mft_ray.utils.console import say
 from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write_json
 
@@ -271,7 +271,7 @@ class _Mender:
 def _outcome(row: Trial, curves: Curves) -> Outcome | None:
     """Return how a trial ended as the leaderboard and its curve have it; None if they do not say."""
     points = curves.trials.get(row.trial_id)
-    if row.status not in ("completed", "stopped") or not row.stopped_reason or not points:
+    if row.status not in ("completed", "stopped") or row.stopped_reason not in set(StopReason) or not points:
         return None
     nan = float("nan")
     history = [
@@ -291,7 +291,7 @@ def _outcome(row: Trial, curves: Curves) -> Outcome | None:
     best = next((place for place, point in enumerate(points) if point.step == row.step), None)
     cost = (row.model_extra or {}).get("cost")
     known = Cost(**cost) if isinstance(cost, dict) and cost.keys() == _COST.keys() else None
-    return Outcome(row.stopped_reason, history, best if watched is not None else None, row.score, known)
+    return Outcome(StopReason(row.stopped_reason), history, best if watched is not None else None, row.score, known)
 
 
 # Of Tune's states of an experiment, whatever their names end in.
