@@ -28,6 +28,7 @@ import numpy as np
 from keep_run import machine
 
 from mft_ray.evaluation.statistics import interval
+from mft_ray.runs.records import Verdict
 from mft_ray.verdict.decision import Evidence, Rules, judge
 
 GAIN = 0.02
@@ -94,12 +95,12 @@ def simulate(case: Case, searches: int, seed: int = 0) -> Found:
     """Simulate searches of one kind."""
     rng = np.random.default_rng(seed)
     verdicts = [_search(case, rng) for _ in range(searches)]
-    claims = [float(verdict["beats_fft"]) for verdict in verdicts]
-    better = sum(verdict["better_than_fft"] for verdict in verdicts) / searches
+    claims = [float(verdict.beats_fft) for verdict in verdicts]
+    better = sum(verdict.better_than_fft for verdict in verdicts) / searches
     return Found(case, searches, better, sum(claims) / searches, interval(claims, binary=True))
 
 
-def _search(case: Case, rng: np.random.Generator) -> dict[str, bool]:
+def _search(case: Case, rng: np.random.Generator) -> Verdict:
     gains = np.zeros(case.trials)
     if case.gain != "none":
         gains[: case.trials if case.gain == "all" else 1] = GAIN

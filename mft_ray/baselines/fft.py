@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +17,10 @@ from mft_ray.errors import RunFailed
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import depth, fingerprint
 from mft_ray.models.loading import load_model
+from mft_ray.runs import records
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import FftScores, Measured, SplitScore
 from mft_ray.runs.scores import Subject, score, scores_file
 from mft_ray.training.job import Outcome, StopReason, TrainJob
 from mft_ray.training.methods.recipes import train_job
@@ -85,10 +87,10 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
     kept = folder.work / "baseline.json"
     if kept.exists():
         return read_json(kept, _baseline)
-    model, record = start, {"stopped": StopReason.GIVEN}
+    model, trained = start, Measured(stopped=StopReason.GIVEN)
     if not config.fft.given:
         outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
-        model, record = str(folder.fft / "best"), _describe(outcome)
+        model, trained = str(folder.fft / "best"), described(outcome)
     subject = Subject("fft", model)
     metric, watched = config.evaluation.metric, config.evaluation.watched
     values = score(group, subject, "validation", config, folder)
@@ -104,17 +106,14 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
         str(scores_file(folder, subject, "validation", watched)),
         config.model.before if config.fft.given else start,
     )
-    summary = {"score": baseline.score, "n": len(values), "standard_error": baseline.standard_error}
-    public: dict[str, Any] = {"method": "fft", "metric": metric, "validation": summary, "model": model, **record}
+    known = trained.model_dump(exclude_unset=True, exclude={"method", "metric", "validation"})
+    public = records.Baseline(method="fft", metric=metric, validation=_on_validation(values), model=model, **known)
     if watched != metric:
-        public["watched"] = {
-            "metric": watched,
-            "validation": {"score": baseline.watched, "n": len(during), "standard_error": standard_error(during)},
-        }
+        public.watched = FftScores(metric=watched, validation=_on_validation(during))
     if folder.baseline.exists():  # what was judged by it stays, where only our own record of it was damaged
-        before = read_json(folder.baseline, dict)
-        public |= {name: before[name] for name in ("test", "continued") if name in before}
-    write_json(folder.baseline, public)
+        before = records.Baseline.load(folder.baseline)
+        public.test, public.continued = before.test, before.continued
+    public.save(folder.baseline)
     write_json(kept, asdict(baseline))
     return baseline
 
@@ -211,12 +210,18 @@ def _train(
         raise error.again(reason) from error
 
 
-def _describe(outcome: Outcome) -> dict[str, Any]:
+def described(outcome: Outcome) -> Measured:
+    """Return what is said of a training in ``baseline.json``, beside its scores."""
     best, last = outcome.best_evaluation, outcome.history[-1]
-    return {
-        "stopped": outcome.stopped_reason,
-        "best_step": best.step if best else None,
-        "steps": last.step,
-        "tokens": last.tokens,
-        "seconds": last.seconds,
-    }
+    return Measured(
+        method="fft",
+        stopped=outcome.stopped_reason,
+        best_step=best.step if best else None,
+        steps=last.step,
+        tokens=last.tokens,
+        seconds=last.seconds,
+    )
+
+
+def _on_validation(values: Sequence[float]) -> SplitScore:
+    return SplitScore(score=sum(values) / len(values), n=len(values), standard_error=standard_error(values))

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from mft_ray.report import plotting
 from mft_ray.report.leaderboard import reason
 from mft_ray.report.plotting import CONTINUED, GAIN, INK, LOSS, UNSURE, WINNER, plain
-from mft_ray.runs.records import Interval, Run, Trial
+from mft_ray.runs.reading import Run
+from mft_ray.runs.records import Interval, Trial
 from mft_ray.utils import formatting as units
 
 REASON_COLOURS = {

@@ -16,7 +16,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mft_ray.report import figures, leaderboard, verdict
-from mft_ray.runs.records import Baseline, Measured, Run, Trial, read
+from mft_ray.runs.reading import Run, read
+from mft_ray.runs.records import Baseline, Measured, Trial
 from mft_ray.utils import formatting as units
 from mft_ray.utils.files import write_text
 

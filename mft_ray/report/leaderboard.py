@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mft_ray.runs.records import Run, Trial, read
+from mft_ray.runs.reading import Run, read
+from mft_ray.runs.records import Trial
 from mft_ray.utils import formatting as units
 
 KNOBS = ("ratio", "layers", "target", "init", "schedule", "lr")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import plotly.graph_objects as go
 
 from mft_ray.report.leaderboard import KNOBS, reason
-from mft_ray.runs.records import Point, Run, Trial
+from mft_ray.runs.reading import Run
+from mft_ray.runs.records import Point, Trial
 from mft_ray.utils import formatting as units
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"

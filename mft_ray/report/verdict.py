@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mft_ray.runs.records import Example, ExtraVerdict, Interval, Run, Verdict
+from mft_ray.runs.reading import Run
+from mft_ray.runs.records import Example, Interval, MetricComparison, Verdict
 from mft_ray.utils import formatting as units
 
 TESTS = {
@@ -69,7 +70,7 @@ def banner(run: Run) -> Banner:
         return Banner("yes", "Better than FFT", sentence)
     if verdict.better_than_fft:
         return Banner("partly", f"Better than FFT{_but(verdict)}", sentence)
-    if verdict.ci95[1] < 0:
+    if verdict.worse:
         return Banner("worse", "Worse than FFT", sentence)
     return Banner("no", "No gain shown", sentence)
 
@@ -149,7 +150,7 @@ def _judged(run: Run) -> list[tuple[str, str, str]]:
     return [*rows, winner]
 
 
-def _rows(others: list[ExtraVerdict]) -> list[tuple[str, ...]]:
+def _rows(others: list[MetricComparison]) -> list[tuple[str, ...]]:
     rows = []
     for other in others:
         unit = units.unit(other.metric)

@@ -1,23 +1,20 @@
-"""Typed readers of the files that a search leaves in its run folder."""
+"""The files of a run folder that others read, one model for each: its writer makes it, its readers get it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mft_ray.config import parse_config
-from mft_ray.config.parsing.yaml_text import read_yaml
-from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
 from mft_ray.errors import UserError
-from mft_ray.utils import formatting as units
-from mft_ray.utils.files import Damaged, read_json
+from mft_ray.evaluation.statistics import LEVEL
+from mft_ray.training.job import Cost
+from mft_ray.utils.files import read_json, write_json
 
-T = TypeVar("T", bound=BaseModel)
+# What the search, or a rival's, chose for a trial: values by short name or path of the setting.
+Params = dict[str, Any]
 
 
 def _finite(value: object) -> object:
@@ -32,7 +29,44 @@ Interval = tuple[float, float]
 class Record(BaseModel):
     """A part of a file; keys that are not known here are kept but not needed."""
 
-    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True, populate_by_name=True)
+
+    def content(self) -> dict[str, Any]:
+        """Return what is written, as JSON has it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class FileRecord(Record):
+    """A whole file.
+
+    Attributes:
+        SCHEMA: the newest version of the file that can be read; a file that says none is of the first.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    schema_version: int = Field(1, alias="schema")
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, self.content())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            Damaged: it is empty, half-written, or something else.
+            UserError: it is of a later version.
+        """
+        found = read_json(path, cls.model_validate)
+        if found.schema_version > cls.SCHEMA:
+            raise UserError(
+                f"{path} has schema {found.schema_version}, and this version of mft_ray reads {path.name} up to schema "
+                f"{cls.SCHEMA}. Use the version that wrote it, or a later one."
+            )
+        return found
 
 
 class SplitScore(Record):
@@ -46,6 +80,8 @@ class SplitScore(Record):
 class Measured(Record):
     """Scores of one model; either split may not have been judged yet."""
 
+    method: str | None = None
+    metric: str | None = None
     validation: SplitScore | None = None
     test: SplitScore | None = None
     standard_error: Score = None
@@ -56,16 +92,11 @@ class Measured(Record):
     seconds: Score = None
 
 
-class Baseline(Measured):
-    """baseline.json: the FFT model, and FFT continued for the winner's token budget.
-
-    ``watched`` is the same model by the metric that training was watched by, if that was not ``metric``.
-    """
+class FftScores(Measured):
+    """The FFT model by one metric."""
 
     metric: str
     validation: SplitScore
-    continued: Measured | None = None
-    watched: Baseline | None = None
 
     @property
     def error(self) -> float | None:
@@ -73,31 +104,50 @@ class Baseline(Measured):
         return self.validation.standard_error if self.standard_error is None else self.standard_error
 
 
+class Baseline(FftScores, FileRecord):
+    """baseline.json: the FFT model, and FFT continued for the winner's token budget.
+
+    ``watched`` is the same model by the metric that training was watched by, if that was not ``metric``.
+    """
+
+    model: str | None = None
+    continued: Measured | None = None
+    watched: FftScores | None = None
+
+
 class Trial(Record):
     """One line of leaderboard.json; ``score`` is its best on validation, at ``step``."""
 
     trial_id: str
-    config: dict[str, Any]
+    config: Params
     step: int | None = None
     score: Score = None
     delta_fft: Score = None
+    watched: Score = None
     status: str = ""
     stopped_reason: str | None = None
     seconds: Score = None
     steps: int | None = None
     tokens: int | None = None
+    cost: Cost | None = None
     error: str | None = None
     pareto: bool = False
 
+    @property
+    def ratio(self) -> float:
+        """How much the trial masks; a method without masks has nothing to choose between."""
+        return float(self.config.get("ratio", 0.0))
 
-class Leaderboard(Record):
+
+class Leaderboard(FileRecord):
     """leaderboard.json: every trial, best first."""
 
+    baseline: Baseline | None = None
     trials: list[Trial]
 
 
-class ExtraVerdict(Record):
-    """The same comparison by another metric."""
+class MetricComparison(Record):
+    """The winner against FFT by another metric, or on a benchmark task."""
 
     metric: str
     n: int
@@ -107,6 +157,9 @@ class ExtraVerdict(Record):
     delta: Score = None
     ci95: Interval | None = None
     p_value: Score = None
+    test: str | None = None
+    detectable: Score = None
+    p_holm: Score = None
     worse: bool = False
 
 
@@ -118,19 +171,29 @@ class Rival(Record):
     delta: float
     ci95: Interval
     p_value: float
+    beaten: bool | None = None
 
 
 class Spread(Record):
-    """A difference over seeds."""
+    """A difference over seeds: mean, standard deviation, and Student's 95% interval of the mean."""
 
     mean: float
     sd: float
     ci95: Interval
 
 
-class Seeds(Record):
-    """FFT, continued FFT and the winner with several seeds: their mean test scores, and the differences."""
+class SeedSpread(Record):
+    """FFT, continued FFT and the winner with several seeds: their mean test scores, and the differences.
 
+    Attributes:
+        n: number of seeds.
+        runs: for each seed the mean scores of ``fft``, ``mft`` and, if it could be run, ``continued``.
+        delta: difference to FFT.
+        delta_continued_fft: difference to continued FFT.
+        within_noise: whether one of the intervals holds zero.
+    """
+
+    n: int = 0
     runs: list[dict[str, float]]
     delta: Spread
     delta_continued_fft: Spread | None = None
@@ -146,42 +209,70 @@ class Selection(Record):
     trials: int
 
 
-class Verdict(Record):
+class TestLook(Record):
+    """One look at the test examples: for which trial, and when."""
+
+    __test__ = False  # no test of pytest's
+
+    trial_id: str
+    time: str
+
+
+class Verdict(FileRecord):
     """verdict.json: the winner against FFT and continued FFT on the untouched test split.
 
     ``not_run`` says what could not be run, and why: the verdict is then on what there is.
     """
 
+    method: str = "mft"
     metric: str
+    split: str = "test"
     n: int
+    sources: int | None = None
     fft: float
     mft: float
     delta: float
     ci95: Interval
     p_value: float
+    test: str | None = None
+    confidence: float = 0.95
     beats_fft: bool
-    trial_id: str
     better_than_fft: bool = False
+    worse_than_fft: bool | None = None
+    continued_fft: float | None = None
     delta_continued_fft: float | None = None
     ci95_continued_fft: Interval | None = None
     p_value_continued_fft: float | None = None
-    continued_fft: float | None = None
     beats_continued_fft: bool | None = None
-    confidence: float = 0.95
-    test: str | None = None
-    sentence: str | None = None
     rival: Rival | None = None
-    seeds: Seeds | None = None
-    selection: Selection | None = None
-    looks: list[dict[str, str]] = []
-    extra: list[ExtraVerdict] = []
-    other_tasks: list[ExtraVerdict] = []
+    detectable: Score = None
+    needed: int | None = None
+    seeds: SeedSpread | None = None
+    other_tasks: list[MetricComparison] = []
     not_run: dict[str, str] = {}
+    sentence: str | None = None
+    trial_id: str
+    selection: Selection | None = None
+    looks: list[TestLook] = []
+    extra: list[MetricComparison] = []
+
+    @property
+    def worse(self) -> bool:
+        """Whether the winner is worse than FFT beyond chance; an older file does not say so itself."""
+        if self.worse_than_fft is not None:
+            return self.worse_than_fft
+        return worse(self.ci95, self.p_value)
+
+
+def worse(ci95: Interval, p_value: float) -> bool:
+    """Say whether a loss is believed: interval and test must agree."""
+    return ci95[1] < 0 and p_value < LEVEL
 
 
 class Example(Record):
     """An example on which FFT and the winner differ; ``scores`` are of ``fft`` and ``mft``."""
 
+    index: int | None = None
     prompt: str
     answer: str | None = None
     fft: str
@@ -197,7 +288,7 @@ class Discordant(Record):
     examples: list[Example]
 
 
-class Differences(Record):
+class Differences(FileRecord):
     """work/discordant.json."""
 
     sets: list[Discordant] = []
@@ -211,158 +302,12 @@ class Point(Record):
     ratio: Score = None
     seconds: Score = None
     tokens: int | None = None
+    loss: Score = None
 
 
-class Curves(Record):
+class Curves(FileRecord):
     """curves.json: score against step of the FFT training, its continuation and each trial."""
 
     fft: list[Point] = []
     continued: list[Point] = []
     trials: dict[str, list[Point]] = {}
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that a run folder says so far; ``verdict`` is None while the search is unfinished.
-
-    Its configuration is the one that it was made with; ``changed`` says where ``config.yaml`` has other settings now.
-    """
-
-    folder: Path
-    baseline: Baseline
-    trials: list[Trial]
-    verdict: Verdict | None
-    curves: Curves
-    differences: Differences
-    config: dict[str, Any]
-    config_text: str
-    changed: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The run's name from its configuration, else its folder's."""
-        section = self.config.get("run")
-        name = section.get("name") if isinstance(section, dict) else None
-        return str(name or self.folder.resolve().name)
-
-    @property
-    def product(self) -> str:
-        """What its trials make: masks, unless another method is searched."""
-        section = self.config.get("search")
-        return units.product(section.get("method", "mft") if isinstance(section, dict) else "mft")
-
-    @property
-    def pareto_front(self) -> list[Trial]:
-        """Trials that no other one beats in score without removing fewer weights, lowest masking ratio first."""
-        return sorted((trial for trial in self.trials if trial.pareto), key=lambda trial: trial.config["ratio"])
-
-    @property
-    def seeks_front(self) -> bool:
-        """Whether the search looked for high masking ratios too."""
-        section = self.config.get("search")
-        return isinstance(section, dict) and section.get("objectives") == "score_and_ratio"
-
-    @property
-    def while_training(self) -> Run:
-        """The same run with the baseline by the metric that its curves are in."""
-        return replace(self, baseline=self.baseline.watched or self.baseline)
-
-    @property
-    def winner(self) -> Trial | None:
-        """The trial that was judged; without a verdict the best on validation so far."""
-        if self.verdict is not None:
-            return next((t for t in self.trials if t.trial_id == self.verdict.trial_id), None)
-        return next((t for t in self.trials if t.score is not None), None)
-
-
-def read(folder: Path) -> Run:
-    """Read a run folder.
-
-    The baseline and the leaderboard must be there; the verdict, the curves and the configuration may
-    be missing, as in a search that is still going.
-
-    Raises:
-        UserError: the folder or a needed file is missing, or a file is not what it should be.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no run folder {folder}. Give the folder that a search wrote, "
-            "such as runs/NAME-TIME, which holds baseline.json and leaderboard.json."
-        )
-    config, text, changed = _as_used(*_config(folder / "config.yaml"), folder / "work" / "settled.json")
-    return Run(
-        folder=folder,
-        baseline=_needed(folder / "baseline.json", Baseline, "once the FFT baseline is trained"),
-        trials=_needed(folder / "leaderboard.json", Leaderboard, "once its trials have ended").trials,
-        verdict=_optional(folder / "verdict.json", Verdict),
-        curves=_optional(folder / "curves.json", Curves) or Curves(),
-        differences=_optional(folder / "work" / "discordant.json", Differences) or Differences(),
-        config=config,
-        config_text=text,
-        changed=changed,
-    )
-
-
-def _needed(path: Path, kind: type[T], when: str) -> T:
-    record = _optional(path, kind)
-    if record is None:
-        raise UserError(
-            f"{path.parent} has no {path.name}. A search writes it {when}: give the folder of a search "
-            "that got that far, or wait for this one."
-        )
-    return record
-
-
-def _optional(path: Path, kind: type[T]) -> T | None:
-    try:
-        return read_json(path, kind.model_validate)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Give a run folder that can be read.") from None
-    except Damaged as error:
-        if not isinstance(error.__cause__, ValidationError):
-            raise UserError(
-                f"{error}. It must be the JSON file that the search wrote; resume the search to have it written again, "
-                "or give another run folder."
-            ) from None
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']}"
-            for item in error.__cause__.errors(include_url=False)[:3]
-        )
-        raise UserError(
-            f"{path} is not what a search writes ({problems}). Resume the search to have it written "
-            "again, or give another run folder."
-        ) from None
-
-
-def _config(path: Path) -> tuple[dict[str, Any], str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = read_yaml(text)
-    except FileNotFoundError:
-        return {}, ""
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}. It must be the YAML file that the search wrote; put it back "
-            "or give another run folder."
-        ) from None
-    return (tree if isinstance(tree, dict) else {}), text
-
-
-def _as_used(tree: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Return the configuration with the settings that the run's stages were made with, and what differs from them."""
-    recorded = read_settled(path)
-    if not recorded:
-        return tree, text, ()
-    try:
-        tree = parse_config(tree, "config.yaml").model_dump(mode="json")
-    except UserError as error:
-        used = nested(used_settings(recorded))
-        return used, yaml.safe_dump(used, sort_keys=False), (str(error),)
-    flat = flatten(tree)
-    found = differences(recorded, flat, defaults(tree))
-    if not found:
-        return tree, text, ()
-    used = nested(as_used(flat, found))
-    return used, yaml.safe_dump(used, sort_keys=False), tuple(map(str, found))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mft_ray.models.artifacts import drop_artifact
+from mft_ray.runs import records
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Curves, Leaderboard, Point, Trial
 from mft_ray.training.job import Evaluation, Outcome, StopReason
-from mft_ray.utils.files import read_json, write_json
+from mft_ray.utils.files import read_json
 from mft_ray.verdict.test_looks import looks
 
 
-def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict[str, Any]]:
-    """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's rows.
+def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[Trial]:
+    """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's trials.
 
     Trials that have only been scored by the metric that training is watched by come after those that have a score.
 
@@ -26,94 +27,69 @@ def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[dict
             of other ended ones are deleted.
     """
     _write_curves(folder)
-    rows = [_row(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
-    judged = {look["trial_id"] for look in looks(folder)}
-    rows.sort(key=lambda row: _rank(row, judged))
-    _mark_pareto_front(rows)
-    for row in rows[keep:]:
-        trial = folder.trial(row["trial_id"])
-        ended = (trial / "outcome.json").exists() or (trial / "error.json").exists()
-        if ended and trial.name not in judged:
-            drop_artifact(trial)
-    public = read_json(folder.baseline, dict)
-    write_json(folder.leaderboard, {"baseline": public, "trials": rows})
-    return rows
+    trials = [_trial(path, baseline.score) for path in sorted(folder.trials.glob("*/config.json"))]
+    judged = {look.trial_id for look in looks(folder)}
+    trials.sort(key=lambda trial: _rank(trial, judged))
+    _mark_pareto_front(trials)
+    for trial in trials[keep:]:
+        out = folder.trial(trial.trial_id)
+        ended = (out / "outcome.json").exists() or (out / "error.json").exists()
+        if ended and trial.trial_id not in judged:
+            drop_artifact(out)
+    Leaderboard(baseline=records.Baseline.load(folder.baseline), trials=trials).save(folder.leaderboard)
+    return trials
 
 
-def _rank(row: dict[str, Any], judged: set[str]) -> tuple[Any, ...]:
-    """Return what rows are sorted by. Of equals the first is what was judged: no other is better than that."""
-    scores = [(row[key] is None, -(row[key] or 0.0)) for key in ("score", "watched")]
-    return *scores, row["trial_id"] not in judged
+def _rank(trial: Trial, judged: set[str]) -> tuple[bool, float, bool, float, bool, str]:
+    """Return what trials are sorted by. Of equals the first is what was judged: no other is better than that."""
+    score, watched = trial.score, trial.watched
+    of_score, of_watched = (score is None, -(score or 0.0)), (watched is None, -(watched or 0.0))
+    return *of_score, *of_watched, trial.trial_id not in judged, trial.trial_id
 
 
-def _mark_pareto_front(rows: list[dict[str, Any]]) -> None:
+def _mark_pareto_front(trials: list[Trial]) -> None:
     """Mark the trials that no other one beats in score without removing fewer weights, or the reverse."""
-    for row in rows:
-        score, ratio = row["score"], _ratio(row)
-        row["pareto"] = score is not None and not any(
-            other["score"] >= score and _ratio(other) >= ratio and (other["score"], _ratio(other)) != (score, ratio)
-            for other in rows
-            if other["score"] is not None
+    scored = [(trial.score, trial.ratio) for trial in trials if trial.score is not None]
+    for trial in trials:
+        score, ratio = trial.score, trial.ratio
+        trial.pareto = score is not None and not any(
+            other >= score and its_ratio >= ratio and (other, its_ratio) != (score, ratio)
+            for other, its_ratio in scored
         )
-
-
-def _ratio(row: dict[str, Any]) -> float:
-    """Return how much a trial masks; a method without masks has nothing to choose between."""
-    return float(row["config"].get("ratio", 0.0))
 
 
 def _write_curves(folder: RunFolder) -> None:
-    trials = {path.parent.name: _curve(path) for path in sorted(folder.trials.glob("*/outcome.json"))}
-    curves = {
-        "fft": _curve(folder.fft / "outcome.json"),
-        "continued": _curve(folder.continued / "outcome.json"),
-        "trials": trials,
-    }
-    write_json(folder.curves, curves)
+    Curves(
+        fft=_curve(folder.fft / "outcome.json"),
+        continued=_curve(folder.continued / "outcome.json"),
+        trials={path.parent.name: _curve(path) for path in sorted(folder.trials.glob("*/outcome.json"))},
+    ).save(folder.curves)
 
 
-def _row(config: Path, fft_score: float) -> dict[str, Any]:
-    trial, outcome_path, error_path = (
-        config.parent,
-        config.with_name("outcome.json"),
-        config.with_name("error.json"),
-    )
-    row: dict[str, Any] = {
-        "trial_id": trial.name,
-        "config": read_json(config, dict),
-        "step": None,
-        "score": None,
-        "delta_fft": None,
-        "watched": None,
-        "status": StopReason.FAILED if error_path.exists() else StopReason.CANCELLED,
-        "stopped_reason": StopReason.FAILED if error_path.exists() else StopReason.CANCELLED,
-        "seconds": None,
-    }
+def _trial(config: Path, fft_score: float) -> Trial:
+    outcome_path, error_path = config.with_name("outcome.json"), config.with_name("error.json")
+    reason = StopReason.FAILED if error_path.exists() else StopReason.CANCELLED
+    trial = Trial(trial_id=config.parent.name, config=read_json(config, dict), status=reason, stopped_reason=reason)
     if outcome_path.exists():
         outcome = Outcome.load(outcome_path)
         best, last = outcome.best_evaluation, outcome.history[-1]
-        row.update(
-            status="stopped" if outcome.stopped_reason != StopReason.COMPLETED else "completed",
-            stopped_reason=outcome.stopped_reason,
-            step=best.step if best else last.step,
-            steps=last.step,
-            tokens=last.tokens,
-            seconds=last.seconds,
-            cost=asdict(outcome.cost) if outcome.cost else None,
-        )
+        completed = outcome.stopped_reason == StopReason.COMPLETED
+        trial.status, trial.stopped_reason = "completed" if completed else "stopped", outcome.stopped_reason
+        trial.step, trial.steps = best.step if best else last.step, last.step
+        trial.tokens, trial.seconds, trial.cost = last.tokens, last.seconds, outcome.cost
         if best:
-            row["watched"] = best.score
+            trial.watched = best.score
         if outcome.score is not None:
-            row.update(score=outcome.score, delta_fft=outcome.score - fft_score)
+            trial.score, trial.delta_fft = outcome.score, outcome.score - fft_score
     elif error_path.exists():
-        row["error"] = read_json(error_path, lambda content: str(content["error"]))
-    return row
+        trial.error = read_json(error_path, lambda content: str(content["error"]))
+    return trial
 
 
-def _curve(path: Path) -> list[dict[str, Any]]:
+def _curve(path: Path) -> list[Point]:
     return [_point(evaluation) for evaluation in Outcome.load(path).history] if path.exists() else []
 
 
-def _point(evaluation: Evaluation) -> dict[str, Any]:
+def _point(evaluation: Evaluation) -> Point:
     row = asdict(evaluation)
-    return {name: row[name] for name in ("step", "score", "ratio", "seconds", "tokens", "loss")}
+    return Point(**{name: row[name] for name in ("step", "score", "ratio", "seconds", "tokens", "loss")})

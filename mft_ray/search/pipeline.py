@@ -6,7 +6,6 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mft_ray.baselines.fft import fft_baseline, fft_workers
 from mft_ray.config import Config
@@ -17,6 +16,7 @@ from mft_ray.report.leaderboard import show
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
+from mft_ray.runs.records import Trial, Verdict
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.settled import begun_trials
 from mft_ray.search.budget import Budget
@@ -59,30 +59,30 @@ def _run(run: Session, look_again: bool) -> None:
         baseline = fft_baseline(group, config, folder, run.start)
     say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
-    rows = _searched(run, baseline)
-    if not rows or rows[0]["watched"] is None:
+    trials = _searched(run, baseline)
+    if not trials or trials[0].watched is None:
         render(folder.root)
         raise UserError(
             f"No trial of {folder.root} reached its masking ratio and a score, so there is nothing to judge: "
-            f"{_reasons(rows)}. See report.html there."
+            f"{_reasons(trials)}. See report.html there."
         )
     say("3/4 verdict: one look at the untouched test examples")
     for prefix, begun in (("fft.continued_lr", folder.continued), ("lora.", folder.rivals / "lora")):
         if prefix in run.settled.reopened:
             shutil.rmtree(begun, ignore_errors=True)  # what was begun with other settings is not gone on with
     run.settled.begin("verdict")
-    verdict = judge_winner(config, folder, baseline, run.start, rows, run.concurrent, look_again)
+    verdict = judge_winner(config, folder, baseline, run.start, trials, run.concurrent, look_again)
 
     say("4/4 mask, model and report")
-    [winner] = [row for row in rows if row["trial_id"] == verdict["trial_id"]]
-    keep_winner(folder, config, baseline, winner, verdict["sentence"])
+    [winner] = [trial for trial in trials if trial.trial_id == verdict.trial_id]
+    keep_winner(folder, config, baseline, winner, verdict.sentence or "")
     write_results(folder, baseline, config.search.keep)
     report = render(folder.root)
     _tell(folder, verdict, report)
 
 
-def _searched(run: Session, baseline: Baseline) -> list[dict[str, Any]]:
-    """Run the trials that there are to be; return the leaderboard's rows."""
+def _searched(run: Session, baseline: Baseline) -> list[Trial]:
+    """Run the trials that there are to be; return those of the leaderboard."""
     config, folder, search = run.config, run.folder, run.config.search
     steps = recipe(search.method, config).train.steps
     begun = begun_trials(folder)
@@ -108,7 +108,7 @@ def _searched(run: Session, baseline: Baseline) -> list[dict[str, Any]]:
     try:
         run_trials(plan, folder, baseline.depth, run.concurrent, progress)
     except (KeyboardInterrupt, RunFailed):
-        if any(row["watched"] is not None for row in keep_results()):
+        if any(trial.watched is not None for trial in keep_results()):
             say(f"report so far: {render(folder.root)}")
         raise
     if limit := Budget(search.budget, folder.work).reached():
@@ -118,14 +118,14 @@ def _searched(run: Session, baseline: Baseline) -> list[dict[str, Any]]:
     return keep_results()
 
 
-def _reasons(rows: list[dict[str, Any]]) -> str:
-    reasons = sorted({row.get("error") or row["stopped_reason"] for row in rows})
+def _reasons(trials: list[Trial]) -> str:
+    reasons = sorted({trial.error or str(trial.stopped_reason) for trial in trials})
     return "; ".join(reasons) or "no trial ran"
 
 
-def _tell(folder: RunFolder, verdict: dict[str, Any], report: Path) -> None:
+def _tell(folder: RunFolder, verdict: Verdict, report: Path) -> None:
     show(folder.root)
-    print(f"\n{verdict['sentence']}\n")
+    print(f"\n{verdict.sentence}\n")
     print(f"report  {report}")
     for label, path in (("mask", MASK), ("adapter", ADAPTER), ("model", BEST_MODEL)):
         if (folder.best / path).exists():

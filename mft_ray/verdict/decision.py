@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from mft_ray.evaluation.statistics import LEVEL, Paired, holm, paired, right_or_wrong
+from mft_ray.runs.records import MetricComparison, Rival, SeedSpread, Verdict, worse
 from mft_ray.utils.formatting import Unit, p_value, product, unit
 
 # What a verdict may have to do without, as ``not_run`` names it; rivals are "rival METHOD".
@@ -39,7 +40,7 @@ class Evidence:
         continued: continued FFT's; None if it was not run.
         rival: the best of other methods by validation, and its scores; None if none was run.
         method: that made the judged model.
-        seeds: what `mft_ray.verdict.seeds.spread` says; None if there is one seed.
+        seeds: what `mft_ray.verdict.seeds.spread` returned; None if there is one seed.
         other_tasks: rows of `warn`.
         earlier_looks: how often the test examples were looked at for other trials.
         not_run: what was wanted and could not be run, such as `CONTINUED`, and why.
@@ -51,8 +52,8 @@ class Evidence:
     continued: Sequence[float] | None = None
     rival: tuple[str, Sequence[float]] | None = None
     method: str = "mft"
-    seeds: dict[str, Any] | None = None
-    other_tasks: Sequence[dict[str, Any]] = ()
+    seeds: SeedSpread | None = None
+    other_tasks: Sequence[MetricComparison] = ()
     earlier_looks: int = 0
     not_run: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Evidence:
         return CONTINUED not in self.not_run and not (self.seeds is None and SEEDS in self.not_run)
 
 
-def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
+def judge(evidence: Evidence, rules: Rules) -> Verdict:
     """Say what the evidence shows.
 
     A difference is believed when the paired bootstrap interval lies on one side of zero and the paired test agrees
@@ -75,67 +76,68 @@ def judge(evidence: Evidence, rules: Rules) -> dict[str, Any]:
         rules: of the comparison.
 
     Returns:
-        The content of ``verdict.json``, but for what only the search knows.
+        The verdict, but for what only the search knows: which trial was judged, and how it was chosen.
     """
     fft = _versus(evidence.mft, evidence.fft, rules)
     continued = _versus(evidence.mft, evidence.continued, rules) if evidence.continued else None
     rival = _versus(evidence.mft, evidence.rival[1], rules) if evidence.rival else None
-    noise = bool(evidence.seeds and evidence.seeds["within_noise"])
-    return {
-        "method": evidence.method,
-        "metric": evidence.metric,
-        "split": "test",
-        "n": fft.n,
-        "sources": fft.sources,
-        "fft": fft.baseline,
-        "mft": fft.candidate,
-        "delta": fft.delta,
-        "ci95": list(fft.ci95),
-        "p_value": fft.p_value,
-        "test": fft.test,
-        "confidence": 0.95,
-        "beats_fft": better(fft) and (continued is None or better(continued)) and not noise and evidence.complete,
-        "better_than_fft": better(fft),
-        "continued_fft": continued.baseline if continued else None,
-        "delta_continued_fft": continued.delta if continued else None,
-        "ci95_continued_fft": list(continued.ci95) if continued else None,
-        "p_value_continued_fft": continued.p_value if continued else None,
-        "beats_continued_fft": better(continued) if continued else None,
-        "rival": _rival(evidence.rival[0], rival) if evidence.rival and rival else None,
-        "detectable": fft.detectable,
-        "needed": fft.needed,
-        "seeds": evidence.seeds,
-        "other_tasks": list(evidence.other_tasks),
-        "not_run": dict(evidence.not_run),
-        "sentence": _sentence(evidence, fft, continued, rival),
-    }
+    noise = bool(evidence.seeds and evidence.seeds.within_noise)
+    return Verdict(
+        method=evidence.method,
+        metric=evidence.metric,
+        n=fft.n,
+        sources=fft.sources,
+        fft=fft.baseline,
+        mft=fft.candidate,
+        delta=fft.delta,
+        ci95=fft.ci95,
+        p_value=fft.p_value,
+        test=fft.test,
+        beats_fft=better(fft) and (continued is None or better(continued)) and not noise and evidence.complete,
+        better_than_fft=better(fft),
+        worse_than_fft=worse(fft.ci95, fft.p_value),
+        continued_fft=continued.baseline if continued else None,
+        delta_continued_fft=continued.delta if continued else None,
+        ci95_continued_fft=continued.ci95 if continued else None,
+        p_value_continued_fft=continued.p_value if continued else None,
+        beats_continued_fft=better(continued) if continued else None,
+        rival=_rival(evidence.rival[0], rival) if evidence.rival and rival else None,
+        detectable=fft.detectable,
+        needed=fft.needed,
+        seeds=evidence.seeds,
+        other_tasks=list(evidence.other_tasks),
+        not_run=dict(evidence.not_run),
+        sentence=_sentence(evidence, fft, continued, rival),
+        trial_id="",
+    )
 
 
-def compare(metric: str, mft: Sequence[float], fft: Sequence[float], rules: Rules) -> dict[str, Any]:
+def compare(metric: str, mft: Sequence[float], fft: Sequence[float], rules: Rules) -> MetricComparison:
     """Return one row of the verdict's extra metrics."""
     found = _versus(mft, fft, rules)
-    return {
-        "metric": metric,
-        "n": found.n,
-        "fft": found.baseline,
-        "mft": found.candidate,
-        "delta": found.delta,
-        "ci95": list(found.ci95),
-        "p_value": found.p_value,
-        "test": found.test,
-        "detectable": found.detectable,
-    }
+    return MetricComparison(
+        metric=metric,
+        n=found.n,
+        fft=found.baseline,
+        mft=found.candidate,
+        delta=found.delta,
+        ci95=found.ci95,
+        p_value=found.p_value,
+        test=found.test,
+        detectable=found.detectable,
+    )
 
 
-def warn(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def warn(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
     """Say of several rows of `compare` which are worse than FFT beyond noise, as many as there are (Holm).
 
     Returns:
         The rows with ``p_holm`` and ``worse``.
     """
-    adjusted = holm([row["p_value"] for row in rows])
+    adjusted = holm([1.0 if row.p_value is None else row.p_value for row in rows])
     return [
-        {**row, "p_holm": p, "worse": row["ci95"][1] < 0 and p < LEVEL} for row, p in zip(rows, adjusted, strict=True)
+        row.model_copy(update={"p_holm": p, "worse": row.ci95 is not None and worse(row.ci95, p)})
+        for row, p in zip(rows, adjusted, strict=True)
     ]
 
 
@@ -156,18 +158,18 @@ def _versus(mine: Sequence[float], theirs: Sequence[float], rules: Rules) -> Pai
 
 
 def _worse(result: Paired) -> bool:
-    return result.ci95[1] < 0 and result.p_value < LEVEL
+    return worse(result.ci95, result.p_value)
 
 
-def _rival(method: str, against: Paired) -> dict[str, Any]:
-    return {
-        "method": method,
-        "score": against.baseline,
-        "delta": against.delta,
-        "ci95": list(against.ci95),
-        "p_value": against.p_value,
-        "beaten": better(against),
-    }
+def _rival(method: str, against: Paired) -> Rival:
+    return Rival(
+        method=method,
+        score=against.baseline,
+        delta=against.delta,
+        ci95=against.ci95,
+        p_value=against.p_value,
+        beaten=better(against),
+    )
 
 
 def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: Paired | None) -> str:
@@ -181,7 +183,7 @@ def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: 
     seeds = evidence.seeds
     if better(fft):
         start = "Yes"
-        if seeds and seeds["within_noise"]:
+        if seeds and seeds.within_noise:
             start = "Not surely"
         if not evidence.complete:
             start = "Not shown"
@@ -203,7 +205,7 @@ def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: 
     if not better(fft) and not _worse(fft):
         said.append(_power(shown, fft))
     for row in evidence.other_tasks:
-        if row["worse"]:
+        if row.worse:
             said.append(_warning(made, row))
     if evidence.earlier_looks:
         said.append(
@@ -223,22 +225,23 @@ def _not_run(evidence: Evidence, gain: bool) -> list[str]:
     return said
 
 
-def _noise(shown: Unit, seeds: dict[str, Any]) -> str:
-    gain = seeds["delta"]
+def _noise(shown: Unit, seeds: SeedSpread) -> str:
+    gain = seeds.delta
     text = (
-        f"Over {seeds['n']} seeds the gain over FFT is {shown.delta(gain['mean'])} on average (standard deviation "
-        f"{shown.number(gain['sd'])}, 95% interval {shown.interval(gain['ci95'])})"
+        f"Over {seeds.n} seeds the gain over FFT is {shown.delta(gain.mean)} on average (standard deviation "
+        f"{shown.number(gain.sd)}, 95% interval {shown.interval(gain.ci95)})"
     )
-    if over := seeds["delta_continued_fft"]:
-        text += f" and over continued FFT {shown.delta(over['mean'])} ({shown.interval(over['ci95'])})"
-    return f"{text}: {'within seed noise' if seeds['within_noise'] else 'more than seed noise'}."
+    if over := seeds.delta_continued_fft:
+        text += f" and over continued FFT {shown.delta(over.mean)} ({shown.interval(over.ci95)})"
+    return f"{text}: {'within seed noise' if seeds.within_noise else 'more than seed noise'}."
 
 
-def _warning(made: str, row: dict[str, Any]) -> str:
-    shown = unit(row["metric"])
+def _warning(made: str, row: MetricComparison) -> str:
+    shown = unit(row.metric)
+    assert row.p_holm is not None
     return (
-        f"Warning: the {made} makes {row['metric']} worse, {shown.number(row['mft'])} after {shown.number(row['fft'])} "
-        f"({shown.delta(row['delta'])}, p {_equals(row['p_holm'])})."
+        f"Warning: the {made} makes {row.metric} worse, {shown.number(row.mft)} after {shown.number(row.fft)} "
+        f"({shown.delta(row.delta)}, p {_equals(row.p_holm)})."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.data.store import TOKENIZER, open_split
@@ -13,9 +12,9 @@ from mft_ray.errors import RunFailed
 from mft_ray.evaluation.benchmark import texts_file
 from mft_ray.models.loading import load_tokenizer
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Differences, Discordant, Example
 from mft_ray.runs.scores import Subject, answer
 from mft_ray.utils.console import say
-from mft_ray.utils.files import read_json, write_json
 from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
 
 SHOWN = 5  # each way
@@ -82,12 +81,12 @@ def keep_task_examples(pair: Pair, task: str, metric: str, folder: RunFolder) ->
     _keep(folder, task, metric, examples)
 
 
-def _example(pair: Pair, index: int, prompt: str, answer: str | None, said: tuple[str, str]) -> dict[str, Any]:
+def _example(pair: Pair, index: int, prompt: str, answer: str | None, said: tuple[str, str]) -> Example:
     scores = dict(zip(("fft", "mft"), (values[index] for values in pair.scores), strict=True))
-    return {"index": index, "prompt": prompt, "answer": answer, "fft": said[0], "mft": said[1], "scores": scores}
+    return Example(index=index, prompt=prompt, answer=answer, fft=said[0], mft=said[1], scores=scores)
 
 
-def _keep(folder: RunFolder, on: str, metric: str, examples: list[dict[str, Any]]) -> None:
-    kept = read_json(folder.discordant, lambda content: list(content["sets"])) if folder.discordant.exists() else []
-    kept = [each for each in kept if each["on"] != on]
-    write_json(folder.discordant, {"sets": [*kept, {"on": on, "metric": metric, "examples": examples}]})
+def _keep(folder: RunFolder, on: str, metric: str, examples: list[Example]) -> None:
+    found = Differences.load(folder.discordant) if folder.discordant.exists() else Differences()
+    others = [each for each in found.sets if each.on != on]
+    Differences(sets=[*others, Discordant(on=on, metric=metric, examples=examples)]).save(folder.discordant)

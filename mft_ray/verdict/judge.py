@@ -5,19 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from mft_ray.baselines.fft import continued_fft, fft_workers
+from mft_ray.baselines.fft import continued_fft, described, fft_workers
 from mft_ray.baselines.rivals import best_rival
 from mft_ray.config import Config
 from mft_ray.data.store import shared_sources
 from mft_ray.errors import RunFailed, told
+from mft_ray.runs import records
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import MetricComparison, SeedSpread, Selection, SplitScore, Trial, Verdict
 from mft_ray.runs.scores import Subject, made, score, score_on_test
 from mft_ray.runs.task_scores import score_on_tasks
+from mft_ray.training.job import Outcome
 from mft_ray.utils.console import say
-from mft_ray.utils.files import read_json, write_json
 from mft_ray.verdict.decision import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 from mft_ray.verdict.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.verdict.seeds import over_seeds
@@ -36,7 +37,7 @@ class Scored:
         test: by metric and name, one score for each test example.
         validation: by name, one score for each validation example.
         rival: method and name of the best rival.
-        seeds: as of `mft_ray.verdict.seeds.spread`.
+        seeds: as of `mft_ray.verdict.seeds.spread`; None with one seed.
         not_run: what could not be run, and why.
     """
 
@@ -46,7 +47,7 @@ class Scored:
     test: Mapping[str, Mapping[str, list[float]]]
     validation: Mapping[str, list[float]]
     rival: tuple[str, str] | None
-    seeds: dict[str, Any] | None
+    seeds: SeedSpread | None
     not_run: Mapping[str, str]
 
 
@@ -55,10 +56,10 @@ def judge_winner(
     folder: RunFolder,
     baseline: Baseline,
     start: str,
-    rows: Sequence[dict[str, Any]],
+    trials: Sequence[Trial],
     concurrent: int,
     again: bool = False,
-) -> dict[str, Any]:
+) -> Verdict:
     """Score FFT, continued FFT and the winner on test, once, and write what that shows.
 
     Where continued FFT, a rival or another seed cannot be run, the verdict is on what there is and says so.
@@ -68,25 +69,25 @@ def judge_winner(
         folder: of the run.
         baseline: the FFT model.
         start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
-        rows: the leaderboard's, the winner's first.
+        trials: of the leaderboard, the winner first.
         concurrent: models that may be evaluated on benchmark tasks at once.
         again: the test examples may be looked at although they were for another trial.
 
     Returns:
-        The content of ``verdict.json``; what is there already is not judged again, unless something could not be run.
+        The verdict; what is there already is not judged again, unless something could not be run.
 
     Raises:
         UserError: the test examples were looked at for another trial, and that verdict is gone.
         RunFailed: FFT or the winner could not be scored.
     """
-    row = rows[0]
-    if (kept := kept_verdict(folder, row["trial_id"], again)) is not None:
-        if kept["trial_id"] != row["trial_id"] or not kept.get("not_run"):
+    winner = trials[0]
+    if (kept := kept_verdict(folder, winner.trial_id, again)) is not None:
+        if kept.trial_id != winner.trial_id or not kept.not_run:
             return kept
-        say(f"the verdict was made without {', '.join(kept['not_run'])}: that is tried again")
+        say(f"the verdict was made without {', '.join(kept.not_run)}: that is tried again")
     with fft_workers(config, folder) as group:
-        earlier = look(folder, row["trial_id"])
-        scored = _scored(group, config, folder, baseline, start, row)
+        earlier = look(folder, winner.trial_id)
+        scored = _scored(group, config, folder, baseline, start, winner)
     metric = config.evaluation.metric
     decisive = scored.test[metric]
     alone = Rules(config.evaluation.resamples, config.verdict.real_test)
@@ -107,32 +108,28 @@ def judge_winner(
         earlier_looks=len(earlier),
         not_run=scored.not_run,
     )
-    chosen_by = {"split": "validation", "n": len(scored.validation["fft"]), "metric": metric, "trials": len(rows)}
-    verdict = {
-        **judge(evidence, rules),
-        "trial_id": row["trial_id"],
-        "selection": chosen_by,
-        "looks": looks(folder),
-        "extra": extra,
-    }
+    verdict = judge(evidence, rules)
+    verdict.trial_id, verdict.looks, verdict.extra = winner.trial_id, looks(folder), extra
+    chosen_from = len(scored.validation["fft"])
+    verdict.selection = Selection(split="validation", n=chosen_from, metric=metric, trials=len(trials))
     _complete_baseline(config, folder, decisive, scored.validation)
     if kept is not None:
         shutil.rmtree(folder.best, ignore_errors=True)  # its card has the sentence of that verdict
-    write_json(folder.verdict, verdict)
+    verdict.save(folder.verdict)
     return verdict
 
 
 def _scored(
-    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, start: str, row: dict[str, Any]
+    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, start: str, winner: Trial
 ) -> Scored:
     """Train what the winner is held against and score all; what was trained or scored before is not again."""
     fft = Subject("fft", baseline.model)
-    mft = made(folder.trial(row["trial_id"]), "mft", baseline.model, baseline.before)
+    mft = made(folder.trial(winner.trial_id), "mft", baseline.model, baseline.before)
     rival, failed = best_rival(group, config, folder, baseline)
     not_run = {f"rival {method}": why for method, why in failed.items()}
     subjects, validation = [fft, mft], {"fft": score(group, fft, "validation", config, folder)}
     try:
-        continued = continued_fft(group, config, folder, baseline, row["tokens"])
+        continued = continued_fft(group, config, folder, baseline, winner.tokens or 0)
         validation["continued"] = score(group, continued, "validation", config, folder)
         score_on_test(group, [continued], config, folder)
         subjects.insert(0, continued)
@@ -151,7 +148,7 @@ def _scored(
     test = score_on_test(group, subjects, config, folder)
     decisive = test[config.evaluation.metric]
     keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
-    seeds, why = over_seeds(group, config, folder, start, row, decisive)
+    seeds, why = over_seeds(group, config, folder, start, winner, decisive)
     if why:
         not_run[SEEDS] = why
     named = (rival[0], rival[1].name) if rival else None
@@ -160,7 +157,7 @@ def _scored(
 
 def _on_tasks(
     scored: Scored, config: Config, folder: RunFolder, concurrent: int, rules: Rules
-) -> list[tuple[str, dict[str, Any]]]:
+) -> list[tuple[str, MetricComparison]]:
     """Score models on the benchmark tasks, keep the examples on which two differ, and return a row for each metric."""
     rows = []
     found = score_on_tasks(scored.subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
@@ -171,33 +168,28 @@ def _on_tasks(
     return rows
 
 
-def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> dict[str, Any]:
+def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> MetricComparison:
     continued = scores.get("continued")
     mean = sum(continued) / len(continued) if continued else None
-    return {**compare(name, scores["mft"], scores["fft"], rules), "continued": mean}
+    return compare(name, scores["mft"], scores["fft"], rules).model_copy(update={"continued": mean})
 
 
 def _complete_baseline(
     config: Config, folder: RunFolder, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
 ) -> None:
-    record = read_json(folder.baseline, dict)
-    record["test"] = _mean(test["fft"])
-    record["continued"] = None
+    record = records.Baseline.load(folder.baseline)
+    record.test, record.continued = _mean(test["fft"]), None
     if "continued" in test:
-        outcome = read_json(folder.continued / "outcome.json", dict)
-        best, last = outcome["history"][outcome["best"]], outcome["history"][-1]
-        record["continued"] = {
-            "method": "fft",
-            "metric": config.evaluation.metric,
-            "validation": _mean(validation["continued"]),
-            "test": _mean(test["continued"]),
-            "best_step": best["step"],
-            "steps": last["step"],
-            "tokens": last["tokens"],
-            "seconds": last["seconds"],
-        }
-    write_json(folder.baseline, record)
+        known = described(Outcome.load(folder.continued / "outcome.json"))
+        record.continued = known.model_copy(
+            update={
+                "metric": config.evaluation.metric,
+                "validation": _mean(validation["continued"]),
+                "test": _mean(test["continued"]),
+            }
+        )
+    record.save(folder.baseline)
 
 
-def _mean(values: list[float]) -> dict[str, Any]:
-    return {"score": sum(values) / len(values), "n": len(values)}
+def _mean(values: list[float]) -> SplitScore:
+    return SplitScore(score=sum(values) / len(values), n=len(values))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 from mft_ray.baselines.fft import continued_fft, fft_baseline, job_on, trial_workers
 from mft_ray.config import Config
@@ -12,6 +11,7 @@ from mft_ray.config.params import apply
 from mft_ray.errors import RunFailed, told
 from mft_ray.evaluation.statistics import interval
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import SeedSpread, Spread, Trial
 from mft_ray.runs.scores import Subject, made, score
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.console import say
@@ -24,9 +24,9 @@ def over_seeds(
     config: Config,
     folder: RunFolder,
     start: str,
-    row: dict[str, Any],
+    winner: Trial,
     scores: Mapping[str, Sequence[float]],
-) -> tuple[dict[str, Any] | None, str | None]:
+) -> tuple[SeedSpread | None, str | None]:
     """Train FFT, the winner and continued FFT with other seeds, and say how much the gain varies.
 
     The data, its splits and the model before fine-tuning stay; the order of the examples and the scores' start change.
@@ -36,7 +36,7 @@ def over_seeds(
         config: the resolved configuration; ``verdict.seeds`` is how many there are, the search's own included.
         folder: of the run; a seed that was trained before is not trained again.
         start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
-        row: the winner's leaderboard row.
+        winner: the winner's leaderboard row.
         scores: on test, of ``fft``, ``mft`` and ``continued`` in the search itself. Without the last it is not trained
             with other seeds either.
 
@@ -55,7 +55,7 @@ def over_seeds(
             sub = RunFolder(folder.seeds / str(number))
             sub.work.mkdir(parents=True, exist_ok=True)
             sub.data = folder.data
-            runs.append(_run(group, _reseeded(config, number), sub, start, row, "continued" in scores))
+            runs.append(_run(group, _reseeded(config, number), sub, start, winner, "continued" in scores))
         except RunFailed as error:
             reason = str(error.__cause__ or error).rstrip(".")
             say(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
@@ -63,28 +63,21 @@ def over_seeds(
     return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
 
 
-def spread(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+def spread(runs: Sequence[dict[str, float]]) -> SeedSpread:
     """Return how the gain varies over seeds.
 
     Args:
         runs: mean scores of ``fft``, ``mft`` and, if it could be run, ``continued``, for each seed, at least two.
-
-    Returns:
-        ``runs``; for the difference to FFT (``delta``) and to continued FFT (``delta_continued_fft``) its mean,
-        standard deviation and Student's 95% interval over seeds, or None; and ``within_noise``: whether an interval
-        holds zero.
     """
-    content: dict[str, Any] = {"n": len(runs), "runs": list(runs)}
-    for name, rival in (("delta", "fft"), ("delta_continued_fft", "continued")):
-        if any(rival not in run for run in runs):
-            content[name] = None
-            continue
-        deltas = [run["mft"] - run[rival] for run in runs]
-        content[name] = {"mean": fmean(deltas), "sd": stdev(deltas), "ci95": list(interval(deltas, binary=False))}
-    content["within_noise"] = any(
-        content[name]["ci95"][0] <= 0 for name in ("delta", "delta_continued_fft") if content[name]
-    )
-    return content
+    fft = _spread([run["mft"] - run["fft"] for run in runs])
+    both = all("continued" in run for run in runs)
+    continued = _spread([run["mft"] - run["continued"] for run in runs]) if both else None
+    within_noise = any(each.ci95[0] <= 0 for each in (fft, continued) if each)
+    return SeedSpread(n=len(runs), runs=list(runs), delta=fft, delta_continued_fft=continued, within_noise=within_noise)
+
+
+def _spread(deltas: Sequence[float]) -> Spread:
+    return Spread(mean=fmean(deltas), sd=stdev(deltas), ci95=interval(deltas, binary=False))
 
 
 def _reseeded(config: Config, number: int) -> Config:
@@ -95,10 +88,10 @@ def _reseeded(config: Config, number: int) -> Config:
 
 
 def _run(
-    group: WorkerGroup, config: Config, folder: RunFolder, start: str, row: dict[str, Any], both: bool
+    group: WorkerGroup, config: Config, folder: RunFolder, start: str, winner: Trial, both: bool
 ) -> dict[str, float]:
     baseline = fft_baseline(group, config, folder, start)
-    method, chosen, out = config.search.method, apply(config, row["config"]), folder.trial("winner")
+    method, chosen, out = config.search.method, apply(config, winner.config), folder.trial("winner")
     with trial_workers(group, config, folder) as its:
         job = job_on(baseline, method, chosen, start=start, data=folder.data, out=out, scaling=its.scaling)
         lines = Lines("the winner's settings", config.evaluation.watched, job.train.steps)

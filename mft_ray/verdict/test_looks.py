@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import TestLook, Verdict
 from mft_ray.utils.console import say
 from mft_ray.utils.files import read_json, write_json
 
@@ -17,7 +17,7 @@ _JUDGED = ("mft", "continued")
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
-def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> dict[str, Any] | None:
+def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> Verdict | None:
     """Return the verdict if there is one that stays; None if the test examples may be looked at for a trial.
 
     Args:
@@ -28,13 +28,13 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> dict[str, Any
     Raises:
         UserError: they were looked at for another trial, and that verdict is gone.
     """
-    verdict: dict[str, Any] | None = read_json(folder.verdict, dict) if folder.verdict.exists() else None
-    if verdict is not None and verdict["trial_id"] == trial_id:
+    verdict = Verdict.load(folder.verdict) if folder.verdict.exists() else None
+    if verdict is not None and verdict.trial_id == trial_id:
         return verdict
-    others = [look for look in looks(folder) if look["trial_id"] != trial_id]
+    others = [look for look in looks(folder) if look.trial_id != trial_id]
     if not others or again:
         return None
-    when = f"looked at for trial {others[-1]['trial_id']} at {others[-1]['time']}"
+    when = f"looked at for trial {others[-1].trial_id} at {others[-1].time}"
     how = f"--resume {folder.root} --look-again judges it, and the verdict will say that it was not the first look"
     if verdict is None:
         raise UserError(
@@ -45,31 +45,30 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> dict[str, Any
     return verdict
 
 
-def look(folder: RunFolder, trial_id: str) -> list[dict[str, str]]:
+def look(folder: RunFolder, trial_id: str) -> list[TestLook]:
     """Remember that a trial is judged now, and put away what an earlier look at another one has left.
 
     Returns:
         The looks at earlier trials, oldest first.
     """
     before = looks(folder)
-    if not before or before[-1]["trial_id"] != trial_id:
+    if not before or before[-1].trial_id != trial_id:
         if before:
             _put_away(folder, folder.work / "looks" / str(len(before)))
-        before.append({"trial_id": trial_id, "time": time.strftime(_TIME)})
-        write_json(folder.looks, before)
+        before.append(TestLook(trial_id=trial_id, time=time.strftime(_TIME)))
+        write_json(folder.looks, [each.content() for each in before])
     return before[:-1]
 
 
-def looks(folder: RunFolder) -> list[dict[str, str]]:
+def looks(folder: RunFolder) -> list[TestLook]:
     """Return for which trials a run looked at its test examples, and when; oldest first."""
     if folder.looks.exists():
-        found: list[dict[str, str]] = read_json(folder.looks, list)
-        return found
+        return read_json(folder.looks, lambda content: [TestLook.model_validate(each) for each in content])
     if not folder.verdict.exists():
         return []
     # Of a run from before looks were remembered.
     when = time.localtime(folder.verdict.stat().st_mtime)
-    return [{"trial_id": read_json(folder.verdict, dict)["trial_id"], "time": time.strftime(_TIME, when)}]
+    return [TestLook(trial_id=Verdict.load(folder.verdict).trial_id, time=time.strftime(_TIME, when))]
 
 
 def _put_away(folder: RunFolder, to: Path) -> None:

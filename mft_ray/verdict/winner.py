@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -14,6 +13,7 @@ from mft_ray.masking import load_mask
 from mft_ray.models.artifacts import MASK, MODEL, export, find
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Trial
 from mft_ray.training.methods.recipes import recipe
 from mft_ray.utils.files import replacing
 from mft_ray.utils.formatting import product
@@ -21,29 +21,29 @@ from mft_ray.utils.formatting import product
 BEST_MODEL = "model"
 
 
-def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, row: dict[str, Any], sentence: str) -> None:
+def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, trial: Trial, sentence: str) -> None:
     """Leave mask (or adapter), its configuration, a model card and (if wanted) the resulting model in ``best/``.
 
     Args:
         folder: of the run.
         config: the resolved configuration.
         baseline: the backbone.
-        row: the winner's leaderboard row.
+        trial: the winner's leaderboard row.
         sentence: the verdict.
     """
     if folder.best.exists():
         return
-    artifact = find(folder.trial(row["trial_id"]))
+    artifact = find(folder.trial(trial.trial_id))
     assert artifact is not None
     method = config.search.method
-    tree = {"trial_id": row["trial_id"], "mask" if method == "mft" else method: row["config"]}
+    tree = {"trial_id": trial.trial_id, "mask" if method == "mft" else method: trial.config}
     # With what the search chose of it.
-    tree["train"] = recipe(method, apply(config, row["config"])).train.model_dump(mode="json")
+    tree["train"] = recipe(method, apply(config, trial.config)).train.model_dump(mode="json")
     with replacing(folder.best) as partial:
         partial.mkdir()
         _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
         (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-        (partial / "README.md").write_text(_card(folder, config, baseline, row, sentence, artifact))
+        (partial / "README.md").write_text(_card(folder, config, baseline, trial, sentence, artifact))
         if config.run.export_model and artifact.name != MODEL:
             export(baseline.model, str(artifact), partial / BEST_MODEL, baseline.before)
 
@@ -52,16 +52,14 @@ def _copy(source: Path, to: Path) -> None:
     shutil.copytree(source, to) if source.is_dir() else shutil.copy2(source, to)
 
 
-def _card(
-    folder: RunFolder, config: Config, baseline: Baseline, row: dict[str, Any], sentence: str, artifact: Path
-) -> str:
+def _card(folder: RunFolder, config: Config, baseline: Baseline, trial: Trial, sentence: str, artifact: Path) -> str:
     made = product(config.search.method)
-    point = ", ".join(f"{knob} {value}" for knob, value in row["config"].items())
+    point = ", ".join(f"{knob} {value}" for knob, value in trial.config.items())
     facts = f"""# {made.capitalize()} learned by mft_ray
 
 {sentence}
 
-- Trial: {row["trial_id"]}, best at step {row["step"]} by the validation split alone
+- Trial: {trial.trial_id}, best at step {trial.step} by the validation split alone
 - Method: {config.search.method}, {point}
 - FFT model: `{baseline.model}`, fingerprint `{baseline.fingerprint}`
 """

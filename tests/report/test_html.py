@@ -17,7 +17,7 @@ from mft_ray.report.__main__ import main
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import text
 from mft_ray.report.verdict import banner
-from mft_ray.runs.records import read
+from mft_ray.runs.reading import read
 
 
 class Page(HTMLParser):
@@ -170,6 +170,9 @@ def test_unfinished_search_says_so(make_run):
         ({"beats_fft": False}, "partly"),  # within seed noise
         ({"beats_fft": False, "better_than_fft": False, "ci95": [-0.01, 0.02]}, "no"),
         ({"beats_fft": False, "better_than_fft": False, "ci95": [-0.03, -0.01]}, "worse"),
+        # An interval below zero and a test that does not agree: the sentence claims no loss, nor does the banner.
+        ({"beats_fft": False, "better_than_fft": False, "ci95": [-0.03, -0.001], "p_value": 0.06}, "no"),
+        ({"beats_fft": False, "better_than_fft": False, "ci95": [-0.03, -0.01], "worse_than_fft": False}, "no"),
     ],
 )
 def test_banner_says_what_the_verdict_says(make_run, change, mood):
@@ -198,7 +201,9 @@ def test_seeds_rivals_and_other_tasks_are_shown(make_run):
     assert "Worse than FFT beyond noise: ifeval: strict." in text
     assert "+1.20 (+0.20 to +2.20)" in text
     assert figures(html)["forest"][0][0]["y"] == ["Mask − lora"]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"looks": [{"trial_id": "a"}, {"trial_id": "b"}]}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"looks": [{"trial_id": name, "time": "now"} for name in "ab"]})
+    )
     assert "looked at 2 times" in Page(render(run).read_text(encoding="utf-8")).text
 
 

@@ -3,7 +3,7 @@ import json
 from rich.console import Console
 
 from mft_ray.report import leaderboard
-from mft_ray.runs.records import read
+from mft_ray.runs.reading import read
 
 
 def test_baselines_stand_where_they_rank(make_run):

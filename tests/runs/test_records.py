@@ -4,7 +4,8 @@ import math
 import pytest
 
 from mft_ray.errors import UserError
-from mft_ray.runs.records import read
+from mft_ray.runs.reading import read
+from mft_ray.runs.records import Baseline, Curves, Leaderboard, Verdict
 
 
 def test_reads_everything_and_tolerates_unknown_keys(make_run):
@@ -74,3 +75,22 @@ def test_broken_config_is_named(make_run):
     (run / "config.yaml").write_text("run: [")
     with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
         read(run)
+
+
+@pytest.mark.parametrize("name", ["baseline.json", "leaderboard.json", "verdict.json", "curves.json"])
+def test_a_file_of_a_later_version_is_refused_by_name_and_number(make_run, name):
+    path = make_run() / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    with pytest.raises(
+        UserError, match=rf"{name} has schema 2, and this version of mft_ray reads {name} up to schema 1"
+    ):
+        read(path.parent)
+
+
+def test_what_is_written_is_what_is_read(make_run, tmp_path):
+    run = make_run()
+    for name, kind in (("baseline", Baseline), ("leaderboard", Leaderboard), ("verdict", Verdict), ("curves", Curves)):
+        found = kind.load(run / f"{name}.json")
+        found.save(tmp_path / name)
+        assert kind.load(tmp_path / name) == found
+        assert json.loads((tmp_path / name).read_text())["schema"] == 1

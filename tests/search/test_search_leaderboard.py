@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from mft_ray.runs import records
 from mft_ray.runs.fft_model import Baseline
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import SplitScore
 from mft_ray.search.leaderboard import write_results
-from mft_ray.training.job import Evaluation, Outcome
+from mft_ray.training.job import Evaluation, Outcome, StopReason
 from mft_ray.utils.files import write_json
 from mft_ray.verdict.test_looks import look
 
@@ -20,7 +22,8 @@ BASELINE = Baseline("fft", "", 2, 0.5, 0.01, 0.5, "scores.json")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    write_json(tmp_path / "baseline.json", {"method": "fft"})
+    validation = SplitScore(score=0.5, n=40)
+    records.Baseline(method="fft", metric="exact_match", validation=validation).save(tmp_path / "baseline.json")
     return RunFolder(tmp_path)
 
 
@@ -33,7 +36,7 @@ def trial(folder: RunFolder, name: str, score: float | None, ratio: float, ended
         write_json(path / "error.json", {"error": "it broke"})
     elif ended:
         row = Evaluation(10, score or 0.0, 0.01, 100, 1.0, 0.1, ratio, True)
-        Outcome("completed", [row], 0, score).save(path / "outcome.json")
+        Outcome(StopReason.COMPLETED, [row], 0, score).save(path / "outcome.json")
 
 
 def masks(folder: RunFolder) -> set[str]:

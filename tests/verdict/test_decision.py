@@ -35,7 +35,7 @@ def _better(scores: list[float], share: float, seed: int = 1) -> list[float]:
 
 
 def _judge(mft, fft, continued=None, metric="exact_match", **more):
-    return judge(Evidence(metric, mft, fft, continued, **more), RULES)
+    return judge(Evidence(metric, mft, fft, continued, **more), RULES).content()
 
 
 def test_no_when_the_mask_is_the_fft_model_itself():
@@ -159,10 +159,10 @@ def test_a_gain_within_seed_noise_is_called_that():
 
 def test_seeds_must_agree_on_continued_fft_too():
     found = spread([_run(0.03, 0.01), _run(0.031, -0.01), _run(0.029, 0.0)])
-    assert found["delta"]["mean"] == pytest.approx(0.03)
-    assert found["delta"]["sd"] == pytest.approx(0.001)
-    assert found["delta"]["ci95"][0] > 0 > found["delta_continued_fft"]["ci95"][0]
-    assert found["within_noise"] is True
+    assert found.delta.mean == pytest.approx(0.03)
+    assert found.delta.sd == pytest.approx(0.001)
+    assert found.delta.ci95[0] > 0 > found.delta_continued_fft.ci95[0]
+    assert found.within_noise is True
 
 
 def test_a_loss_elsewhere_is_warned_of_only_beyond_noise():
@@ -173,8 +173,8 @@ def test_a_loss_elsewhere_is_warned_of_only_beyond_noise():
         *(compare(f"task {n}", [*fft[:-1], 1 - fft[-1]], fft, RULES) for n in range(3)),
     ]
     warned = warn(rows)
-    assert [row["worse"] for row in warned] == [True, False, False, False, False]
-    assert all(after["p_holm"] >= before["p_value"] for before, after in zip(rows, warned, strict=True))
+    assert [row.worse for row in warned] == [True, False, False, False, False]
+    assert all(after.p_holm >= before.p_value for before, after in zip(rows, warned, strict=True))
     sentence = _judge(_better(fft, 0.2), fft, fft, other_tasks=warned)["sentence"]
     assert "Warning: the mask makes ifeval: strict worse, 0." in sentence
     assert sentence.count("Warning") == 1
@@ -191,11 +191,11 @@ def test_examples_of_one_source_are_not_counted_as_many():
     fft, sources = [0.0, 1.0] * (N // 2), [n // 500 for n in range(N)]
     mft = [1.0 if source < 3 else score for score, source in zip(fft, sources, strict=True)]
     assert _judge(mft, fft)["better_than_fft"]
-    verdict = judge(Evidence("exact_match", mft, fft), Rules(1000, sources=sources))
+    verdict = judge(Evidence("exact_match", mft, fft), Rules(1000, sources=sources)).content()
     assert not verdict["better_than_fft"]
     assert (verdict["n"], verdict["sources"], verdict["test"]) == (N, 10, "cluster_t")
     assert "on 5,000 untouched test examples of 10 sources" in verdict["sentence"]
-    assert compare("exact_match", mft[:1000], fft[:1000], Rules(1000, sources=sources))["test"] == "cluster_t"
+    assert compare("exact_match", mft[:1000], fft[:1000], Rules(1000, sources=sources)).test == "cluster_t"
 
 
 def test_without_continued_fft_the_verdict_is_about_fft_alone():
@@ -260,9 +260,9 @@ def test_seeds_that_could_not_be_run_leave_the_claim_open_unless_some_were():
 def test_seeds_without_continued_fft_vary_against_fft_alone():
     runs = [{"fft": 0.8, "mft": score} for score in (0.83, 0.831, 0.829)]
     found = spread(runs)
-    assert found["delta"]["mean"] == pytest.approx(0.03)
-    assert found["delta_continued_fft"] is None
-    assert found["within_noise"] is False
+    assert found.delta.mean == pytest.approx(0.03)
+    assert found.delta_continued_fft is None
+    assert found.within_noise is False
     fft = _right(0.8)
     verdict = _judge(_better(fft, 0.2), fft, seeds=found, not_run={CONTINUED: "no memory"})
     assert verdict["beats_fft"] is False
@@ -281,7 +281,7 @@ def test_verdict_is_json_with_the_keys_that_others_read_and_the_same_each_time()
 
 def test_extra_metrics_are_compared_alike():
     fft = _right(0.8)
-    row = compare("generated_match", _better(fft, 0.1), fft, RULES)
+    row = compare("generated_match", _better(fft, 0.1), fft, RULES).content()
     assert row.keys() >= {"metric", "n", "fft", "mft", "delta", "ci95", "p_value"}
     assert row["ci95"][0] > 0
     assert row["test"] == "mcnemar"

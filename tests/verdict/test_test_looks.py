@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Verdict
 from mft_ray.verdict.test_looks import kept_verdict, look, looks
+
+FACTS: dict[str, Any] = {"metric": "exact_match", "n": 9, "fft": 0.5, "mft": 0.6, "delta": 0.1, "ci95": (-0.1, 0.3)}
+VERDICT = Verdict(**FACTS, p_value=0.4, beats_fft=False, trial_id="one")
 
 
 @pytest.fixture
@@ -21,15 +25,15 @@ def folder(tmp_path: Path) -> RunFolder:
     for name in ("fft", "mft", "continued"):
         (folder.scores / f"{name}-test-exact_match.json").write_text("[1.0]")
     assert look(folder, "one") == []
-    folder.verdict.write_text(json.dumps({"trial_id": "one"}))
+    VERDICT.save(folder.verdict)
     return folder
 
 
 def test_a_verdict_stays(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert kept_verdict(folder, "one", again=False) == {"trial_id": "one"}
-    assert kept_verdict(folder, "one", again=True) == {"trial_id": "one"}
+    assert kept_verdict(folder, "one", again=False) == VERDICT
+    assert kept_verdict(folder, "one", again=True) == VERDICT
     assert capsys.readouterr().out == ""
-    assert kept_verdict(folder, "two", again=False) == {"trial_id": "one"}
+    assert kept_verdict(folder, "two", again=False) == VERDICT
     said = capsys.readouterr().out
     assert "trial two is now best on validation, but the test examples were looked at for trial one" in said
     assert f"--resume {folder.root} --look-again" in said
@@ -37,12 +41,12 @@ def test_a_verdict_stays(folder: RunFolder, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_second_look_is_remembered_and_the_first_put_away(folder: RunFolder) -> None:
     assert kept_verdict(folder, "two", again=True) is None
-    assert [each["trial_id"] for each in look(folder, "two")] == ["one"]
-    assert [each["trial_id"] for each in looks(folder)] == ["one", "two"]
+    assert [each.trial_id for each in look(folder, "two")] == ["one"]
+    assert [each.trial_id for each in looks(folder)] == ["one", "two"]
     assert [path.name for path in folder.scores.iterdir()] == ["fft-test-exact_match.json"]  # FFT is the same
     assert [path.name for path in folder.tasks.iterdir()] == ["fft"]
     away = folder.work / "looks" / "1"
-    assert json.loads((away / "verdict.json").read_text()) == {"trial_id": "one"}
+    assert Verdict.load(away / "verdict.json") == VERDICT
     assert not folder.best.exists()
     assert {"best", "continued"} <= {path.name for path in away.iterdir()}
     # Interrupted here, and resumed: no third look.
@@ -52,10 +56,10 @@ def test_a_second_look_is_remembered_and_the_first_put_away(folder: RunFolder) -
 
 def test_a_verdict_from_before_looks_were_remembered_is_one(folder: RunFolder) -> None:
     folder.looks.unlink()
-    assert kept_verdict(folder, "two", again=False) == {"trial_id": "one"}
+    assert kept_verdict(folder, "two", again=False) == VERDICT
     assert kept_verdict(folder, "two", again=True) is None
-    assert [each["trial_id"] for each in look(folder, "two")] == ["one"]
-    assert [each["trial_id"] for each in looks(folder)] == ["one", "two"]
+    assert [each.trial_id for each in look(folder, "two")] == ["one"]
+    assert [each.trial_id for each in looks(folder)] == ["one", "two"]
 
 
 def test_without_its_verdict_a_look_is_still_a_look(folder: RunFolder) -> None:

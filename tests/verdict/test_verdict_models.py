@@ -108,7 +108,8 @@ def _scores(models: Models, model: nn.Module) -> list[float]:
 
 def _verdict(models: Models, backbone: nn.Module, mft: nn.Module) -> dict[str, Any]:
     """The verdict on a masked model against the model that its mask is for."""
-    return judge(Evidence("exact_match", _scores(models, mft), _scores(models, backbone)), Rules(resamples=2000))
+    evidence = Evidence("exact_match", _scores(models, mft), _scores(models, backbone))
+    return judge(evidence, Rules(resamples=2000)).content()
 
 
 def test_the_model_is_good_and_the_damage_is_real(models):

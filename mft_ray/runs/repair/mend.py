@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from mft_ray.config import load_config
 from mft_ray.config.stages import read_settled
@@ -22,7 +22,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.artifacts import ADAPTER, MASK, MODEL, find
 from mft_ray.runs import fft_model
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.records import Baseline, Curves, Differences, Leaderboard, Trial, Verdict
+from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
 from mft_ray.runs.study_storage import sound
 from mft_ray.training.job import Cost, Evaluation, Outcome, StopReason
@@ -30,7 +30,7 @@ from mft_ray.utils.console import say
 from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write_json
 
 _T = TypeVar("_T")
-_R = TypeVar("_R", bound=BaseModel)
+_R = TypeVar("_R", bound=FileRecord)
 _AGAIN = "it is made again"
 
 
@@ -343,7 +343,7 @@ def _sound_or(path: Path, read: Callable[[Path], _T], otherwise: _T) -> _T:
 
 
 def _record(kind: type[_R]) -> Callable[[Path], _R]:
-    return lambda path: read_json(path, kind.model_validate)
+    return kind.load
 
 
 def _of_baseline(path: Path) -> object:
