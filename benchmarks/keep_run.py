@@ -32,7 +32,7 @@ def main() -> None:
     if (options.run / "comparison.json").exists():
         keep_comparison(options.run, options.name, options.command)
         return
-    if (options.run / "study.json").exists():
+    if (options.run / "experiments.json").exists():
         keep_study(options.run, options.name, options.command)
         return
     read = {name: json.loads((options.run / f"{name}.json").read_text()) for name in ("leaderboard", "verdict")}

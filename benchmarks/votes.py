@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/votes.py RECIPES_RUN --out benchmarks/results/votes
 
-reads what `python -m mft_ray.study recipes --config tune_spaces/study/recipes.yaml` left: in every comparison three
-masks that differ in the seed of their batches. A weight is removed where any, most or all of them remove it.
+reads what `python -m mft_ray.experiment recipes --config tune_spaces/experiments/recipes.yaml` left: in every
+comparison three masks that differ in the seed of their batches. A weight is removed where any, most or all of them
+remove it.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     status, interrupted = 1, False
     _on_signals(_stop_in_order)
     try:
-        say("starting a Ray of our own on this machine")
+        log("starting a Ray of our own on this machine")
         ray = private_ray.start(_ray_options(arguments), env)
         token = f"  (token: {env['RAY_AUTH_TOKEN']})" if "RAY_AUTH_TOKEN" in env else ""
-        say(f"dashboard: {ray.dashboard}{token}")
+        log(f"dashboard: {ray.dashboard}{token}")
         status = run_job(ray, arguments.command, env)
     except StartError as error:
         print(error, file=sys.stderr)
@@ -86,7 +86,7 @@ def run_job(ray: PrivateRay, command: Sequence[str], env: Mapping[str, str]) -> 
     """
     job_id = f"job-{secrets.token_hex(4)}"
     submit = ["job", "submit", "--address", ray.dashboard]
-    say(shlex.join(["ray", *submit, "--", *command]))
+    log(shlex.join(["ray", *submit, "--", *command]))
     command = ["sh", "-c", _IN_FOLDER, os.getcwd(), *command]
     output = Output(job_id, command)
     client: Any = None
@@ -106,7 +106,7 @@ def run_job(ray: PrivateRay, command: Sequence[str], env: Mapping[str, str]) -> 
         asyncio.run(output.show(client))
         return _exit_status(client.get_job_info(job_id))
     except Interrupted:
-        say("stopping the job, then Ray (Ctrl-C again kills both at once)")
+        log("stopping the job, then Ray (Ctrl-C again kills both at once)")
         with contextlib.suppress(Exception):  # it may not have been submitted yet
             client = client or _client(ray)
             client.stop_job(job_id)
@@ -148,7 +148,7 @@ class Output:
         sys.stdout.flush()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print one line of ours, told apart from the job's by its prefix."""
     print(f"[local ray] {text}", flush=True)
 
@@ -160,7 +160,7 @@ def _exit_status(info: Any) -> int:
         return code if code >= 0 else 128 - code
     if info.status.name == "SUCCEEDED":
         return 0
-    say(f"the job did not finish: {info.status.name}. {info.message or ''}".strip())
+    log(f"the job did not finish: {info.status.name}. {info.message or ''}".strip())
     return 1
 
 
@@ -213,9 +213,9 @@ def _farewell(ray: PrivateRay, status: int, interrupted: bool) -> None:
     # 2 says that the input was wrong: Ray's logs have nothing to add.
     if status in (0, 2) or interrupted:
         shutil.rmtree(ray.folder, ignore_errors=True)
-        say("stopped")
+        log("stopped")
     else:
-        say(f"stopped; the job failed with exit status {status}. Ray's own logs: {ray.logs}")
+        log(f"stopped; the job failed with exit status {status}. Ray's own logs: {ray.logs}")
 
 
 if __name__ == "__main__":

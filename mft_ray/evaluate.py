@@ -80,7 +80,7 @@ def _add_tasks(arguments: argparse.ArgumentParser) -> None:
         "--engine", choices=("transformers", "vllm"), default="transformers", help="what generates; vLLM needs a GPU"
     )
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; without it, the checkpoint's")
-    group.add_argument("--before", metavar="MODEL", help="model before fine-tuning, for masks that remove the delta")
+    group.add_argument("--pretrained", metavar="MODEL", help="model before fine-tuning, for a mask of the delta")
 
 
 def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -103,7 +103,7 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
     from mft_ray.evaluation.loaded_model import Backbone
     from mft_ray.evaluation.vllm.engine import VllmEngine
     from mft_ray.models.loading import load_tokenizer
-    from mft_ray.utils.console import say
+    from mft_ray.utils.console import log
 
     if not options.chat and (options.template_option or options.template_date):
         raise UserError("--template-option and --template-date are of the chat template, which only --chat uses.")
@@ -116,16 +116,16 @@ def _on_tasks(arguments: argparse.ArgumentParser, options: argparse.Namespace) -
         template = {"template_options": chosen, "template_date": options.template_date}
         settings = parse_config({"model": {"path": path}, "data": template}).data
         if settings.template_date is None and writes_date(tokenizer):
-            say("the chat template writes today's date; --template-date keeps one for other days")
+            log("the chat template writes today's date; --template-date keeps one for other days")
         tokenizer = with_fixed(tokenizer, settings.template_options, settings.template_date)
     tasks = load_tasks(names, evaluation, tokenizer, options.shots)
     for task in tasks:
         if task.runs_code is not None:
-            say(f"task {task.name} runs {task.runs_code}")
-    backbone = Backbone(path, options.dtype, options.before, engine, tokenizer)
+            log(f"task {task.name} runs {task.runs_code}")
+    backbone = Backbone(path, options.dtype, options.pretrained, engine, tokenizer)
     judged = [backbone.itself(), *(backbone.having(mask) for mask in masks)]
     for line in benchmark(backbone, judged, tasks, out, evaluation.task_batch_size):
-        say(line)
+        log(line)
     print(f"prompts, texts and scores: {options.out}")
 
 

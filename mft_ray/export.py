@@ -23,7 +23,7 @@ def main() -> None:
     arguments.add_argument("--backbone", metavar="MODEL", required=True, help="folder or hub id of the FFT model")
     arguments.add_argument("--mask", metavar="FILE", help="mask file, such as RUN/best/mask.safetensors")
     arguments.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter, such as RUN/best/adapter")
-    arguments.add_argument("--before", metavar="MODEL", help="model before fine-tuning, if the mask removes the delta")
+    arguments.add_argument("--pretrained", metavar="MODEL", help="model before fine-tuning, for a mask of the delta")
     arguments.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the model")
     options = arguments.parse_args()
     if (options.mask is None) == (options.adapter is None):
@@ -32,7 +32,7 @@ def main() -> None:
     # Imported late: transformers takes seconds, a mistyped option should be told at once.
     from mft_ray.models.artifacts import export
 
-    export(options.backbone, options.mask or options.adapter, Path(options.out), options.before)
+    export(options.backbone, options.mask or options.adapter, Path(options.out), options.pretrained)
     if mask is not None:
         print(f"{options.mask}: {mask}")
     print(f"wrote {options.out}: load it with AutoModelForCausalLM.from_pretrained({options.out!r})")

@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mft_ray import cli, compare, evaluate, export, study, train, tune
+from mft_ray import cli, compare, evaluate, experiment, export, train, tune
 from mft_ray.data import arithmetic
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
@@ -30,7 +30,7 @@ from mft_ray.models.loading import load_model, load_tokenizer, new_model
 ENTRIES = {
     "tune": tune.main,
     "compare": compare.main,
-    "study": study.main,
+    "experiment": experiment.main,
     "train": train.main,
     "evaluate": evaluate.main,
     "export": export.main,
@@ -160,7 +160,7 @@ def test_a_users_mistake_ends_a_process_with_2_and_one_paragraph(
         ("tune", ["--confg", "x"]),
         ("train", ["--method", "sft", "--config", "x", "--out", "y"]),
         ("evaluate", ["--config", "x", "--split", "train"]),
-        ("study", ["sparsity", "--config", "x"]),
+        ("experiment", ["sparsity", "--config", "x"]),
         ("export", ["--mask", "x"]),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_search_that_cannot_work_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("entry", "first"), [("tune", []), ("compare", []), ("study", ["ratio"])])
+@pytest.mark.parametrize(("entry", "first"), [("tune", []), ("compare", []), ("experiment", ["ratio"])])
 def test_a_long_command_takes_a_config_or_a_run_to_resume(
     entry: str, first: list[str], config: Path, refused: Callable[[str, list[str]], str]
 ) -> None:
@@ -534,7 +534,7 @@ def test_every_command_refuses_a_strangers_checkpoint_before_it_writes(
     config = ["--config", str(path)]
     assert says in refused("tune", [*config, "--set", f"run.dir={out}"])
     assert says in refused("compare", [*config, "--set", f"run.dir={out}"])
-    assert says in refused("study", ["scope", *config, "--set", f"run.dir={out}"])
+    assert says in refused("experiment", ["scope", *config, "--set", f"run.dir={out}"])
     assert says in refused("train", ["--method", "fft", *config, "--out", out])
     assert says in refused("train", ["--method", "mft", *config, "--out", out])
     assert says in refused("evaluate", config)

@@ -88,8 +88,8 @@ def test_numbers_are_finite_wherever_a_number_is_wanted(file: Path, place: str, 
         "train.betas=[.nan, 0.9]",
         "search.space.lr={low: 1e-5, high: .inf}",
         "compare.methods={mft: {train: {lr: .nan}}}",
-        "study.domains={one: {data: {seed: .inf}}}",
-        "study.ratios=[.nan]",
+        "experiment.domains={one: {data: {seed: .inf}}}",
+        "experiment.ratios=[.nan]",
         "scaling.cluster_grows_to={CPU: .inf}",
         "mask.ratio_mlp=.nan",
     ],
@@ -108,7 +108,7 @@ def test_numbers_of_an_architecture_are_finite(file: Path) -> None:
     [
         ("model.path=''", "model.path"),
         ("model.path='  '", "model.path"),
-        ("model.before=''", "model.before"),
+        ("model.pretrained=''", "model.pretrained"),
         ("data.train=''", "data.train"),
         ("data.test=''", "data.test"),
         ("data.mixture=[{path: ''}]", "data.mixture.0.path"),
@@ -130,7 +130,7 @@ def test_names_that_lead_out_of_their_folder_are_refused_by_name(name: str) -> N
         ({"run": {"name": name}}, "run.name"),
         ({"compare": {"methods": {name: {"method": "mft"}}}}, "compare.methods"),
         ({"compare": {"methods": {"mft": {}, name: {"method": "mft"}}}}, "compare.methods"),
-        ({"study": {"domains": {name: {}}}}, "study.domains"),
+        ({"experiment": {"domains": {name: {}}}}, "experiment.domains"),
     ):
         with pytest.raises(UserError, match="cannot be a folder's name") as caught:
             parse_config({**tree, **more})
@@ -140,7 +140,7 @@ def test_names_that_lead_out_of_their_folder_are_refused_by_name(name: str) -> N
 
 @pytest.mark.parametrize("name", ["a", "lr 1e-3, ratio 0.5", "größer", "a.b", "-x", "x" * 100, "ratio=0.1+2"])
 def test_other_names_are_free(name: str) -> None:
-    config = parse_config({"model": {"path": "/a"}, "run": {"name": name}, "study": {"domains": {name: {}}}})
+    config = parse_config({"model": {"path": "/a"}, "run": {"name": name}, "experiment": {"domains": {name: {}}}})
     assert config.run.name == name
 
 
@@ -149,7 +149,7 @@ def test_names_whose_files_would_be_one_are_refused() -> None:
         with pytest.raises(UserError, match="'a b' and 'a-b' would have the same files"):
             parse_config({"model": {"path": "/a"}, **section})
     with pytest.raises(UserError, match="the domains 'a,b' and 'a;b' would have the same files"):
-        parse_config({"model": {"path": "/a"}, "study": {"domains": {"a,b": {}, "a;b": {}}}})
+        parse_config({"model": {"path": "/a"}, "experiment": {"domains": {"a,b": {}, "a;b": {}}}})
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_what_is_saved_is_read_as_the_text_that_it_was(file: Path, name: str) ->
         (f"{MODEL}? [a]\n: b\n", "a key that is not text"),
         (f"{MODEL}data:\n\ttrain: x\n", "line 3, column 1"),
         ("model: {architecture: {1: 2}}", "model.architecture.1: got 1; Keys should be strings"),
-        (f"{MODEL}study: {{domains: !!set {{a, b}}}}", "study.domains: got "),
+        (f"{MODEL}experiment: {{domains: !!set {{a, b}}}}", "experiment.domains: got "),
         (f"{MODEL}run: {{name: !!binary aGk=}}", "run.name: got b'hi'"),
         (f'{MODEL}run: {{dir: "a\\0b"}}', "run.dir: got 'a\\x00b'; a NUL character"),
         (f'{MODEL}run: {{name: "\\ud800"}}', "not Unicode"),
@@ -205,9 +205,14 @@ def test_what_is_saved_is_read_as_the_text_that_it_was(file: Path, name: str) ->
         (f"{MODEL}compare: {{methods: [[1]]}}", "compare.methods"),
         (f"{MODEL}compare: {{methods: {{mft: {{method: [1]}}}}}}", "is of method [1]"),
         (f"{MODEL}compare: {{methods: {{mft: {{train: 5}}}}}}", "mft changes train to 5; a mapping"),
-        (f"{MODEL}study: {{domains: {{a: {{data: 5}}}}}}", "a changes data to 5; a mapping"),
-        (f"{MODEL}study: {{domains: {{a: {{train: {{}}}}}}}}", "a domain may change data and evaluation"),
-        (f"{MODEL}study: {{domains: {{a: {{evaluation: {{tasks: gsm8k}}}}}}}}", "study.domains.a.evaluation has a bad"),
+        (f"{MODEL}experiment: {{domains: {{a: {{data: 5}}}}}}", "a changes data to 5; a mapping"),
+        (f"{MODEL}experiment: {{domains: {{a: {{train: {{}}}}}}}}", "a domain may change data and evaluation"),
+        (
+            f"{MODEL}experiment: {{domains: {{a: {{evaluation: {{tasks: gsm8k}}}}}}}}",
+            "experiment.domains.a.evaluation has a bad",
+        ),
+        (f"{MODEL}study: {{seeds: 2}}", "an unknown key study (it is called experiment now)"),
+        ("model: {path: /a, before: /b}", "an unknown key model.before (it is called model.pretrained now)"),
         (b"\xff\xfem\x00", "is not text"),
     ],
 )

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,16 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import depth, fingerprint
 from mft_ray.models.loading import load_model
 from mft_ray.runs import records
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import FftScores, Measured, SplitScore
-from mft_ray.runs.scores import Subject, score, scores_file
+from mft_ray.runs.scores import Candidate, score, scores_file
 from mft_ray.training.job import Outcome, StopReason, TrainJob
 from mft_ray.training.methods.recipes import train_job
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.files import read_json, replacing, write_json, write_text
+from mft_ray.utils.files import replacing
 from mft_ray.workers.group import WorkerGroup, workers
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 
 def fft_workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup]:
@@ -46,7 +45,7 @@ def trial_workers(group: WorkerGroup, config: Config, folder: RunFolder) -> Iter
 
 
 def job_on(
-    baseline: Baseline, method: str, config: Config, *, start: str, data: Path, out: Path, scaling: ScalingConfig
+    baseline: FftModel, method: str, config: Config, *, start: str, data: Path, out: Path, scaling: ScalingConfig
 ) -> TrainJob:
     """Return the job of a method on the FFT model, or for ``fft`` from where that started.
 
@@ -69,13 +68,13 @@ def job_on(
         out=str(out),
         scaling=scaling,
         backbone=baseline.fingerprint,
-        before=baseline.before,
-        rival=baseline.scores,
+        pretrained=baseline.pretrained,
+        reference_scores=baseline.scores,
         decides=False,
     )
 
 
-def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> Baseline:
+def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> FftModel:
     """Train FFT until validation stops improving (or take it as given) and score it on validation, once.
 
     Args:
@@ -84,27 +83,26 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
         folder: of the run.
         start: folder or hub id of the model that FFT starts from, or that is already fine-tuned.
     """
-    kept = folder.work / "baseline.json"
-    if kept.exists():
-        return read_json(kept, _baseline)
+    if folder.fft_model.exists():
+        return FftModel.load(folder.fft_model)
     model, trained = start, Measured(stopped=StopReason.GIVEN)
     if not config.fft.given:
         outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
         model, trained = str(folder.fft / "best"), described(outcome)
-    subject = Subject("fft", model)
-    metric, watched = config.evaluation.metric, config.evaluation.watched
+    subject = Candidate("fft", model)
+    metric, watched = config.evaluation.metric, config.evaluation.monitor
     values = score(group, subject, "validation", config, folder)
     during = score(group, subject, "validation", config, folder, watched)
     loaded = load_model(model)
-    baseline = Baseline(
-        model,
-        fingerprint(loaded),
-        depth(loaded),
-        sum(values) / len(values),
-        standard_error(values),
-        sum(during) / len(during),
-        str(scores_file(folder, subject, "validation", watched)),
-        config.model.before if config.fft.given else start,
+    baseline = FftModel(
+        model=model,
+        fingerprint=fingerprint(loaded),
+        depth=depth(loaded),
+        score=sum(values) / len(values),
+        standard_error=standard_error(values),
+        watched=sum(during) / len(during),
+        scores=str(scores_file(folder, subject, "validation", watched)),
+        pretrained=config.model.pretrained if config.fft.given else start,
     )
     known = trained.model_dump(exclude_unset=True, exclude={"method", "metric", "validation"})
     public = records.Baseline(method="fft", metric=metric, validation=_on_validation(values), model=model, **known)
@@ -114,12 +112,8 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
         before = records.Baseline.load(folder.baseline)
         public.test, public.continued = before.test, before.continued
     public.save(folder.baseline)
-    write_json(kept, asdict(baseline))
+    baseline.save(folder.fft_model)
     return baseline
-
-
-def _baseline(content: dict[str, Any]) -> Baseline:
-    return Baseline(**content)
 
 
 def take_over(donor: RunFolder, folder: RunFolder) -> None:
@@ -137,9 +131,10 @@ def take_over(donor: RunFolder, folder: RunFolder) -> None:
         (partial / donor.scores.name).mkdir(parents=True)
         for path in donor.scores.glob("fft-*.json"):
             _link(path, partial / donor.scores.name / path.name)
-        kept = donor.work / "baseline.json"
-        for source, to in ((donor.baseline, folder.baseline), (kept, partial / kept.name)):
-            write_text(to, source.read_text().replace(str(donor.root), str(folder.root)))
+        model = FftModel.load(donor.fft_model).moved(donor.root, folder.root)
+        model.save(partial / folder.fft_model.name)
+        public = records.Baseline.load(donor.baseline)
+        public.model_copy(update={"model": model.model}).save(folder.baseline)
 
 
 def _link(source: str | Path, to: str | Path) -> None:
@@ -150,7 +145,7 @@ def _link(source: str | Path, to: str | Path) -> None:
         shutil.copy2(source, to)
 
 
-def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, tokens: int) -> Subject:
+def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baseline: FftModel, tokens: int) -> Candidate:
     """Train the baseline on for a token budget; the best checkpoint is kept by the same rule as any.
 
     Args:
@@ -177,7 +172,7 @@ def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baselin
         }
     )
     _train(group, config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)
-    return Subject("continued", str(folder.continued / "best"))
+    return Candidate("continued", str(folder.continued / "best"))
 
 
 def _train(
@@ -204,7 +199,7 @@ def _train(
         decides=False,  # it is scored afterwards, together with its rivals
     )
     try:
-        return group.train(job, Patience(patience), Lines(label, config.evaluation.watched, train.steps))
+        return group.train(job, Patience(patience), JobProgress(label, config.evaluation.monitor, train.steps))
     except RunFailed as error:
         reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {folder.root}"
         raise error.again(reason) from error

@@ -5,19 +5,19 @@ from __future__ import annotations
 from mft_ray.baselines.fft import job_on, trial_workers
 from mft_ray.config import METHODS, Config, Method
 from mft_ray.errors import RunFailed
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.scores import Subject, made
+from mft_ray.runs.scores import Candidate, candidate_from
 from mft_ray.training.job import Outcome
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.workers.group import WorkerGroup
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 
 def best_rival(
-    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline
-) -> tuple[tuple[str, Subject] | None, dict[str, str]]:
+    group: WorkerGroup, config: Config, folder: RunFolder, baseline: FftModel
+) -> tuple[tuple[str, Candidate] | None, dict[str, str]]:
     """Train the rivals that the configuration names and choose the best by validation.
 
     Args:
@@ -40,7 +40,7 @@ def best_rival(
             try:
                 outcome = _train(method, its, config, folder, baseline)
             except RunFailed as error:
-                say(f"rival {method} has failed: {error.told.rstrip('.')}. The verdict goes on without it.")
+                log(f"rival {method} has failed: {error.told.rstrip('.')}. The verdict goes on without it.")
                 failed[method] = str(error)
                 continue
             if outcome.best_evaluation is None:
@@ -50,12 +50,12 @@ def best_rival(
     if not scored:
         return None, failed
     _, best = max(scored)
-    return (best, made(folder.rivals / best, f"rival-{best}", baseline.model, baseline.before)), failed
+    return (best, candidate_from(folder.rivals / best, f"rival-{best}", baseline.model, baseline.pretrained)), failed
 
 
-def _train(method: Method, group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline) -> Outcome:
+def _train(method: Method, group: WorkerGroup, config: Config, folder: RunFolder, baseline: FftModel) -> Outcome:
     out, scaling = folder.rivals / method, group.scaling
     job = job_on(baseline, method, config, start=baseline.model, data=folder.data, out=out, scaling=scaling)
-    say(f"rival {method}: {METHODS[method]}")
-    lines = Lines(f"rival {method}", config.evaluation.watched, job.train.steps)
+    log(f"rival {method}: {METHODS[method]}")
+    lines = JobProgress(f"rival {method}", config.evaluation.monitor, job.train.steps)
     return group.train(job, Patience(config.train.patience), lines)

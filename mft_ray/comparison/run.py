@@ -16,18 +16,18 @@ from mft_ray.config import METHODS, Config, parse_config
 from mft_ray.data.store import shared_sources
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import holm, interval, paired, right_or_wrong
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import check, in_steps, with_absolute_paths
-from mft_ray.runs.scores import Subject, made, score_on_test
+from mft_ray.runs.scores import Candidate, candidate_from, score_on_test
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome, StopReason
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.workers.group import WorkerGroup, workers
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 FFT = "fft"
 
@@ -115,21 +115,21 @@ def one_group(config: Config) -> bool:
 
 def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None:
     config, folder = run.config, run.folder
-    say(f"run folder {folder.root}")
+    log(f"run folder {folder.root}")
     with nullcontext(given) if given or not one_group(config) else fft_workers(config, folder) as group:
-        say("1/4 FFT, which all others start from")
+        log("1/4 FFT, which all others start from")
         run.settled.begin("baseline")
         with nullcontext(group) if group else fft_workers(config, folder) as its:
             baseline = fft_baseline(its, config, folder, run.start)
-        say(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
+        log(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
         run.settled.begin("methods")
         outcomes = _trained(rows, run, baseline, group)
-        say("3/4 scores on the test examples")
+        log("3/4 scores on the test examples")
         run.settled.begin("scores")
         subjects = [
-            Subject(FFT, baseline.model),
+            Candidate(FFT, baseline.model),
             *(
-                made(_out(folder, row.name), row.name, baseline.model, baseline.before)
+                candidate_from(_out(folder, row.name), row.name, baseline.model, baseline.pretrained)
                 for row in rows
                 if isinstance(outcomes[row.name], Outcome)
             ),
@@ -138,12 +138,12 @@ def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None
             found = score_on_test(its, subjects, config, folder)
     scores = {("test", metric): values for metric, values in found.items()}
     if config.tasks:
-        say(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
+        log(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
         scores |= score_on_tasks(subjects, config, folder, config.scaling, run.concurrent)
     sources = {"test": shared_sources(folder.data, "test")}  # of tasks nothing is known
     content = {
         "backbone": baseline.model,
-        "validation_metric": config.evaluation.watched,
+        "validation_metric": config.evaluation.monitor,
         "rows": [_fft_row(folder), *(_row(row.name, row.method, outcomes[row.name]) for row in rows)],
         "scores": [
             _table(name, metric, values, config, sources.get(name)) for (name, metric), values in scores.items()
@@ -156,7 +156,7 @@ def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None
 
 
 def _trained(
-    rows: Sequence[Entry], run: Session, baseline: Baseline, group: WorkerGroup | None
+    rows: Sequence[Entry], run: Session, baseline: FftModel, group: WorkerGroup | None
 ) -> dict[str, Outcome | str]:
     """Train every row, on a group or on as many as may work at once; of one that fails return the reason."""
     if group is not None:
@@ -184,17 +184,17 @@ def _trained(
                 future.cancel()
 
 
-def _train(row: Entry, group: WorkerGroup, run: Session, baseline: Baseline) -> Outcome | str:
+def _train(row: Entry, group: WorkerGroup, run: Session, baseline: FftModel) -> Outcome | str:
     folder, scaling = run.folder, run.config.scaling
     out = _out(folder, row.name)
     job = job_on(baseline, row.method, row.config, start=run.start, data=folder.data, out=out, scaling=scaling)
-    say(f"{row.name}: {METHODS[row.method]}")  # type: ignore[index]
+    log(f"{row.name}: {METHODS[row.method]}")  # type: ignore[index]
     patience = row.config.fft.train.patience if row.method == FFT else row.config.train.patience
-    lines = Lines(row.name, row.config.evaluation.watched, job.train.steps)
+    lines = JobProgress(row.name, row.config.evaluation.monitor, job.train.steps)
     try:
         outcome = group.train(job, Patience(patience), lines)
     except RunFailed as error:
-        say(f"{row.name} has failed: {error.told}. The others go on.")
+        log(f"{row.name} has failed: {error.told}. The others go on.")
         return str(error)
     return outcome if outcome.best is not None else "it ended before the mask reached its ratio; raise train.steps"
 

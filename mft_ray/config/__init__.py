@@ -6,6 +6,7 @@ saved beside every result, so that a run folder is enough to run again.
 
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig, Metric, PartConfig
+from mft_ray.config.experiment import ExperimentConfig
 from mft_ray.config.methods import METHODS, Method
 from mft_ray.config.parsing.paths import setting_type, with_settings
 from mft_ray.config.search import BudgetConfig, SearchConfig, StopConfig
@@ -17,7 +18,6 @@ from mft_ray.config.space import (
     SpaceConfig,
     short_names,
 )
-from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
 from mft_ray.config.verdict import VerdictConfig
@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "ExperimentConfig",
     "FftConfig",
     "FftTrainConfig",
     "FloatRange",
@@ -45,7 +46,6 @@ __all__ = [
     "SettingRange",
     "SpaceConfig",
     "StopConfig",
-    "StudyConfig",
     "TrainConfig",
     "VerdictConfig",
     "load_config",

@@ -151,6 +151,6 @@ class EvaluationConfig(Section):
     resamples: int = Field(10_000, ge=100, description="of the paired bootstrap")
 
     @property
-    def watched(self) -> Metric:
+    def monitor(self) -> Metric:
         """The metric while training: one forward per example unless asked for otherwise."""
         return self.while_training or ("answer_logprob" if self.metric == "generated_match" else self.metric)

@@ -55,7 +55,6 @@ class SearchConfig(Section):
     sampler: Literal["tpe", "random", "cmaes", "gp"] = Field("tpe", description="Optuna's; tpe is multivariate")
     startup_trials: int = Field(6, ge=1, description="random trials before the sampler proposes")
     max_concurrent: int | None = Field(None, ge=1, description="null: what the cluster's capacity allows")
-    isolate: bool = Field(False, description="a fresh worker group for every trial; slower by its start")
     recycle_after: int = Field(50, ge=1, description="trials after which a worker group makes way for a fresh one")
     same_errors: int | None = Field(
         3, ge=1, description="trials that fail with the same error end the search, which can be resumed; null: never"

@@ -12,7 +12,7 @@ from mft_ray.config.tree import Config
 from mft_ray.errors import UserError
 from mft_ray.utils.files import Damaged, read_json
 
-Stage = Literal["data", "baseline", "trials", "verdict", "methods", "scores", "training", "study"]
+Stage = Literal["data", "baseline", "trials", "verdict", "methods", "scores", "training", "experiments"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # The first stages that read a setting, in a search (data, baseline, trials, verdict), a comparison (data, baseline,
@@ -38,7 +38,7 @@ MADE_FROM: dict[str, tuple[Stage, ...]] = {
     "search": ("trials",),
     "verdict": ("verdict",),
     "compare": ("methods",),
-    "study": (),
+    "experiment": (),
     "method": ("training",),  # of python -m mft_ray.train, which is no setting
 }
 # What may change at any time, and why: results do not depend on it, or it only adds to them.
@@ -47,11 +47,10 @@ FREE: dict[str, str] = {
     "search.trials": "more are added; not below what has begun",
     "search.budget": "what may be spent",
     "search.max_concurrent": "how many at once",
-    "search.isolate": "how worker groups follow each other",
     "search.recycle_after": "how worker groups follow each other",
     "search.same_errors": "when a search gives up",
     "search.keep": "disk",
-    "study.seeds": "more are added; not below what has begun",
+    "experiment.seeds": "more are added; not below what has begun",
     "evaluation.task_batch_size": "memory",
     **{
         f"{train}.{name}": why
@@ -120,7 +119,7 @@ def stages_of(path: str) -> tuple[Stage, ...]:
     if _under(path, FREE):
         return ()
     under = _under(path, MADE_FROM)
-    return (*(MADE_FROM[under] if under else ()), "study")
+    return (*(MADE_FROM[under] if under else ()), "experiments")
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

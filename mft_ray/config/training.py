@@ -18,7 +18,7 @@ class ModelConfig(Section):
     architecture: dict[str, Any] | None = Field(
         None, description="instead of path: model_type and settings of a new, randomly initialised model"
     )
-    before: str | None = Field(
+    pretrained: str | None = Field(
         None, description="with fft.given: the checkpoint before fine-tuning, for mask.removes delta"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="how frozen weights are held")

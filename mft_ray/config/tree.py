@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
+from mft_ray.config.experiment import ExperimentConfig
 from mft_ray.config.parsing.explain import explain, explain_yaml
 from mft_ray.config.parsing.paths import setting_type
 from mft_ray.config.parsing.values import check_name, mistaken, unusable
@@ -19,7 +20,6 @@ from mft_ray.config.parsing.yaml_text import apply_override, read_yaml, write_ya
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
 from mft_ray.config.space import SettingRange
-from mft_ray.config.study import StudyConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.verdict import VerdictConfig
 from mft_ray.errors import UserError
@@ -57,7 +57,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     verdict: VerdictConfig = VerdictConfig()
     compare: CompareConfig = CompareConfig()
-    study: StudyConfig = StudyConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
 
@@ -86,7 +86,7 @@ class Config(Section):
         given = {
             "run.dir": run.dir,
             "model.path": self.model.path,
-            "model.before": self.model.before,
+            "model.pretrained": self.model.pretrained,
             "data.train": data.train,
             "data.test": data.test,
             "data.chat_template": data.chat_template,
@@ -109,12 +109,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _domains(self) -> Config:
-        for name, changes in self.study.domains.items():
+        for name, changes in self.experiment.domains.items():
             for section, known in (("data", DataConfig), ("evaluation", EvaluationConfig)):
                 try:
                     known.model_validate({**getattr(self, section).model_dump(), **changes.get(section, {})})
                 except ValidationError as error:
-                    raise ValueError(f"study.domains.{name}.{section} has {explain(error, known)}") from None
+                    raise ValueError(f"experiment.domains.{name}.{section} has {explain(error, known)}") from None
         return self
 
     def _other_seeds(self) -> dict[str, int]:

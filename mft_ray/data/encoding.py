@@ -51,7 +51,7 @@ def encode(
     system: System = "auto",
     too_long: TooLong = "leave_out",
     counts: SplitCounts | None = None,
-    say: Callable[[str], None] = logger.warning,
+    log: Callable[[str], None] = logger.warning,
 ) -> list[Row]:
     """Turn examples into tokens and labels.
 
@@ -89,9 +89,9 @@ def encode(
     counts.tokens = sum(len(row["input_ids"]) for row in rows)
     counts.answer_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
     if counts.left_out.reasons:
-        say(f"{split}: {counts.left_out.rows:,} of {len(examples):,} examples left out: {counts.left_out.described()}")
+        log(f"{split}: {counts.left_out.rows:,} of {len(examples):,} examples left out: {counts.left_out.described()}")
     if counts.altered.reasons:
-        say(f"{split}: examples that are not used as they stand there: {counts.altered.described()}")
+        log(f"{split}: examples that are not used as they stand there: {counts.altered.described()}")
     return rows
 
 

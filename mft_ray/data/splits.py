@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    config: DataConfig, say: Callable[[str], None] = logger.warning, accounting: Accounting | None = None
+    config: DataConfig, log: Callable[[str], None] = logger.warning, accounting: Accounting | None = None
 ) -> dict[str, list[Example]]:
     """Load or generate the examples, drop duplicates and split.
 
@@ -52,9 +52,9 @@ def load(
     if test is not None and [test.source] == [part.source for part in parts]:
         test = None
     pool = _Pool(parts, test, accounting)
-    splits = _split(config, pool, say)
+    splits = _split(config, pool, log)
     for told in pool.described():
-        say(told)
+        log(told)
     _check_sizes(config, splits, parts, test)
     tested = splits["test"]
     if len({example.origin for example in tested}) < 2:
@@ -67,8 +67,8 @@ def load(
     return splits
 
 
-def _split(config: DataConfig, pool: _Pool, say: Callable[[str], None]) -> dict[str, list[Example]]:
-    mixed = _shuffled(pool.mixed(say), config.seed)
+def _split(config: DataConfig, pool: _Pool, log: Callable[[str], None]) -> dict[str, list[Example]]:
+    mixed = _shuffled(pool.mixed(log), config.seed)
     if pool.test is None:
         tested, mixed = pool.first(mixed, config.n_test, "test", config.source_column)
     else:
@@ -107,7 +107,7 @@ class _Pool:
         self._counts = [accounting.source(part.counts()) for part in parts]
         self._test_counts = None if test is None else accounting.source(test.counts())
 
-    def mixed(self, say: Callable[[str], None]) -> list[Example]:
+    def mixed(self, log: Callable[[str], None]) -> list[Example]:
         """Return the first example of every prompt of all training sources, in order."""
         seen: dict[bytes, bytes] = {}
         unique: list[Example] = []
@@ -121,9 +121,9 @@ class _Pool:
                     several = len(self._parts) > 1
                     unique.append(replace(example, id=f"{number}:{example.id}") if several else example)
             if len(self._parts) > 1:
-                say(f"{part.source}: {total - before:,} conversations")
+                log(f"{part.source}: {total - before:,} conversations")
         if len(self._parts) > 1:
-            say(f"{total:,} conversations in all, with {len(unique):,} different prompts")
+            log(f"{total:,} conversations in all, with {len(unique):,} different prompts")
         return unique
 
     def tested(self) -> list[Example]:

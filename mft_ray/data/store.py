@@ -40,7 +40,7 @@ def prepare(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    say: Callable[[str], None] = logger.warning,
+    log: Callable[[str], None] = logger.warning,
     account: Path | None = None,
 ) -> Accounting:
     """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
@@ -64,7 +64,7 @@ def prepare(
         raise UserError(f"{folder} cannot hold data: its name has '::' in it. Choose another folder for the run.")
     encoded, accounting = datasets.DatasetDict(), Accounting()
     tokenizer = with_fixed(tokenizer, config.template_options, config.template_date)
-    splits = load(config, say, accounting)
+    splits = load(config, log, accounting)
     for split in list(splits):
         examples = splits.pop(split)  # freed when it is encoded
         counts, name = accounting.split(split), f"The {split} split"
@@ -76,7 +76,7 @@ def prepare(
             system=config.system,
             too_long=config.too_long,
             counts=counts,
-            say=say,
+            log=log,
         )
         encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
         del rows, examples

@@ -45,7 +45,7 @@ class Backbone:
     Args:
         path: folder or hub id.
         dtype: of the weights; None keeps the checkpoint's.
-        before: folder or hub id of the model before fine-tuning, for masks that remove the delta.
+        pretrained: folder or hub id of the model before fine-tuning, for masks that remove the delta.
         engine: generates in the place of our own `generate`; the GPU is then left to it.
         tokenizer: with the chat template that prompts are made by; None is the model's own.
     """
@@ -54,14 +54,14 @@ class Backbone:
         self,
         path: str,
         dtype: str | None = None,
-        before: str | None = None,
+        pretrained: str | None = None,
         engine: VllmEngine | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.path, self._engine = path, engine
         model = load_model(path)
         self.fingerprint = fingerprint(model)
-        self._before_path = before
+        self._pretrained_path = pretrained
         device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
         self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
         self.tokenizer: Tokenizer = tokenizer or load_tokenizer(path)
@@ -107,9 +107,9 @@ class Backbone:
 
     @cached_property
     def _before(self) -> PreTrainedModel:
-        if self._before_path is None:
-            raise UserError("A mask removes the delta: give the model before fine-tuning as --before.")
-        return load_model(self._before_path)
+        if self._pretrained_path is None:
+            raise UserError("A mask removes the delta: give the model before fine-tuning as --pretrained.")
+        return load_model(self._pretrained_path)
 
     def _with(self, file: Path) -> str:
         return f"{self.fingerprint} {hashlib.sha256(file.read_bytes()).hexdigest()}"

@@ -94,7 +94,7 @@ def _cost(config: Config, depth: int) -> list[Panel]:
 
 
 def _ratio(config: Config, depth: int) -> list[Panel]:
-    ratios = config.study.ratios
+    ratios = config.experiment.ratios
     cells = {f"ratio {ratio:g}": {"ratio": ratio} for ratio in ratios}
     return _one(_masks(config, cells), x=dict(zip(cells, ratios, strict=True)))
 
@@ -105,9 +105,9 @@ def groups(size: int, depth: int) -> list[str]:
 
 
 def _layers(config: Config, depth: int) -> list[Panel]:
-    sizes = config.study.group_sizes or sorted({max(1, depth // 8), max(1, depth // 4)})
+    sizes = config.experiment.group_sizes or sorted({max(1, depth // 8), max(1, depth // 4)})
     if max(sizes) > depth:
-        raise UserError(f"study.group_sizes has {max(sizes)}, and the model has {depth} decoder layers.")
+        raise UserError(f"experiment.group_sizes has {max(sizes)}, and the model has {depth} decoder layers.")
     return [
         Panel(
             f"groups of {size}", _masks(config, {f"layers {group}": {"layers": group} for group in groups(size, depth)})
@@ -128,12 +128,12 @@ def _data(config: Config, depth: int) -> list[Panel]:
             {"data": {"n_train": max(2, math.ceil(share * examples))}},
             dict.fromkeys(rows, share),
         )
-        for share in config.study.data_shares
+        for share in config.experiment.data_shares
     ]
 
 
 def _scope(config: Config, depth: int) -> list[Panel]:
-    cells: dict[str, Changes] = {f"scope {scope}": {"scope": scope} for scope in config.study.scopes}
+    cells: dict[str, Changes] = {f"scope {scope}": {"scope": scope} for scope in config.experiment.scopes}
     mask = {**config.mask.__dict__, **config.compare.methods.get(MFT, {}).get("mask", {})}
     # The reference code's other layer: signed scores under one threshold, the one that removes as many at the start.
     threshold = NormalDist(sigma=mask["init_scale"]).inv_cdf(mask["ratio"]) if mask["ratio"] else -10.0
@@ -142,13 +142,13 @@ def _scope(config: Config, depth: int) -> list[Panel]:
 
 
 def _transfer(config: Config, depth: int) -> list[Panel]:
-    domains = config.study.domains
+    domains = config.experiment.domains
     if not domains and config.data.domain is not None:
         domains = {name: {"data": {"task": name}} for name in DOMAINS}
     if len(domains) < 2:
         raise UserError(
-            "Experiment transfer needs at least two domains: name them in study.domains, each with what it changes of "
-            f"data and evaluation, or take one of {', '.join(DOMAINS)} as data.task for the paper's three."
+            "Experiment transfer needs at least two domains: name them in experiment.domains, each with what it "
+            f"changes of data and evaluation, or take one of {', '.join(DOMAINS)} as data.task for the paper's three."
         )
     tasks = {name: _tasks(changes) for name, changes in domains.items()}
     every = [task for names in tasks.values() for task in names]
@@ -167,7 +167,7 @@ def _flatness(config: Config, depth: int) -> list[Panel]:
 
 
 def _recipes(config: Config, depth: int) -> list[Panel]:
-    domains = config.study.domains or {"all": {}}
+    domains = config.experiment.domains or {"all": {}}
     return [Panel(name, dict(config.compare.methods), changes) for name, changes in domains.items()]
 
 

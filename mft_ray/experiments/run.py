@@ -27,27 +27,27 @@ from mft_ray.runs.prepare import check_tasks, skeleton
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.session import configuration
 from mft_ray.runs.settled import check_settled
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.files import Damaged, read_json, write_json, write_text
 from mft_ray.utils.formatting import duration
 from mft_ray.workers.connection import connected
 from mft_ray.workers.group import WorkerGroup, workers
 
 
-def study(names: Sequence[str], config: Config | None, resume: str | None = None) -> Path:
+def run_experiments(names: Sequence[str], config: Config | None, resume: str | None = None) -> Path:
     """Run experiments over seeds, or go on with interrupted ones. Comparisons on the same FFT model train it once.
 
     Args:
         names: of the experiments; with ``resume`` those that were begun there.
-        config: of a new study, or the changed one of a study to go on with; ``study`` says over what.
-        resume: folder of the study to go on with, whose own configuration is used if no other is given.
+        config: configuration of new experiments, or the changed one of those to go on with.
+        resume: folder of the experiments to go on with, whose own configuration is used if no other is given.
 
     Returns:
         The folder: of each experiment ``NAME.md`` (table), ``NAME.png`` and ``NAME.svg`` (figure), ``NAME.json`` (raw
         rows), and the runs.
 
     Raises:
-        UserError: something given cannot work, or is not what the study was begun with; nothing was then trained.
+        UserError: something given cannot work, or is not what they were begun with; nothing was then trained.
     """
     config = configuration(config, resume)
     folder = open_folder(config, resume)
@@ -63,9 +63,9 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
             settled = check_settled(folder, config)  # again, now that nobody else is at it
             for each in (folder, *(RunFolder(cell.folder) for cell in every if cell.folder.exists())):
                 mend_run(each)
-            settled.begin("study")
+            settled.begin("experiments")
             config.save(folder.config)
-            write_json(folder.root / "study.json", {"names": list(cells)})
+            write_json(folder.root / "experiments.json", {"names": list(cells)})
             _write_tasks(every, folder)
             for cell in every:
                 if cell.seed == 0:  # the others' are the same, with other examples
@@ -77,29 +77,29 @@ def study(names: Sequence[str], config: Config | None, resume: str | None = None
             return folder.root
         except KeyboardInterrupt:
             begun = " ".join(cells)
-            say(f"interrupted; what was finished is kept: python -m mft_ray.study {begun} --resume {folder.root}")
+            log(f"interrupted; what was finished is kept: python -m mft_ray.experiment {begun} --resume {folder.root}")
             raise
         finally:
             held.release()
 
 
 def _check_names(names: Sequence[str], folder: RunFolder) -> None:
-    kept = folder.root / "study.json"
+    kept = folder.root / "experiments.json"
     try:
         begun: list[str] = read_json(kept, lambda content: list(content["names"])) if kept.exists() else list(names)
     except Damaged:  # told, and set aside, when the folder is held
         return
     if set(begun) != set(names):
         raise UserError(
-            f"{folder.root} is a study of {', '.join(begun)}, not of {', '.join(names)}: "
-            f"python -m mft_ray.study {' '.join(begun)} --resume it."
+            f"{folder.root} holds the experiments {', '.join(begun)}, not {', '.join(names)}: "
+            f"python -m mft_ray.experiment {' '.join(begun)} --resume it."
         )
 
 
 def _cells(name: str, config: Config, folder: RunFolder) -> Iterator[Cell]:
     """Yield all comparisons of an experiment."""
     panels = EXPERIMENTS[name].panels(config, depth(skeleton(config)))
-    for seed in range(config.study.seeds):
+    for seed in range(config.experiment.seeds):
         for panel in panels:
             at = folder.root / "runs" / name / f"seed-{seed}" / panel.name.replace(" ", "-")
             tasks = [str(_task_file(folder, seed, name)) for name in panel.judged_on]
@@ -116,7 +116,7 @@ def _write_tasks(cells: list[Cell], folder: RunFolder) -> None:
         path = _task_file(folder, cell.seed, cell.panel.name)
         if path.exists() or not any(cell.panel.name in other.panel.judged_on for other in cells):
             continue
-        examples = load(cell.config.seeded().data, say)["test"]
+        examples = load(cell.config.seeded().data, log)["test"]
         lines = [{"prompt": _prompt(example), "answer": example.answer} for example in examples]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
@@ -126,7 +126,7 @@ def _prompt(example: Example) -> str:
     if len(example.messages) > 2:
         raise UserError(
             f"Example {example.id} has several turns, and a domain without evaluation.tasks is judged by prompts of "
-            "one. Name its evaluation.tasks in study.domains."
+            "one. Name its evaluation.tasks in experiment.domains."
         )
     return (example.messages[0]["content"] or "") + example.separator
 
@@ -136,7 +136,7 @@ def _configured(config: Config, panel: Panel, seed: int, at: Path, tasks: list[s
     for section, changes in panel.changes.items():
         if section not in ("data", "evaluation"):
             raise UserError(
-                f"A domain of study.domains may change data and evaluation; {panel.name} changes {section}."
+                f"A domain of experiment.domains may change data and evaluation; {panel.name} changes {section}."
             )
         tree[section] |= changes
     tree["evaluation"]["other_tasks"] = [*tree["evaluation"]["other_tasks"], *tasks]
@@ -155,14 +155,14 @@ def _workers(cells: list[Cell], config: Config, folder: RunFolder) -> AbstractCo
 def _run(cells: list[Cell], folder: RunFolder, group: WorkerGroup | None) -> None:
     missing = [cell for cell in cells if not RunFolder(cell.folder).comparison.exists()]
     if len(missing) < len(cells):
-        say(f"{len(cells) - len(missing)} of {len(cells)} comparisons are done already")
+        log(f"{len(cells) - len(missing)} of {len(cells)} comparisons are done already")
     began = time.monotonic()
     have = {_fft_of(cell.config): cell.folder for cell in cells if cell not in missing}
     for number, cell in enumerate(missing):
         left = (
             f", about {duration((time.monotonic() - began) / number * (len(missing) - number))} left" if number else ""
         )
-        say(f"comparison {len(cells) - len(missing) + number + 1} of {len(cells)}: {cell.config.run.name}{left}")
+        log(f"comparison {len(cells) - len(missing) + number + 1} of {len(cells)}: {cell.config.run.name}{left}")
         if RunFolder(cell.folder).config.exists():
             compare(cell.config, str(cell.folder), group)
         else:

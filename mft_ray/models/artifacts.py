@@ -43,7 +43,7 @@ def load_with(
     artifact: str | None,
     dtype: str | None = None,
     attention: str | None = None,
-    before: str | None = None,
+    pretrained: str | None = None,
 ) -> PreTrainedModel:
     """Return a model with a mask or an adapter on it, once it is sure that they belong together.
 
@@ -52,7 +52,7 @@ def load_with(
         artifact: mask file or adapter folder; None is the backbone itself.
         dtype: of the returned model; None keeps the checkpoint's.
         attention: transformers' attn_implementation.
-        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
+        pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
 
     Raises:
         UserError: they do not belong together.
@@ -60,7 +60,7 @@ def load_with(
     if artifact is None:
         return load_model(backbone, dtype, attention)
     if not is_adapter(artifact):
-        return load_masked(backbone, load_mask(artifact), dtype, attention, before)
+        return load_masked(backbone, load_mask(artifact), dtype, attention, pretrained)
     model = load_model(backbone, None, attention)
     check_adapter(artifact, backbone, fingerprint(model))
     if dtype is not None:
@@ -69,14 +69,14 @@ def load_with(
     return model
 
 
-def export(backbone: str, artifact: str, folder: Path, before: str | None = None) -> None:
+def export(backbone: str, artifact: str, folder: Path, pretrained: str | None = None) -> None:
     """Write a backbone with a mask or an adapter made part of its weights, as ``from_pretrained`` loads it.
 
     Args:
         backbone: folder or hub id of the model that it was learned on.
         artifact: mask file or adapter folder.
         folder: new or empty.
-        before: see `load_masked`.
+        pretrained: see `load_masked`.
 
     Raises:
         UserError: the folder is not an empty or new one, or the artifact belongs to another backbone.
@@ -90,7 +90,7 @@ def export(backbone: str, artifact: str, folder: Path, before: str | None = None
         check_adapter(artifact, backbone, fingerprint(model))
         model = put_adapter(model, artifact).merge_and_unload()
     else:
-        model = load_masked(backbone, load_mask(artifact), before=before)
+        model = load_masked(backbone, load_mask(artifact), pretrained=pretrained)
     tokenizer = load_tokenizer(backbone)
     model.generation_config = generation_config_of(model, tokenizer)
 

@@ -64,7 +64,7 @@ def load_masked(
     mask: MaskFile,
     dtype: str | None = None,
     attention: str | None = None,
-    before: str | Path | None = None,
+    pretrained: str | Path | None = None,
 ) -> PreTrainedModel:
     """Return the backbone with a mask applied, once it is sure that they belong together.
 
@@ -73,7 +73,7 @@ def load_masked(
         mask: content of a mask file.
         dtype: of the returned model; None keeps the checkpoint's.
         attention: transformers' attn_implementation.
-        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
+        pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
 
     Raises:
         UserError: the mask was learned on another model, or fits none.
@@ -82,13 +82,13 @@ def load_masked(
     check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
     origins = None
     if mask.settings.removes == "delta":
-        if before is None:
+        if pretrained is None:
             raise UserError(
                 "This mask takes weights back to what they were before fine-tuning. Give that checkpoint too "
-                "(--before; see RUN/best/README.md)."
+                "(--pretrained; see RUN/best/README.md)."
             )
-        earlier = load_model(before)
-        check_fingerprint("model before fine-tuning", before, fingerprint(earlier), mask.before)
+        earlier = load_model(pretrained)
+        check_fingerprint("model before fine-tuning", pretrained, fingerprint(earlier), mask.before)
         origins = dict(earlier.named_parameters())
     check_fits(model, mask.masks, origins, mask.source)
     apply_masks(model, mask.masks, origins)
@@ -96,16 +96,16 @@ def load_masked(
 
 
 @contextmanager
-def masked_for_now(model: PreTrainedModel, mask: MaskFile, before: PreTrainedModel | None = None) -> Iterator[None]:
+def masked_for_now(model: PreTrainedModel, mask: MaskFile, pretrained: PreTrainedModel | None = None) -> Iterator[None]:
     """Apply a mask to a backbone, and take it off again: several masks can share one model in memory.
 
     Args:
         model: what the mask was learned on; not checked.
         mask: content of a mask file.
-        before: the model before fine-tuning, for a mask that removes the delta.
+        pretrained: the model before fine-tuning, for a mask that removes the delta.
     """
     removed = {name: model.get_parameter(name).detach()[~keep.to(model.device)] for name, keep in mask.masks.items()}
-    apply_masks(model, mask.masks, None if before is None else dict(before.named_parameters()))
+    apply_masks(model, mask.masks, None if pretrained is None else dict(pretrained.named_parameters()))
     try:
         yield
     finally:

@@ -18,8 +18,8 @@ from mft_ray.runs.prepare import (
     tokenizer_of,
     with_absolute_paths,
 )
-from mft_ray.runs.scores import Subject, score
-from mft_ray.utils.console import say
+from mft_ray.runs.scores import Candidate, score
+from mft_ray.utils.console import log
 from mft_ray.utils.files import write_json
 from mft_ray.utils.formatting import unit
 from mft_ray.workers.capacity import concurrent_trials
@@ -48,15 +48,15 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
     if out:
         _check_file(Path(out).expanduser().absolute())
     if mask:
-        load_with(path, mask, before=config.model.before)
+        load_with(path, mask, pretrained=config.model.pretrained)
         if Path(mask).is_file():
-            say(f"{mask}: {load_mask(mask)}")
+            log(f"{mask}: {load_mask(mask)}")
     local = Path(path).expanduser()
-    subject = Subject(
+    subject = Candidate(
         "model",
         str(local.resolve()) if local.is_dir() else path,
         mask and str(Path(mask).resolve()),
-        config.model.before,
+        config.model.pretrained,
     )
     # On a cluster every node must see it, as it does run folders.
     shared = runs_home() if os.environ.get("RAY_ADDRESS") else None

@@ -24,6 +24,7 @@ class RunFolder:
         self.root = root
         self.config = root / "config.yaml"
         self.baseline = root / "baseline.json"
+        self.fft_model = root / "work" / "fft_model.json"
         self.leaderboard = root / "leaderboard.json"
         self.curves = root / "curves.json"
         self.verdict = root / "verdict.json"

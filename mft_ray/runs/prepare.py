@@ -27,7 +27,7 @@ from mft_ray.models.positions import positions
 from mft_ray.models.vocabulary import check_vocabulary, embedded
 from mft_ray.runs.folder import RunFolder
 from mft_ray.training.batches import micro_batch_size
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 
 # Told the configuration and the structure of its model; refuses what cannot work.
 Check = Callable[[Config, torch.nn.Module], object]
@@ -75,8 +75,8 @@ def _check_checkpoint(config: Config) -> None:
         return
     tokenizer_of(config)
     check_model(config.model.path)
-    if config.model.before is not None:
-        check_model(config.model.before)
+    if config.model.pretrained is not None:
+        check_model(config.model.pretrained)
 
 
 def within_positions(config: Config, model: torch.nn.Module) -> DataConfig:
@@ -111,23 +111,23 @@ def check_tasks(config: Config) -> None:
         model = skeleton(config).config
         for task in load_tasks(config.tasks, config.evaluation, tokenizer_of(config)):
             if task.runs_code is not None:
-                say(f"task {task.name} runs {task.runs_code}")
+                log(f"task {task.name} runs {task.runs_code}")
             room_for_prompts(model, task.max_new_tokens)
 
 
 def check_before(config: Config) -> None:
     """A delta is measured from the checkpoint before fine-tuning, which only the user knows if FFT is given."""
-    if config.model.before is not None:
+    if config.model.pretrained is not None:
         if not config.fft.given:
             raise UserError(
-                "model.before is the checkpoint before fine-tuning, for a model.path that is already fine-tuned: set "
-                "fft.given too. When FFT is trained here, it is known."
+                "model.pretrained is the checkpoint before fine-tuning, for a model.path that is already fine-tuned: "
+                "set fft.given too. When FFT is trained here, it is known."
             )
-        check_path(config.model.before, "model.before")
+        check_path(config.model.pretrained, "model.pretrained")
     elif config.mask.removes == "delta" and config.fft.given:
         raise UserError(
             "mask.removes delta takes weights back to what they were before fine-tuning: give that checkpoint as "
-            "model.before."
+            "model.pretrained."
         )
 
 
@@ -140,7 +140,7 @@ def with_absolute_paths(config: Config) -> Config:
         return os.path.abspath(local) if local is not None and _exists(local) else path
 
     model = config.model.model_copy(
-        update={"path": absolute(config.model.path), "before": absolute(config.model.before)}
+        update={"path": absolute(config.model.path), "pretrained": absolute(config.model.pretrained)}
     )
     template = config.data.chat_template
     file = local_file(template) if template and template not in TEMPLATES else None
@@ -226,7 +226,7 @@ def prepare_data(config: Config, tokenizer: Tokenizer, model: torch.nn.Module, f
     Raises:
         UserError: the data cannot be used, or not with this model.
     """
-    prepare(within_positions(config, model), tokenizer, folder.data, say, folder.data_counts)
+    prepare(within_positions(config, model), tokenizer, folder.data, log, folder.data_counts)
     _check_rows(folder, tokenizer, model)
 
 
@@ -271,7 +271,7 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
         tokenizer = load_tokenizer(path)
         model = load_skeleton(path) if own else check_model(path)
         if spare := check_vocabulary(tokenizer, model, path):
-            say(f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused")
+            log(f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused")
     if config.data.chat_template is not None:
         tokenizer.chat_template = chat_template(config.data.chat_template)
     return with_fixed(tokenizer, config.data.template_options, config.data.template_date)

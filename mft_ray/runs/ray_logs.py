@@ -13,7 +13,7 @@ import ray
 
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.files import replacing
 from mft_ray.workers.group import TRACEBACK
 
@@ -61,12 +61,12 @@ def _keep(folder: RunFolder, private: bool) -> None:
     if logs is None:
         return
     if not private:
-        say(f"something has failed: Ray's logs of it are in {logs} on the nodes of the cluster, as long as that is up")
+        log(f"something has failed: Ray's logs of it are in {logs} on the nodes of the cluster, as long as that is up")
         return
     to = folder.work / "ray-logs"
     with replacing(to) as partial:
         whole = copy_logs(logs, partial)
-    say(
+    log(
         f"something has failed: Ray's logs are kept in {to}"
         + ("" if whole else f", each at most {_MOST_OF_ONE >> 20} MB")
     )

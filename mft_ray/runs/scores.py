@@ -14,50 +14,50 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.training.job import GenerateJob, ScoreJob
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """What is scored.
 
     Attributes:
         name: of its files among the run's scores.
         model: folder or hub id.
         artifact: mask file or adapter folder to put on it, if any.
-        before: model before fine-tuning, for a mask that removes the delta.
+        pretrained: model before fine-tuning, for a mask that removes the delta.
     """
 
     name: str
     model: str
     artifact: str | None = None
-    before: str | None = None
+    pretrained: str | None = None
 
 
-def made(out: Path, name: str, backbone: str, before: str | None) -> Subject:
+def candidate_from(out: Path, name: str, backbone: str, pretrained: str | None) -> Candidate:
     """Return what a run left in its folder: a model of its own, or a mask or an adapter on the backbone.
 
     Args:
         out: folder of the run.
         name: of its files among the scores.
         backbone: folder or hub id of the model that the run started from.
-        before: folder or hub id of the model before fine-tuning, where that is known.
+        pretrained: folder or hub id of the model before fine-tuning, where that is known.
     """
     artifact = find(out)
     assert artifact is not None, f"nothing was kept in {out}"
     if artifact.name == MODEL:
-        return Subject(name, str(artifact))
-    return Subject(name, backbone, str(artifact), before)
+        return Candidate(name, str(artifact))
+    return Candidate(name, backbone, str(artifact), pretrained)
 
 
-def scores_file(folder: RunFolder, subject: Subject, split: str, metric: str) -> Path:
+def scores_file(folder: RunFolder, subject: Candidate, split: str, metric: str) -> Path:
     """Return where `score` keeps what it found."""
     return folder.scores / f"{subject.name}-{split}-{metric}.json"
 
 
 def score(
     group: WorkerGroup,
-    subject: Subject,
+    subject: Candidate,
     split: str,
     config: Config,
     folder: RunFolder,
@@ -88,7 +88,7 @@ def score(
     job = ScoreJob(**_asked(group, subject, split, metric, config, folder), limit=limit)
     label = f"{subject.name} on {split}"
     try:
-        values = group.score(job, Lines(label, metric, None)).values
+        values = group.score(job, JobProgress(label, metric, None)).values
     except RunFailed as error:
         folder.scores.mkdir(parents=True, exist_ok=True)
         keep_traceback(error, path.with_suffix(f".{TRACEBACK}"))
@@ -99,7 +99,7 @@ def score(
 
 
 def answer(
-    group: WorkerGroup, subject: Subject, split: str, examples: Sequence[int], config: Config, folder: RunFolder
+    group: WorkerGroup, subject: Candidate, split: str, examples: Sequence[int], config: Config, folder: RunFolder
 ) -> list[str]:
     """Generate a model's answers to some examples of a split, greedily.
 
@@ -119,7 +119,7 @@ def answer(
 
 
 def _asked(
-    group: WorkerGroup, subject: Subject, split: str, metric: str, config: Config, folder: RunFolder
+    group: WorkerGroup, subject: Candidate, split: str, metric: str, config: Config, folder: RunFolder
 ) -> dict[str, Any]:
     """What every job says that only looks at a model."""
     return {
@@ -131,14 +131,14 @@ def _asked(
         "scaling": group.scaling,
         "batch_size": config.train.eval_batch_size,
         "artifact": subject.artifact,
-        "before": subject.before,
+        "pretrained": subject.pretrained,
         "dtype": config.model.dtype,
         "attention": config.model.attention,
     }
 
 
 def score_on_test(
-    group: WorkerGroup, subjects: Sequence[Subject], config: Config, folder: RunFolder
+    group: WorkerGroup, subjects: Sequence[Candidate], config: Config, folder: RunFolder
 ) -> dict[str, dict[str, list[float]]]:
     """Score models on the test examples by the metric that decides and then by the extra ones.
 

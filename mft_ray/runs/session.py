@@ -16,7 +16,7 @@ from mft_ray.runs.prepare import Check, check, check_tasks, make_ready, with_abs
 from mft_ray.runs.ray_logs import kept_logs
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import Settled, check_settled
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
 
@@ -88,7 +88,7 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
             with kept_logs(folder):
                 yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:
-            say(f"interrupted; what was finished is kept: --resume {folder.root}")
+            log(f"interrupted; what was finished is kept: --resume {folder.root}")
             raise
         finally:
             held.release()

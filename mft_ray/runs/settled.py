@@ -104,7 +104,7 @@ def check_settled(folder: RunFolder, config: Config) -> Settled:
         )
     for path, asked, begun in (
         ("search.trials", config.search.trials, begun_trials(folder)),
-        ("study.seeds", config.study.seeds, _begun_seeds(folder)),
+        ("experiment.seeds", config.experiment.seeds, _begun_seeds(folder)),
     ):
         if asked < begun:
             raise UserError(
@@ -146,7 +146,7 @@ def begun_trials(folder: RunFolder) -> int:
 
 
 def _begun_seeds(folder: RunFolder) -> int:
-    """Return over how many seeds a study of experiments has begun to run."""
+    """Return over how many seeds experiments have begun to run."""
     return 1 + max((int(path.name.removeprefix("seed-")) for path in folder.root.glob("runs/*/seed-*")), default=-1)
 
 
@@ -161,6 +161,6 @@ def _there(stage: Stage, folder: RunFolder) -> bool:
         "methods": [folder.methods],
         "scores": [folder.comparison, *(folder.scores.glob("*-test-*") if folder.methods.exists() else ())],
         "training": [root / name for name in ("progress.json", "checkpoints", "outcome.json")],
-        "study": [root / "runs"] if (root / "study.json").exists() else [],
+        "experiments": [root / "runs"] if (root / "experiments.json").exists() else [],
     }
     return any(path.exists() for path in made[stage])

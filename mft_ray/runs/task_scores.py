@@ -15,8 +15,8 @@ from mft_ray.evaluation.benchmark import benchmark, load_tasks, one_each, texts_
 from mft_ray.evaluation.loaded_model import Backbone
 from mft_ray.models.loading import load_tokenizer
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.scores import Subject
-from mft_ray.utils.console import say
+from mft_ray.runs.scores import Candidate
+from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json
 from mft_ray.workers.failures import root_cause
 from mft_ray.workers.group import TRACEBACK, keep_traceback
@@ -24,7 +24,7 @@ from mft_ray.workers.tasks import stream
 
 
 def score_on_tasks(
-    subjects: Sequence[Subject], config: Config, folder: RunFolder, scaling: ScalingConfig, at_once: int
+    subjects: Sequence[Candidate], config: Config, folder: RunFolder, scaling: ScalingConfig, at_once: int
 ) -> dict[tuple[str, str], dict[str, list[float]]]:
     """Evaluate models on the configuration's tasks; what was generated before is not generated again.
 
@@ -45,8 +45,8 @@ def score_on_tasks(
     shares = [list(subjects[first::at_once]) for first in range(min(at_once, len(subjects)))]
     calls = [(share, config, str(out), str(folder.data / TOKENIZER)) for share in shares]
     try:
-        for line in stream(_evaluate, calls, [[out / each.name for each in share] for share in shares], scaling, say):
-            say(line)
+        for line in stream(_evaluate, calls, [[out / each.name for each in share] for share in shares], scaling, log):
+            log(line)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
@@ -70,13 +70,13 @@ def _example_scores(out: Path, subject: str, task: str, metric: str) -> list[flo
     return one_each([json.loads(line)["scores"] for line in lines[1:]], metric)
 
 
-def _evaluate(subjects: list[Subject], config: Config, out: str, tokenizer: str) -> Iterator[str]:
+def _evaluate(subjects: list[Candidate], config: Config, out: str, tokenizer: str) -> Iterator[str]:
     """Evaluate some models after one another; the tasks, and a backbone that the next one shares, stay in memory."""
     backbone: Backbone | None = None
     prompting = load_tokenizer(tokenizer)
     tasks = load_tasks(config.tasks, config.evaluation, prompting)
     for subject in subjects:
         if backbone is None or backbone.path != subject.model:
-            backbone = Backbone(subject.model, config.model.dtype, subject.before, tokenizer=prompting)
+            backbone = Backbone(subject.model, config.model.dtype, subject.pretrained, tokenizer=prompting)
         judged = backbone.having(subject.artifact, subject.name) if subject.artifact else backbone.itself(subject.name)
         yield from benchmark(backbone, [judged], tasks, Path(out) / subject.name, config.evaluation.task_batch_size)

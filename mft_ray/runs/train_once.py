@@ -30,7 +30,7 @@ from mft_ray.utils.formatting import unit
 from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
 from mft_ray.workers.launch import launch
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 # What a method is made from, beside what all are.
 _SECTIONS = {"fft": ("fft",), "continued_fft": ("fft", "train"), "lora": ("lora", "train")}
@@ -79,10 +79,10 @@ def train_once(method: str, config: Config, out: str) -> None:
                 out=str(root),
                 scaling=scaling,
                 backbone="" if fft else fingerprint(load_model(start)),
-                before=config.model.before,
+                pretrained=config.model.pretrained,
             )
             config.save(folder.config)
-            lines = Lines(method, config.evaluation.watched, job.train.steps)
+            lines = JobProgress(method, config.evaluation.monitor, job.train.steps)
             with kept_logs(folder):
                 outcome = launch(job, Patience(job.train.patience), lines)
     _tell(outcome, config, root)
@@ -101,12 +101,12 @@ def _tell(outcome: Outcome, config: Config, root: Path) -> None:
         raise UserError(
             "The run ended before the mask reached its ratio; raise train.steps and train into another folder."
         )
-    print(f"best at step {best.step}: {unit(config.evaluation.watched).score(best.score)} on validation\n{find(root)}")
+    print(f"best at step {best.step}: {unit(config.evaluation.monitor).score(best.score)} on validation\n{find(root)}")
 
 
 def _check_settled(method: str, config: Config, folder: RunFolder) -> Settled:
     """Return what was settled in a folder, if this training is the one that was begun there."""
-    of_others = (folder.baseline, folder.leaderboard, folder.methods, folder.study, folder.root / "study.json")
+    of_others = (folder.baseline, folder.leaderboard, folder.methods, folder.study, folder.root / "experiments.json")
     if any(path.exists() for path in of_others):
         raise UserError(f"{folder.root} is the folder of a search or a comparison. Give another --out.")
     settled = Settled(folder, _tree(method, config))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mft_ray.models.artifacts import drop_artifact
 from mft_ray.runs import records
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Curves, Leaderboard, Point, Trial
 from mft_ray.training.job import Evaluation, Outcome, StopReason
@@ -15,7 +15,7 @@ from mft_ray.utils.files import read_json
 from mft_ray.verdict.test_looks import looks
 
 
-def write_results(folder: RunFolder, baseline: Baseline, keep: int) -> list[Trial]:
+def write_results(folder: RunFolder, baseline: FftModel, keep: int) -> list[Trial]:
     """Write ``leaderboard.json``, best trial first, and ``curves.json``; return the leaderboard's trials.
 
     Trials that have only been scored by the metric that training is watched by come after those that have a score.

@@ -13,7 +13,7 @@ from mft_ray.errors import RunFailed, UserError
 from mft_ray.models.artifacts import ADAPTER, MASK
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
 from mft_ray.runs.records import Trial, Verdict
@@ -27,7 +27,7 @@ from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
 from mft_ray.training.methods.recipes import recipe
 from mft_ray.training.stopping import AgainstFft
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.formatting import unit
 from mft_ray.verdict.judge import judge_winner
 from mft_ray.verdict.winner import BEST_MODEL, keep_winner
@@ -52,12 +52,12 @@ def search(config: Config | None, resume: str | None = None, look_again: bool = 
 def _run(run: Session, look_again: bool) -> None:
     config, folder = run.config, run.folder
     shown = unit(config.evaluation.metric)
-    say(f"run folder {folder.root}")
-    say("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
+    log(f"run folder {folder.root}")
+    log("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
     run.settled.begin("baseline")
     with fft_workers(config, folder) as group:
         baseline = fft_baseline(group, config, folder, run.start)
-    say(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
+    log(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
     trials = _searched(run, baseline)
     if not trials or trials[0].watched is None:
@@ -66,14 +66,14 @@ def _run(run: Session, look_again: bool) -> None:
             f"No trial of {folder.root} reached its masking ratio and a score, so there is nothing to judge: "
             f"{_reasons(trials)}. See report.html there."
         )
-    say("3/4 verdict: one look at the untouched test examples")
+    log("3/4 verdict: one look at the untouched test examples")
     for prefix, begun in (("fft.continued_lr", folder.continued), ("lora.", folder.rivals / "lora")):
         if prefix in run.settled.reopened:
             shutil.rmtree(begun, ignore_errors=True)  # what was begun with other settings is not gone on with
     run.settled.begin("verdict")
     verdict = judge_winner(config, folder, baseline, run.start, trials, run.concurrent, look_again)
 
-    say("4/4 mask, model and report")
+    log("4/4 mask, model and report")
     [winner] = [trial for trial in trials if trial.trial_id == verdict.trial_id]
     keep_winner(folder, config, baseline, winner, verdict.sentence or "")
     write_results(folder, baseline, config.search.keep)
@@ -81,12 +81,12 @@ def _run(run: Session, look_again: bool) -> None:
     _tell(folder, verdict, report)
 
 
-def _searched(run: Session, baseline: Baseline) -> list[Trial]:
+def _searched(run: Session, baseline: FftModel) -> list[Trial]:
     """Run the trials that there are to be; return those of the leaderboard."""
     config, folder, search = run.config, run.folder, run.config.search
     steps = recipe(search.method, config).train.steps
     begun = begun_trials(folder)
-    say(
+    log(
         f"2/4 search: {search.trials} trials of at most {steps} steps, {run.concurrent} at a time"
         + (f"; {begun} have begun already" if begun else "")
     )
@@ -96,7 +96,7 @@ def _searched(run: Session, baseline: Baseline) -> list[Trial]:
         str(folder.root),
         baseline.model,
         baseline.fingerprint,
-        baseline.before,
+        baseline.pretrained,
         baseline.scores,
         AgainstFft(search.stop),
     )
@@ -109,12 +109,12 @@ def _searched(run: Session, baseline: Baseline) -> list[Trial]:
         run_trials(plan, folder, baseline.depth, run.concurrent, progress)
     except (KeyboardInterrupt, RunFailed):
         if any(trial.watched is not None for trial in keep_results()):
-            say(f"report so far: {render(folder.root)}")
+            log(f"report so far: {render(folder.root)}")
         raise
     if limit := Budget(search.budget, folder.work).reached():
         missing = search.trials - begun_trials(folder)
         more = f"; {missing} of {search.trials} trials have not begun, for which search.budget must be raised"
-        say(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
+        log(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
     return keep_results()
 
 

@@ -19,7 +19,7 @@ from mft_ray.search.repeated_errors import RepeatedErrors
 from mft_ray.search.restarts import Notices
 from mft_ray.search.trial_report import Ended, ended, from_tune
 from mft_ray.training.job import StopReason
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json, write_text
 from mft_ray.utils.formatting import duration, unit
 from mft_ray.workers.failures import root_cause
@@ -76,9 +76,9 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         self.total, self.steps, self.concurrent = total, steps, concurrent
         self.decides, self.fft_score = unit(evaluation.metric), fft_score
-        self.unit, self.fft_watched = unit(evaluation.watched), fft_watched
+        self.unit, self.fft_watched = unit(evaluation.monitor), fft_watched
         self.folder, self.after_each = folder, after_each
-        self.waiting = Waiting(say)
+        self.waiting = Waiting(log)
         self.notices, self._noticed = Notices(), 0.0
         self.repeated = RepeatedErrors()
         self.gave_up: str | None = None
@@ -111,7 +111,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         """Say what a trial tries."""
         self.seconds[trial.trial_id] = time.monotonic()
         self.notices.begin(self.folder.trial(trial.trial_id))
-        say(f"{self._name(trials, trial)} starts: {describe(trial.config)}")
+        log(f"{self._name(trials, trial)} starts: {describe(trial.config)}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -123,10 +123,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             return
         now = report.evaluation
         if now.note:
-            say(f"{self._name(trials, trial)}: {now.note}")
+            log(f"{self._name(trials, trial)}: {now.note}")
         self.budget.note(trial.trial_id, now.tokens)
         note = "" if now.eligible else f" (ratio still {now.ratio:.3f})"
-        say(
+        log(
             f"{self._name(trials, trial)} step {now.step}/{report.total_steps or self.steps}: "
             f"{self.unit.score(now.score)}, {self.unit.delta(now.score - self.fft_watched)} against FFT{note}"
             f"{self._time_left(trials)}"
@@ -134,7 +134,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune starts a trial's driver anew."""
-        say(f"{self._name(trials, trial)}: {restarted('its driver has died')}")
+        log(f"{self._name(trials, trial)}: {restarted('its driver has died')}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
@@ -145,7 +145,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self._note_end(trial)
         result = f"best {self.decides.score(report.best)}, {self.decides.delta(report.best - self.fft_score)}"
         shown = f"{result} against FFT" if math.isfinite(report.best) else "no score"
-        say(f"{self._name(trials, trial)} ends ({report.reason}): {shown}{self._time_left(trials)}")
+        log(f"{self._name(trials, trial)} ends ({report.reason}): {shown}{self._time_left(trials)}")
         self.after_each()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -163,14 +163,14 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         if _raised(out):
             self.gave_up = self.gave_up or self.repeated.note(out.name, reason, where)
         goes_on = "The search ends" if self.gave_up else "The search goes on"
-        say(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
+        log(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
         self.after_each()
         if self.gave_up:
             self.give_up()
 
     def _tell_notices(self, trials: list[Any], trial: Any) -> None:
         for reason in self.notices.new(self.folder.trial(trial.trial_id)):
-            say(f"{self._name(trials, trial)}: {restarted(reason)}")
+            log(f"{self._name(trials, trial)}: {restarted(reason)}")
 
     def _note_end(self, trial: Any) -> None:
         now = time.monotonic()

@@ -10,7 +10,7 @@ from mft_ray.search.trial_report import Ended, from_tune
 from mft_ray.training.job import Evaluation, StopRule
 
 
-class Backstop(ray.tune.Stopper):  # type: ignore[misc]
+class TrialStopper(ray.tune.Stopper):  # type: ignore[misc]
     """Ends a trial that goes on although its stop rule, or its last step, has ended it an evaluation ago.
 
     Workers ask the rule themselves, so that all of them stop together. This is for workers that do not.

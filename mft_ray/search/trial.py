@@ -25,7 +25,7 @@ from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.files import write_json
 from mft_ray.workers.environment import inherit
 from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
-from mft_ray.workers.job_queue import Renewal
+from mft_ray.workers.job_queue import RecyclePolicy
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class TrialPlan:
         root: the run folder.
         backbone: folder of the FFT model.
         fingerprint: of that model.
-        before: folder or hub id of the model before fine-tuning, where that is known.
-        rival: file with FFT's validation scores, one per example.
+        pretrained: folder or hub id of the model before fine-tuning, where that is known.
+        reference_scores: file with FFT's validation scores, one per example.
         stop: the rule that ends trials early.
     """
 
@@ -46,8 +46,8 @@ class TrialPlan:
     root: str
     backbone: str
     fingerprint: str
-    before: str | None
-    rival: str
+    pretrained: str | None
+    reference_scores: str
     stop: AgainstFft
 
     def job(self, trial_id: str, point: dict[str, Any]) -> TrainJob:
@@ -56,13 +56,13 @@ class TrialPlan:
         return train_job(
             method,
             in_steps(apply(self.config, point), folder),
-            model=self.before if method == "fft" and self.before else self.backbone,
+            model=self.pretrained if method == "fft" and self.pretrained else self.backbone,
             data=str(folder.data),
             out=str(folder.trial(trial_id)),
             scaling=self.config.scaling,
             backbone=self.fingerprint,
-            before=self.before,
-            rival=self.rival,
+            pretrained=self.pretrained,
+            reference_scores=self.reference_scores,
         )
 
 
@@ -88,7 +88,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._history: list[Evaluation] = []
         self._steps, self._spent_since = 0, math.inf
         search = plan.config.search
-        renewal = Renewal(1 if search.isolate else search.recycle_after)
+        renewal = RecyclePolicy(search.recycle_after)
         self._group = WorkerGroup(plan.config.scaling, self._work / "groups" / self.trial_id, renewal)
         self._begin(config)
 
@@ -137,7 +137,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
     def _best(self) -> float:
         """Return the best score so far; NaN where it is of another metric than trials end with."""
         evaluation, best = self._plan.config.evaluation, best_index(self._history)
-        comparable = best is not None and evaluation.watched == evaluation.metric
+        comparable = best is not None and evaluation.monitor == evaluation.metric
         return self._history[best].score if comparable and best is not None else math.nan
 
     def _out_of_budget(self) -> bool:

@@ -26,10 +26,10 @@ from mft_ray.search.more_trials import continue_search
 from mft_ray.search.optuna_search import build_search
 from mft_ray.search.progress import TrialProgress
 from mft_ray.search.space import build_space, left_out, points_to_evaluate
-from mft_ray.search.stopper import Backstop
+from mft_ray.search.stopper import TrialStopper
 from mft_ray.search.trial import MaskTrial, TrialPlan
 from mft_ray.training.methods.recipes import recipe
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json
 
 _NAME = "search"
@@ -113,7 +113,7 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
         shutil.rmtree(folder.tune, ignore_errors=True)
         return begun_trials(folder)
     if mend(folder.study, folder.study_copy):
-        say(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
+        log(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
     tuners = [
         ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False) for path in paths
     ]
@@ -124,7 +124,7 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
         # What an experiment was begun with Tune does not change: another goes on with what is wanted now.
         _closed(folder, last.name).touch()
         if _unfinished(folder):
-            say(f"trials at work end as they began; those after them run {concurrent} at a time")
+            log(f"trials at work end as they began; those after them run {concurrent} at a time")
     _fit(tuners[-1], folder, last, progress)
     return begun_trials(folder)
 
@@ -184,7 +184,7 @@ def _new(
         algorithm = continue_search(folder.study, search.sampler, search.startup_trials, search.seed, objectives)
     else:
         if note := left_out(plan.config, depth):
-            say(note)
+            log(note)
         # There are such only where the study was damaged.
         tried = [read_json(path, dict) for path in folder.trials.glob("*/config.json")]
         algorithm = build_search(
@@ -212,7 +212,7 @@ def _new(
             name=experiment.name,
             storage_path=str(folder.tune),
             callbacks=[progress],
-            stop=Backstop(plan.stop, recipe(search.method, plan.config).train.steps),
+            stop=TrialStopper(plan.stop, recipe(search.method, plan.config).train.steps),
             verbose=0,
             # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
             failure_config=ray.tune.FailureConfig(max_failures=1),
@@ -237,7 +237,7 @@ def _ending_in_order() -> Iterator[None]:
 
     def first(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        say("ending in order: what is finished is being saved (once more ends at once)")
+        log("ending in order: what is finished is being saved (once more ends at once)")
         for each in _SIGNALS:
             signal.signal(each, signal.default_int_handler)
         os.kill(os.getpid(), signal.SIGUSR1)  # to Tune it means what SIGINT does, without its words

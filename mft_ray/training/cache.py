@@ -35,7 +35,7 @@ class Split:
         self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
 
 
-class Kept:
+class WorkerCache:
     """Loads what a job needs, or hands out what is there from the last job. One thing of each kind is kept.
 
     Args:
@@ -65,7 +65,7 @@ class Kept:
         if job.artifact is None:
             return self._keep("model", key, lambda: load_model(*key)).to(self.device)
         self._things.pop("model", None)
-        return load_with(job.model, job.artifact, job.dtype, job.attention, job.before).to(self.device)
+        return load_with(job.model, job.artifact, job.dtype, job.attention, job.pretrained).to(self.device)
 
     def forget(self) -> None:
         """Let go of everything."""

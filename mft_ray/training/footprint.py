@@ -165,7 +165,7 @@ def training_sizes(
     share = train.batch_size // job.scaling.workers
     asked = micro_batch_size(train, job.scaling)
     fitting = asked if train.micro_batch_size else largest_divisor(share, (room - fixed) / each)
-    generated = _generated(job.evaluation, job.evaluation.metric, job.evaluation.watched)
+    generated = _generated(job.evaluation, job.evaluation.metric, job.evaluation.monitor)
     most = Sizes(fitting, _scoring(shape, scored, generated, room - fixed, train.eval_batch_size)).within(limit)
     sizes = Sizes(largest_divisor(share, most.training), most.scoring)
     if train.micro_batch_size or fitting == share:

@@ -32,7 +32,7 @@ def tell_every(limit: float) -> float:
     return min(_TELL_EVERY_S, limit / 4)
 
 
-class Signs:
+class Heartbeat:
     """A worker's signs of life. Each says what is done next; nothing else may take long.
 
     Where the next one does not come in time, a thread that needs nothing of Python's writes the stacks of all threads.

@@ -26,8 +26,8 @@ class TrainJob:
         mask: a mask whose scores are trained, or only cut; with neither this nor ``lora`` every weight is trained.
         lora: an adapter that is trained.
         backbone: the model's fingerprint, written into the mask file.
-        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
-        rival: file with the validation scores, one per example, that this run's are compared with.
+        pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
+        reference_scores: file with the validation scores, one per example, that this run's are compared with.
         decides: whether the best state is scored by the deciding metric too, where that is another than is watched.
     """
 
@@ -43,8 +43,8 @@ class TrainJob:
     mask: MaskSettings | None = None
     lora: LoraConfig | None = None
     backbone: str = ""
-    before: str | None = None
-    rival: str | None = None
+    pretrained: str | None = None
+    reference_scores: str | None = None
     decides: bool = True
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class ScoreJob:
         metric: one of `mft_ray.evaluation.metrics`.
         limit: the first so many examples; None takes all.
         artifact: mask file or adapter folder to put on the model.
-        before: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
+        pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         batch_size: examples per forward per worker.
     """
 
@@ -84,7 +84,7 @@ class ScoreJob:
     batch_size: int
     limit: int | None = None
     artifact: str | None = None
-    before: str | None = None
+    pretrained: str | None = None
     dtype: str = "float32"
     attention: str | None = None
 

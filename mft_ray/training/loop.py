@@ -20,7 +20,7 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.models.artifacts import size_of
 from mft_ray.training import memory
 from mft_ray.training.batches import global_batch
-from mft_ray.training.cache import Kept
+from mft_ray.training.cache import WorkerCache
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from mft_ray.training.dropout import add_dropout
 from mft_ray.training.engine import build_engine
@@ -41,7 +41,7 @@ _CALIBRATION = 32
 
 def train(
     job: TrainJob,
-    kept: Kept,
+    kept: WorkerCache,
     stop: StopRule | None = None,
     report: Report | None = None,
     limit: Sizes | None = None,
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(
         self,
         job: TrainJob,
-        kept: Kept,
+        kept: WorkerCache,
         limit: Sizes | None = None,
         sized: Sized | None = None,
         alive: Alive = unheard,
@@ -151,7 +151,7 @@ class Trainer:
         Returns:
             ``cancelled`` if whoever it was reported to wants no more.
         """
-        values, losses = self._validation_values(self.job.evaluation.watched), self._training_losses()
+        values, losses = self._validation_values(self.job.evaluation.monitor), self._training_losses()
         if not all(map(math.isfinite, [*values, *losses])):
             raise FloatingPointError(
                 f"the loss or score is not finite at step {self.step}; a learning rate lower than "
@@ -213,7 +213,7 @@ class Trainer:
         evaluation, best = self.job.evaluation, outcome.best_evaluation
         if best is None:
             return None
-        if evaluation.metric == evaluation.watched:
+        if evaluation.metric == evaluation.monitor:
             return best.score
         if not self.job.decides or outcome.stopped_reason in (StopReason.BELOW_FFT, StopReason.CANCELLED):
             return None
@@ -296,9 +296,9 @@ class Trainer:
         )
 
     def _against_rival(self, values: Sequence[float]) -> dict[str, float]:
-        if self.job.rival is None:
+        if self.job.reference_scores is None:
             return {}
-        rival = self.kept.scores(self.job.rival)
+        rival = self.kept.scores(self.job.reference_scores)
         differences = [value - other for value, other in zip(values, rival, strict=True)]
         return {"delta": sum(differences) / len(differences), "delta_error": standard_error(differences)}
 

@@ -15,7 +15,7 @@ from mft_ray.config import EvaluationConfig, ScalingConfig
 from mft_ray.data.store import TOKENIZER
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import per_example
-from mft_ray.training.cache import Kept
+from mft_ray.training.cache import WorkerCache
 from mft_ray.training.footprint import Sized, scoring_sizes
 from mft_ray.training.heartbeat import Alive, unheard
 from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Sizes, Texts
@@ -28,7 +28,7 @@ _SCORES = "scores examples"
 
 def score(
     job: ScoreJob,
-    kept: Kept,
+    kept: WorkerCache,
     tell: Callable[[Counted], object],
     limit: Sizes | None = None,
     sized: Sized | None = None,
@@ -119,7 +119,7 @@ def score_together(
 
 def answer(
     job: GenerateJob,
-    kept: Kept,
+    kept: WorkerCache,
     limit: Sizes | None = None,
     sized: Sized | None = None,
     alive: Alive = unheard,

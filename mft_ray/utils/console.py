@@ -5,6 +5,6 @@ from __future__ import annotations
 import time
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print one line of progress, with the time, at once."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)

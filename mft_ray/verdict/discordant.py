@@ -13,8 +13,8 @@ from mft_ray.evaluation.benchmark import texts_file
 from mft_ray.models.loading import load_tokenizer
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Differences, Discordant, Example
-from mft_ray.runs.scores import Subject, answer
-from mft_ray.utils.console import say
+from mft_ray.runs.scores import Candidate, answer
+from mft_ray.utils.console import log
 from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
 
 SHOWN = 5  # each way
@@ -30,8 +30,8 @@ class Pair:
         scores: of FFT and of the winner, one per example.
     """
 
-    fft: Subject
-    winner: Subject
+    fft: Candidate
+    winner: Candidate
     scores: tuple[Sequence[float], Sequence[float]]
 
     def apart(self) -> list[int]:
@@ -57,7 +57,7 @@ def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: R
         texts = [answer(group, each, "test", indices, config, folder) for each in (pair.fft, pair.winner)]
     except RunFailed as error:  # that is no reason to have no verdict
         keep_traceback(error, folder.work / f"discordant.{TRACEBACK}")
-        say(f"the report goes without examples: {error.told}")
+        log(f"the report goes without examples: {error.told}")
         return
     rows = [open_split(folder.data, "test")[index] for index in indices]
     tokenizer = load_tokenizer(str(folder.data / TOKENIZER))

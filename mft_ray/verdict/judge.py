@@ -12,13 +12,13 @@ from mft_ray.config import Config
 from mft_ray.data.store import shared_sources
 from mft_ray.errors import RunFailed, told
 from mft_ray.runs import records
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import MetricComparison, SeedSpread, Selection, SplitScore, Trial, Verdict
-from mft_ray.runs.scores import Subject, made, score, score_on_test
+from mft_ray.runs.scores import Candidate, candidate_from, score, score_on_test
 from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.verdict.decision import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 from mft_ray.verdict.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.verdict.seeds import over_seeds
@@ -41,9 +41,9 @@ class Scored:
         not_run: what could not be run, and why.
     """
 
-    fft: Subject
-    mft: Subject
-    subjects: Sequence[Subject]
+    fft: Candidate
+    mft: Candidate
+    subjects: Sequence[Candidate]
     test: Mapping[str, Mapping[str, list[float]]]
     validation: Mapping[str, list[float]]
     rival: tuple[str, str] | None
@@ -54,7 +54,7 @@ class Scored:
 def judge_winner(
     config: Config,
     folder: RunFolder,
-    baseline: Baseline,
+    baseline: FftModel,
     start: str,
     trials: Sequence[Trial],
     concurrent: int,
@@ -84,7 +84,7 @@ def judge_winner(
     if (kept := kept_verdict(folder, winner.trial_id, again)) is not None:
         if kept.trial_id != winner.trial_id or not kept.not_run:
             return kept
-        say(f"the verdict was made without {', '.join(kept.not_run)}: that is tried again")
+        log(f"the verdict was made without {', '.join(kept.not_run)}: that is tried again")
     with fft_workers(config, folder) as group:
         earlier = look(folder, winner.trial_id)
         scored = _scored(group, config, folder, baseline, start, winner)
@@ -120,11 +120,11 @@ def judge_winner(
 
 
 def _scored(
-    group: WorkerGroup, config: Config, folder: RunFolder, baseline: Baseline, start: str, winner: Trial
+    group: WorkerGroup, config: Config, folder: RunFolder, baseline: FftModel, start: str, winner: Trial
 ) -> Scored:
     """Train what the winner is held against and score all; what was trained or scored before is not again."""
-    fft = Subject("fft", baseline.model)
-    mft = made(folder.trial(winner.trial_id), "mft", baseline.model, baseline.before)
+    fft = Candidate("fft", baseline.model)
+    mft = candidate_from(folder.trial(winner.trial_id), "mft", baseline.model, baseline.pretrained)
     rival, failed = best_rival(group, config, folder, baseline)
     not_run = {f"rival {method}": why for method, why in failed.items()}
     subjects, validation = [fft, mft], {"fft": score(group, fft, "validation", config, folder)}
@@ -136,14 +136,14 @@ def _scored(
     except RunFailed as error:
         not_run[CONTINUED] = str(error.__cause__ or error)
         reason = told(not_run[CONTINUED], error.traceback_file).rstrip(".")
-        say(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
+        log(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
     if rival:
         try:
             score_on_test(group, [rival[1]], config, folder)
             subjects.append(rival[1])
         except RunFailed as error:
             not_run[f"rival {rival[0]}"] = str(error)
-            say(f"{error.told.rstrip('.')}. The verdict goes on without it.")
+            log(f"{error.told.rstrip('.')}. The verdict goes on without it.")
             rival = None
     test = score_on_test(group, subjects, config, folder)
     decisive = test[config.evaluation.metric]

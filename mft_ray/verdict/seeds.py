@@ -12,11 +12,11 @@ from mft_ray.errors import RunFailed, told
 from mft_ray.evaluation.statistics import interval
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import SeedSpread, Spread, Trial
-from mft_ray.runs.scores import Subject, made, score
+from mft_ray.runs.scores import Candidate, candidate_from, score
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.workers.group import WorkerGroup
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 
 def over_seeds(
@@ -50,7 +50,7 @@ def over_seeds(
     runs = [_means(scores)]
     for number in range(1, config.verdict.seeds):
         name = f"seed {number + 1} of {config.verdict.seeds}"
-        say(f"{name}: FFT, the winner's settings{', and FFT continued' if 'continued' in scores else ''}")
+        log(f"{name}: FFT, the winner's settings{', and FFT continued' if 'continued' in scores else ''}")
         try:
             sub = RunFolder(folder.seeds / str(number))
             sub.work.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def over_seeds(
             runs.append(_run(group, _reseeded(config, number), sub, start, winner, "continued" in scores))
         except RunFailed as error:
             reason = str(error.__cause__ or error).rstrip(".")
-            say(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
+            log(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
             why.append(f"{name}: {reason}")
     return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
 
@@ -94,13 +94,13 @@ def _run(
     method, chosen, out = config.search.method, apply(config, winner.config), folder.trial("winner")
     with trial_workers(group, config, folder) as its:
         job = job_on(baseline, method, chosen, start=start, data=folder.data, out=out, scaling=its.scaling)
-        lines = Lines("the winner's settings", config.evaluation.watched, job.train.steps)
+        lines = JobProgress("the winner's settings", config.evaluation.monitor, job.train.steps)
         outcome = its.train(job, Patience(None), lines)
     if outcome.best is None:
         raise RunFailed("it ended before the mask reached its ratio")
     subjects = {
-        "fft": Subject("fft", baseline.model),
-        "mft": made(out, "mft", baseline.model, baseline.before),
+        "fft": Candidate("fft", baseline.model),
+        "mft": candidate_from(out, "mft", baseline.model, baseline.pretrained),
     }
     if both:
         subjects["continued"] = continued_fft(group, config, folder, baseline, outcome.history[-1].tokens)

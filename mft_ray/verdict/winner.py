@@ -11,7 +11,7 @@ from mft_ray.config import Config
 from mft_ray.config.params import apply
 from mft_ray.masking import load_mask
 from mft_ray.models.artifacts import MASK, MODEL, export, find
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Trial
 from mft_ray.training.methods.recipes import recipe
@@ -21,7 +21,7 @@ from mft_ray.utils.formatting import product
 BEST_MODEL = "model"
 
 
-def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, trial: Trial, sentence: str) -> None:
+def keep_winner(folder: RunFolder, config: Config, baseline: FftModel, trial: Trial, sentence: str) -> None:
     """Leave mask (or adapter), its configuration, a model card and (if wanted) the resulting model in ``best/``.
 
     Args:
@@ -45,14 +45,14 @@ def keep_winner(folder: RunFolder, config: Config, baseline: Baseline, trial: Tr
         (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         (partial / "README.md").write_text(_card(folder, config, baseline, trial, sentence, artifact))
         if config.run.export_model and artifact.name != MODEL:
-            export(baseline.model, str(artifact), partial / BEST_MODEL, baseline.before)
+            export(baseline.model, str(artifact), partial / BEST_MODEL, baseline.pretrained)
 
 
 def _copy(source: Path, to: Path) -> None:
     shutil.copytree(source, to) if source.is_dir() else shutil.copy2(source, to)
 
 
-def _card(folder: RunFolder, config: Config, baseline: Baseline, trial: Trial, sentence: str, artifact: Path) -> str:
+def _card(folder: RunFolder, config: Config, baseline: FftModel, trial: Trial, sentence: str, artifact: Path) -> str:
     made = product(config.search.method)
     point = ", ".join(f"{knob} {value}" for knob, value in trial.config.items())
     facts = f"""# {made.capitalize()} learned by mft_ray
@@ -67,7 +67,7 @@ def _card(folder: RunFolder, config: Config, baseline: Baseline, trial: Trial, s
         return facts + f"\nThe model is in `{BEST_MODEL}/`: AutoModelForCausalLM.from_pretrained loads it.\n"
     option = "--mask" if artifact.name == MASK else "--adapter"
     delta = artifact.name == MASK and load_mask(artifact).settings.removes == "delta"
-    learned = f"{option} {folder.best / artifact.name}" + (f" --before {baseline.before}" if delta else "")
+    learned = f"{option} {folder.best / artifact.name}" + (f" --pretrained {baseline.pretrained}" if delta else "")
     return f"""{facts}
 Make an ordinary Hugging Face model of it:
 

@@ -25,7 +25,7 @@ from mft_ray.training.memory import kills, most_used
 from mft_ray.utils.files import write_text
 from mft_ray.workers.environment import secrets, worker_environment
 from mft_ray.workers.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
-from mft_ray.workers.job_queue import Desk, Event, Failure, Progress, Renewal, Result, Sign
+from mft_ray.workers.job_queue import Event, Failure, JobQueue, Progress, RecyclePolicy, Result, Sign
 from mft_ray.workers.network import NodeInterface
 from mft_ray.workers.worker_loop import serve
 
@@ -56,8 +56,8 @@ class WorkerGroup:
         renewal: when workers are replaced.
     """
 
-    def __init__(self, scaling: ScalingConfig, storage: Path, renewal: Renewal | None = None) -> None:
-        self.scaling, self.storage, self.renewal = scaling, storage, renewal or Renewal()
+    def __init__(self, scaling: ScalingConfig, storage: Path, renewal: RecyclePolicy | None = None) -> None:
+        self.scaling, self.storage, self.renewal = scaling, storage, renewal or RecyclePolicy()
         self._desk: Any = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -75,7 +75,7 @@ class WorkerGroup:
         if self._desk is None:
             # On this node, so that it lives and dies with its driver. It starts while the workers do.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk)
+            actor = ray.remote(num_cpus=0, scheduling_strategy=here)(JobQueue)
             self._desk = actor.remote(self.scaling.workers, self.scaling.max_failures, self.renewal, secrets())
         elif ray.get(self._desk.renewing.remote()):
             self._join()

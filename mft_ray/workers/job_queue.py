@@ -65,7 +65,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Renewal:
+class RecyclePolicy:
     """When a worker group makes way for a fresh one: what leaks in a library must not add up.
 
     Attributes:
@@ -102,7 +102,7 @@ Result = Outcome | Scores | Texts
 Event = Progress | Result | Failure
 
 
-class Desk:
+class JobQueue:
     """An async actor between the driver, which submits jobs one at a time, and a group's workers.
 
     All workers take the same jobs in the same order. A worker that was started anew takes the unfinished
@@ -117,7 +117,7 @@ class Desk:
     """
 
     def __init__(
-        self, workers: int, max_failures: int, renewal: Renewal, secrets: Mapping[str, str] | None = None
+        self, workers: int, max_failures: int, renewal: RecyclePolicy, secrets: Mapping[str, str] | None = None
     ) -> None:
         self._secrets = dict(secrets or {})
         self._workers, self._max_failures, self._renewal = workers, max_failures, renewal

@@ -23,8 +23,8 @@ class Waiting:
             talk about.
     """
 
-    def __init__(self, say: Callable[[str], None], patience: float = 15.0) -> None:
-        self._say = say
+    def __init__(self, log: Callable[[str], None], patience: float = 15.0) -> None:
+        self._say = log
         self._patience = patience
         self._looked = 0.0
         self._since: dict[str, float] = {}  # when a placement group was first seen without its place

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from mft_ray.training.job import Counted, Restart
-from mft_ray.utils.console import say
+from mft_ray.utils.console import log
 from mft_ray.utils.formatting import duration, unit
 from mft_ray.workers.job_queue import Progress
 
 
-class Lines:
+class JobProgress:
     """Prints how far a job is that this process waits for.
 
     Args:
@@ -26,21 +26,21 @@ class Lines:
     def __call__(self, event: Progress) -> None:
         """Print one line."""
         if isinstance(event, Restart):
-            say(f"{self.label}: {restarted(event.reason)}")
+            log(f"{self.label}: {restarted(event.reason)}")
             return
         if event.note:
-            say(f"{self.label}: {event.note}")
+            log(f"{self.label}: {event.note}")
         if isinstance(event, Counted):
             left = (time.monotonic() - self.since) / event.done * (event.total - event.done)
-            say(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
+            log(f"{self.label}: {event.done:,} of {event.total:,} examples, about {duration(left)} left")
             return
         score = self.unit.score(event.score)
         if not self.steps:
-            say(f"{self.label}: validation {score}")
+            log(f"{self.label}: validation {score}")
             return
         left = event.seconds / max(event.step, 1) * (self.steps - event.step)
         tail = f", at most {duration(left)} left" if event.step else ""
-        say(f"{self.label}: step {event.step} of at most {self.steps}, validation {score}{tail}")
+        log(f"{self.label}: step {event.step} of at most {self.steps}, validation {score}{tail}")
 
 
 def restarted(reason: str) -> str:

@@ -44,7 +44,7 @@ def stream(
     calls: Sequence[tuple[Any, ...]],
     homes: Sequence[Sequence[Path]],
     scaling: ScalingConfig,
-    say: Say,
+    log: Say,
 ) -> Iterator[Any]:
     """Yield what calls of a generator function yield, each in a task of its own, as it comes.
 
@@ -66,7 +66,7 @@ def stream(
     remote = remote_like_worker(_begin, scaling).options(num_returns="streaming")
     watches: dict[Any, _Watch] = {}
     for arguments, folders in zip(calls, homes, strict=True):
-        watch = _Watch(folders, limit, say)
+        watch = _Watch(folders, limit, log)
         watches[remote.remote(function, str(watch.process), arguments)] = watch
     looked = time.monotonic()
     while watches:
@@ -95,8 +95,8 @@ def stream(
 class _Watch:
     """What is known of one task's signs of life."""
 
-    def __init__(self, folders: Sequence[Path], limit: float, say: Say) -> None:
-        self._folders, self._limit, self._say = folders, limit, say
+    def __init__(self, folders: Sequence[Path], limit: float, log: Say) -> None:
+        self._folders, self._limit, self._say = folders, limit, log
         folders[0].mkdir(parents=True, exist_ok=True)
         self.process = folders[0] / _PROCESS  # which process it is
         self.process.unlink(missing_ok=True)

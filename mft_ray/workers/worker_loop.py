@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 import ray.util
 
-from mft_ray.training.heartbeat import Alive, Signs
+from mft_ray.training.heartbeat import Alive, Heartbeat
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
 from mft_ray.training.memory import kills
 from mft_ray.workers.environment import take
@@ -27,16 +27,16 @@ def serve(config: Mapping[str, Any]) -> None:
     """Do the jobs on a desk until sent home: the function of every worker of a group.
 
     Args:
-        config: ``desk``, the handle of a `Desk`, and ``stacks``, a folder for what workers leave that hang.
+        config: ``desk``, the handle of a `JobQueue`, and ``stacks``, a folder for what workers leave that hang.
     """
     desk, after = config["desk"], 0
     take(ray.get(desk.secrets.remote()))
     # Imports torch and DeepSpeed, which only workers need.
-    from mft_ray.training.cache import Kept
+    from mft_ray.training.cache import WorkerCache
 
-    kept = Kept(ray.train.torch.get_device())
+    kept = WorkerCache(ray.train.torch.get_device())
     rank = ray.train.get_context().get_world_rank()
-    signs = Signs(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
+    signs = Heartbeat(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
     node = ray.get_runtime_context().get_node_id()
     ray.get(desk.placed.remote(ray.util.get_current_placement_group(), node, kills()))
     while (task := ray.get(desk.take.remote(after))) is not None:

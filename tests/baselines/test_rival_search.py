@@ -144,7 +144,7 @@ def test_another_seed_is_another_fft_with_the_winners_settings(run: Path) -> Non
         verdict["continued_fft"],
     )
     prints = [
-        json.loads((at / "baseline.json").read_text())["fingerprint"]
+        json.loads((at / "fft_model.json").read_text())["fingerprint"]
         for at in (run / "work", run / "work/seeds/1/work")
     ]
     assert prints[0] != prints[1]

@@ -119,13 +119,13 @@ def test_an_answer_that_does_not_fit_is_not_learned_unless_that_is_asked_for(tem
     short, long = conversation("hi", "yo", name="short"), conversation("hi", "hello, and more", name="long")
     (row,) = encode([short], tokenizer, 99)
     most = len(row["input_ids"])
-    assert encode([short, long], tokenizer, most, say=said.append, counts=counts) == [row]
+    assert encode([short, long], tokenizer, most, log=said.append, counts=counts) == [row]
     assert "1 of 2 examples left out: no answer fits data.max_length" in said[0]
     assert (counts.used, counts.rows, counts.cut, counts.left_out.rows) == (1, 1, 0, 1)
     assert (counts.tokens, counts.answer_tokens) == (most, most - len(row["prompt_ids"]))
     with pytest.raises(UserError, match="no answer tokens"):  # one token less, and the end would be missing
         encode([short], tokenizer, most - 1)
-    rows = encode([short, long], tokenizer, most, too_long="cut", say=said.append, counts=(counts := SplitCounts()))
+    rows = encode([short, long], tokenizer, most, too_long="cut", log=said.append, counts=(counts := SplitCounts()))
     assert (len(rows), counts.cut) == (2, 1)
     assert "teaches that it ends nowhere (1)" in said[1]
 

@@ -20,7 +20,7 @@ MASK = {"init": "magnitude", "schedule": "anneal"}
 def config(tiny: dict[str, Any]) -> Config:
     """A configuration whose comparison says how masks and LoRA train."""
     methods = {"mft": {"mask": MASK, "train": {"lr": 0.1}}, "lora": {"lora": {"rank": 2}}}
-    return parse_config({**tiny, "compare": {"methods": methods}, "study": {"ratios": [0.1, 0.5]}})
+    return parse_config({**tiny, "compare": {"methods": methods}, "experiment": {"ratios": [0.1, 0.5]}})
 
 
 def panels(name: str, config: Config, depth: int = 8) -> list[Panel]:
@@ -59,7 +59,7 @@ def test_layer_groups_cover_the_model_once(config: Config) -> None:
     assert len(ones.rows) == 8
     paper = panels("layers", config, depth=32)
     assert [len(panel.rows) for panel in paper] == [8, 4]  # groups of 4 and of 8 layers, as in figure 3
-    config.study.group_sizes = [16]
+    config.experiment.group_sizes = [16]
     with pytest.raises(UserError, match="has 16, and the model has 8 decoder layers"):
         panels("layers", config)
 
@@ -80,7 +80,7 @@ def test_transfer_judges_each_mask_on_all_domains(tiny: dict[str, Any]) -> None:
     tasks = {panel.name: panel.changes["evaluation"] for panel in found}
     assert tasks["math"] == {"tasks": ["gsm8k", "math"], "other_tasks": ["humaneval", "humaneval_plus", "ifeval"]}
     assert {panel.changes["data"]["task"] for panel in found} == {"math", "coding", "instruction"}
-    toy = panels("transfer", load_config(SPACES / "study" / "toy.yaml"))
+    toy = panels("transfer", load_config(SPACES / "experiments" / "toy.yaml"))
     assert [(panel.name, panel.judged_on) for panel in toy] == [
         ("addition", ("subtraction",)),
         ("subtraction", ("addition",)),
@@ -88,7 +88,7 @@ def test_transfer_judges_each_mask_on_all_domains(tiny: dict[str, Any]) -> None:
 
 
 def test_recipes_are_the_comparisons_rows_on_every_domain() -> None:
-    config = load_config(SPACES / "study" / "recipes.yaml")
+    config = load_config(SPACES / "experiments" / "recipes.yaml")
     found = panels("recipes", config)
     assert [panel.changes for panel in found] == [{}, {"data": {"operations": "-"}}]
     assert all(panel.rows == config.compare.methods for panel in found)

@@ -12,7 +12,7 @@ import pytest
 from mft_ray.config import parse_config
 from mft_ray.errors import UserError
 from mft_ray.experiments import run as module
-from mft_ray.experiments.run import study
+from mft_ray.experiments.run import run_experiments
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def tree(make_tiny: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def flat(ray_cluster: None, tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two experiments of two seeds that were interrupted after their first comparison and resumed."""
-    root = tmp_path_factory.mktemp("study") / "run"
-    config = parse_config({**tree, "run": {"dir": str(root)}, "study": {"seeds": 2, "ratios": [0.1]}})
+    root = tmp_path_factory.mktemp("experiments") / "run"
+    config = parse_config({**tree, "run": {"dir": str(root)}, "experiment": {"seeds": 2, "ratios": [0.1]}})
     with pytest.MonkeyPatch.context() as patch:
         compare = module.compare
 
@@ -42,11 +42,11 @@ def flat(ray_cluster: None, tree: dict[str, Any], tmp_path_factory: pytest.TempP
 
         patch.setattr(module, "compare", once)
         with pytest.raises(KeyboardInterrupt):
-            study(["flatness", "ratio"], config)
+            run_experiments(["flatness", "ratio"], config)
     done = root / "runs" / "flatness" / "seed-0" / "all" / "comparison.json"
     before = done.stat().st_mtime_ns
     assert not (root / "flatness.md").exists()
-    study(["flatness", "ratio"], None, str(root))
+    run_experiments(["flatness", "ratio"], None, str(root))
     assert done.stat().st_mtime_ns == before
     return root
 
@@ -69,7 +69,7 @@ def test_an_experiment_leaves_table_figure_and_raw_rows(flat: Path) -> None:
 
 @pytest.mark.slow
 def test_seeds_are_other_models_and_data(flat: Path) -> None:
-    prints = {path.read_text() for path in flat.glob("runs/flatness/*/all/work/baseline.json")}
+    prints = {path.read_text() for path in flat.glob("runs/flatness/*/all/work/fft_model.json")}
     assert len({json.loads(text)["fingerprint"] for text in prints}) == 2
 
 
@@ -85,9 +85,9 @@ def test_the_loss_rises_away_from_each_model(flat: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_is_not_taken_for_another(flat: Path) -> None:
-    with pytest.raises(UserError, match=r"is a study of flatness, ratio, not of ratio: .* flatness ratio --resume it"):
-        study(["ratio"], None, str(flat))
+def test_experiments_are_not_taken_for_others(flat: Path) -> None:
+    with pytest.raises(UserError, match=r"the experiments flatness, ratio, not ratio: .* flatness ratio --resume it"):
+        run_experiments(["ratio"], None, str(flat))
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_experiments_share_the_fft_models_that_they_have_in_common(flat: Path) -
     for seed in (0, 1):
         first, second = (flat / "runs" / name / f"seed-{seed}" / "all" for name in ("flatness", "ratio"))
         assert (first / "work/fft/outcome.json").samefile(second / "work/fft/outcome.json")
-        assert json.loads((second / "work/baseline.json").read_text())["model"] == str(second / "work/fft/best")
+        assert json.loads((second / "work/fft_model.json").read_text())["model"] == str(second / "work/fft/best")
         rows = [json.loads((run / "comparison.json").read_text())["rows"] for run in (first, second)]
         assert rows[0][0] == rows[1][0]
         assert {row["name"] for row in rows[1]} == {"fft", "ratio 0.1"}
@@ -106,7 +106,9 @@ def test_masks_of_one_domain_are_judged_on_the_others(ray_cluster: None, tree: d
     domains = {"addition": {"data": {"operations": "+", "n_train": 20, "n_validation": 10, "n_test": 12}}}
     domains["subtraction"] = {"data": {**domains["addition"]["data"], "operations": "-"}}
     study_ = {"seeds": 1, "domains": domains}
-    root = study(["transfer"], parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": study_}))
+    root = run_experiments(
+        ["transfer"], parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "experiment": study_})
+    )
     rows = json.loads((root / "transfer.json").read_text())["rows"]
     judged = {(row["panel"], row["on"]) for row in rows if row["row"] == "mft"}
     assert judged == {
@@ -122,12 +124,12 @@ def test_masks_of_one_domain_are_judged_on_the_others(ray_cluster: None, tree: d
 
 
 def test_what_cannot_work_is_refused_before_anything_is_written(tree: dict[str, Any], tmp_path: Path) -> None:
-    config = parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": {"group_sizes": [3]}})
+    config = parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "experiment": {"group_sizes": [3]}})
     with pytest.raises(UserError, match="has 3, and the model has 2 decoder layers"):
-        study(["layers"], config)
+        run_experiments(["layers"], config)
     domains = {"a": {"train": {"lr": 1}}, "b": {}}
     with pytest.raises(UserError, match="a changes train; a domain may change data and evaluation"):
-        parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "study": {"domains": domains}})
+        parse_config({**tree, "run": {"dir": str(tmp_path / "run")}, "experiment": {"domains": domains}})
     assert not (tmp_path / "run").exists()
 
 
@@ -136,7 +138,7 @@ def test_tasks_that_leave_no_room_are_refused_before_anything_is_trained(
 ) -> None:
     sizes = {"n_train": 20, "n_validation": 10, "n_test": 12}
     domains = {name: {"data": {**sizes, "operations": sign}} for name, sign in (("a", "+"), ("b", "-"))}
-    more = {"evaluation": {"metric": "exact_match"}, "study": {"seeds": 1, "domains": domains}}
+    more = {"evaluation": {"metric": "exact_match"}, "experiment": {"seeds": 1, "domains": domains}}
     with pytest.raises(UserError, match="32 positions, so 256 new tokens leave no room"):
-        study(["transfer"], parse_config({**tree, **more, "run": {"dir": str(tmp_path / "run")}}))
+        run_experiments(["transfer"], parse_config({**tree, **more, "run": {"dir": str(tmp_path / "run")}}))
     assert not (tmp_path / "run" / "runs").exists()

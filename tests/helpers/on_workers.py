@@ -28,32 +28,32 @@ def work(config: Mapping[str, Sequence[Task]]) -> None:
 
 
 def train_job(job: TrainJob, device: torch.device) -> None:
-    from mft_ray.training.cache import Kept
+    from mft_ray.training.cache import WorkerCache
     from mft_ray.training.loop import train
 
-    train(job, Kept(device))
+    train(job, WorkerCache(device))
 
 
 def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
     """Break off at an evaluation and start again, as another process would."""
-    from mft_ray.training.cache import Kept
+    from mft_ray.training.cache import WorkerCache
     from mft_ray.training.loop import train
 
     try:
-        train(job, Kept(device), RaiseAt(step))
+        train(job, WorkerCache(device), RaiseAt(step))
     except InterruptedError:
         write_facts(job, {"history": [row["step"] for row in newest_checkpoint(job)["history"]]})
-    train(job, Kept(device))
+    train(job, WorkerCache(device))
 
 
 def look_inside(job: TrainJob, device: torch.device) -> None:
     """Take single steps, note what cannot be seen from outside, and leave a checkpoint."""
-    from mft_ray.training.cache import Kept
+    from mft_ray.training.cache import WorkerCache
     from mft_ray.training.loop import Trainer
     from mft_ray.training.methods.masks import MaskScores
 
     assert job.train.eval_every == 1
-    trainer = Trainer(job, Kept(device))
+    trainer = Trainer(job, WorkerCache(device))
     assert isinstance(trainer.method, MaskScores)
     trainer.evaluate()
     rates: list[float] = []

@@ -65,8 +65,8 @@ def test_a_method_of_a_comparison_is_trained_and_scored_again(folder: RunFolder)
 
 
 def test_a_study_writes_its_tasks_again(folder: RunFolder) -> None:
-    begun(folder, "study")
-    fill(folder, "study.json", "tasks/seed-0/math.jsonl", "work/flatness/fft.json")
+    begun(folder, "experiments")
+    fill(folder, "experiments.json", "tasks/seed-0/math.jsonl", "work/flatness/fft.json")
     (folder.root / "tasks" / "seed-0" / "code.jsonl").write_text('{"prompt": "a"}\n{"prom')
     mend_run(folder)
     assert left(folder) == set()

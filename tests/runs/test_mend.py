@@ -18,7 +18,7 @@ from mft_ray.dashboard import open_server
 from mft_ray.errors import UserError
 from mft_ray.models.artifacts import export
 from mft_ray.report.html import render
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import check_settled
@@ -36,7 +36,16 @@ pytestmark = pytest.mark.slow
 UNREAD = ("progress.json", "lock", ".validate_storage_marker", "report.html", "results.json", ".jsonl")
 TEXT = (".md", ".yaml")
 # Whose content is looked at, and not only whether it is whole.
-OURS = ("outcome.json", "leaderboard.json", "verdict.json", "baseline.json", "looks.json", "spent.json", ".safetensors")
+OURS = (
+    "outcome.json",
+    "leaderboard.json",
+    "verdict.json",
+    "baseline.json",
+    "fft_model.json",
+    "looks.json",
+    "spent.json",
+    ".safetensors",
+)
 # What cannot be made again once trials have begun.
 PRECIOUS = ("work/data/", "work/fft/best/", "work/settled.json", "config.yaml")
 
@@ -100,8 +109,8 @@ def use(folder: RunFolder) -> None:
         assert all(isinstance(value, float) for value in read_json(scores, list))
     looks(folder)
     Budget(config.search.budget, folder.work)
-    if folder.baseline.exists() and (folder.work / "baseline.json").exists():
-        baseline = read_json(folder.work / "baseline.json", lambda content: Baseline(**content))
+    if folder.baseline.exists() and folder.fft_model.exists():
+        baseline = FftModel.load(folder.fft_model)
         write_results(folder, baseline, 2)
         render(folder.root)
 
@@ -225,7 +234,7 @@ def test_a_search_with_several_damaged_files_goes_on(tmp_path: Path, make_tiny: 
         "verdict.json",
         "curves.json",
         "best/model/config.json",
-        "work/baseline.json",
+        "work/fft_model.json",
         "work/discordant.json",
         "work/continued/outcome.json",
         "work/model/model.safetensors",
@@ -236,7 +245,7 @@ def test_a_search_with_several_damaged_files_goes_on(tmp_path: Path, make_tiny: 
         *(str(path.relative_to(root)) for path in root.glob("work/tune/search/searcher-state*")),
         *(str(path.relative_to(root)) for path in root.glob("work/tune/search/experiment_state*")),
     ]
-    (root / "work" / "baseline.json").write_text("[]")
+    (root / "work" / "fft_model.json").write_text("[]")
     for number, name in enumerate(damaged):
         content = (root / name).read_bytes()
         (root / name).write_bytes(content[: number % 2 * len(content) // 2])

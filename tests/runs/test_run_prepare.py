@@ -347,7 +347,7 @@ def test_a_checkpoint_of_a_strangers_is_refused_before_a_ray_starts(
     tree = {**tiny, "model": {"path": str(folder)}, "data": data, "fft": {"given": given}}
     assert says in _refused(tree, tmp_path)
     if given and spoil is not spoil_vocabulary:
-        before = {**tree, "model": {"path": str(model_folder), "before": str(folder)}}
+        before = {**tree, "model": {"path": str(model_folder), "pretrained": str(folder)}}
         assert says in _refused(before, tmp_path)
 
 

@@ -14,7 +14,7 @@ from mft_ray.comparison.run import compare
 from mft_ray.config import Config, parse_config
 from mft_ray.config.stages import FREE, MADE_FROM, flatten, nested, stages_of
 from mft_ray.errors import UserError
-from mft_ray.experiments.run import study
+from mft_ray.experiments.run import run_experiments
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.settled import Settled, check_settled
 from mft_ray.runs.train_once import train_once
@@ -64,7 +64,7 @@ def test_every_setting_is_settled_by_a_stage_or_free(changed: Changed) -> None:
     of_a_search = {path for path in flat if {"data", "baseline", "trials", "verdict"} & set(stages_of(path))}
     free = {path for path in flat if not stages_of(path)}
     assert len(free) > len(FREE)
-    assert {path.split(".")[0] for path in flat.keys() - of_a_search - free} == {"compare", "study"}
+    assert {path.split(".")[0] for path in flat.keys() - of_a_search - free} == {"compare", "experiment"}
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,10 @@ def test_every_setting_that_differs_is_named_and_none_else(folder: RunFolder, ch
 def test_what_results_do_not_depend_on_may_change_at_any_time(folder: RunFolder, changed: Changed, path: str) -> None:
     scaling = {"fft.scaling": {"workers": 1}}
     before = changed(**scaling)
-    begun(folder, before, "data", "baseline", "trials", "verdict", "methods", "scores", "training", "study")
+    begun(folder, before, "data", "baseline", "trials", "verdict", "methods", "scores", "training", "experiments")
     values = {
         "run.name": "another",
         "search.budget": {"hours": 1.0},
-        "search.isolate": True,
         "scaling.cluster_grows_to": {"CPU": 64},
         "fft.scaling.cluster_grows_to": {"CPU": 64},
     }
@@ -250,18 +249,18 @@ def test_compared_methods_are_settled_by_row(folder: RunFolder, changed: Changed
     check_settled(folder, changed(**{"compare.methods": rows, "verdict.seeds": 4}))
 
 
-def test_an_edited_study_is_refused_by_name(folder: RunFolder, changed: Changed) -> None:
-    config = changed(**{"study.seeds": 2, "study.ratios": [0.1]})
-    begun(folder, config, "study")
-    (folder.root / "study.json").write_text('{"names": ["ratio"]}')
+def test_edited_experiments_are_refused_by_name(folder: RunFolder, changed: Changed) -> None:
+    config = changed(**{"experiment.seeds": 2, "experiment.ratios": [0.1]})
+    begun(folder, config, "experiments")
+    (folder.root / "experiments.json").write_text('{"names": ["ratio"]}')
     (folder.root / "runs" / "ratio" / "seed-1").mkdir(parents=True)
-    changed(**{"study.seeds": 2, "study.ratios": [0.2], "train.lr": 1e-5}).save(folder.config)
+    changed(**{"experiment.seeds": 2, "experiment.ratios": [0.2], "train.lr": 1e-5}).save(folder.config)
     with pytest.raises(UserError) as error:
-        study(["ratio"], None, str(folder.root))
-    assert "study.ratios was [0.1] for the study, and is now [0.2]; train.lr was 0.003" in str(error.value)
-    with pytest.raises(UserError, match=r"study\.seeds is 1, and 2 have begun"):
-        study(["ratio"], changed(**{"study.seeds": 1, "study.ratios": [0.1]}), str(folder.root))
-    check_settled(folder, changed(**{"study.seeds": 5, "study.ratios": [0.1]}))  # more seeds add to it
+        run_experiments(["ratio"], None, str(folder.root))
+    assert "experiment.ratios was [0.1] for the experiments, and is now [0.2]; train.lr was 0.003" in str(error.value)
+    with pytest.raises(UserError, match=r"experiment\.seeds is 1, and 2 have begun"):
+        run_experiments(["ratio"], changed(**{"experiment.seeds": 1, "experiment.ratios": [0.1]}), str(folder.root))
+    check_settled(folder, changed(**{"experiment.seeds": 5, "experiment.ratios": [0.1]}))  # more seeds add to it
 
 
 class TestOneTraining:

@@ -14,14 +14,14 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.search.progress import TrialProgress, describe
 from mft_ray.search.space import PAPER
 from mft_ray.training.job import Counted, Evaluation, Restart
-from mft_ray.workers.progress import Lines
+from mft_ray.workers.progress import JobProgress
 
 START = Evaluation(0, 0.25, 0.1, 0, 0.5, math.nan, 0.0, True)
 LATER = Evaluation(10, 0.5, 0.1, 640, 20.0, 1.75, 0.1, True)
 
 
 def test_a_run_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines("FFT", "exact_match", 40)
+    lines = JobProgress("FFT", "exact_match", 40)
     for event in (START, LATER, Restart("a worker has died")):
         lines(event)
     first, second, third = capsys.readouterr().out.splitlines()
@@ -31,12 +31,12 @@ def test_a_run_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_mask_that_is_cut_once_has_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    Lines("l1_mask", "exact_match", 0)(START)
+    JobProgress("l1_mask", "exact_match", 0)(START)
     assert capsys.readouterr().out.endswith("l1_mask: validation 25.00 %\n")
 
 
 def test_scoring_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    Lines("mft on test", "exact_match", None)(Counted(50, 1000))
+    JobProgress("mft on test", "exact_match", None)(Counted(50, 1000))
     assert "mft on test: 50 of 1,000 examples, about" in capsys.readouterr().out
 
 

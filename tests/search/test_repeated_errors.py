@@ -67,7 +67,7 @@ def test_a_search_ends_that_cannot_work_and_goes_on_when_it_can(
     folder = tmp_path / "run"
     process = searches.start(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run")
     deadline = time.monotonic() + searches.TIMEOUT_S
-    while not (folder / "work" / "baseline.json").exists():
+    while not (folder / "work" / "fft_model.json").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)

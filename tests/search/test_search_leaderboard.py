@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mft_ray.runs import records
-from mft_ray.runs.fft_model import Baseline
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import SplitScore
 from mft_ray.search.leaderboard import write_results
@@ -17,7 +17,9 @@ from mft_ray.training.job import Evaluation, Outcome, StopReason
 from mft_ray.utils.files import write_json
 from mft_ray.verdict.test_looks import look
 
-BASELINE = Baseline("fft", "", 2, 0.5, 0.01, 0.5, "scores.json")
+BASELINE = FftModel(
+    model="fft", fingerprint="", depth=2, score=0.5, standard_error=0.01, watched=0.5, scores="scores.json"
+)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pickle
 from typing import Any
 
 from mft_ray.config import StopConfig
-from mft_ray.search.stopper import Backstop
+from mft_ray.search.stopper import TrialStopper
 from mft_ray.search.trial_report import Ended, Evaluated
 from mft_ray.training.job import Evaluation, StopReason
 from mft_ray.training.stopping import AgainstFft
@@ -17,8 +17,8 @@ def result(step: int, delta: float) -> dict[str, Any]:
     return {**Evaluated(evaluation, 0.5 + delta).to_tune(), "training_iteration": 1, "trial_id": "a"}
 
 
-def backstop() -> Backstop:
-    return Backstop(AgainstFft(StopConfig(below_fft=False, plateau=2)), 100)
+def backstop() -> TrialStopper:
+    return TrialStopper(AgainstFft(StopConfig(below_fft=False, plateau=2)), 100)
 
 
 def test_a_trial_that_its_workers_ended_is_none_of_its_business() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mft_ray.training import heartbeat as signs
-from mft_ray.training.heartbeat import FIRST_S, LEAST_S, TIMES, Signs, innermost
+from mft_ray.training.heartbeat import FIRST_S, LEAST_S, TIMES, Heartbeat, innermost
 
 
 class Told(list[tuple[str, float | None]]):
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_limit_follows_from_what_the_same_has_taken_before(tmp_path: Path, clock: list[float]) -> None:
     told = Told()
-    alive = Signs(told, tmp_path / "stacks" / "0.txt")
+    alive = Heartbeat(told, tmp_path / "stacks" / "0.txt")
     alive.begin(None)
     for doing, seconds in (("trains", 60.0), ("trains", 7.0), ("scores", 1.0), ("trains", 0.0), ("scores", 0.0)):
         alive(doing)
@@ -45,7 +45,7 @@ def test_a_limit_follows_from_what_the_same_has_taken_before(tmp_path: Path, clo
 
 def test_signs_are_told_every_few_seconds(tmp_path: Path, clock: list[float]) -> None:
     told = Told()
-    alive = Signs(told, tmp_path / "0.txt")
+    alive = Heartbeat(told, tmp_path / "0.txt")
     alive.begin(None)
     for _ in range(1000):
         alive("trains")
@@ -61,7 +61,7 @@ def serve_py(tmp_path: Path) -> str:
 
 
 def test_a_silent_worker_leaves_its_stack(tmp_path: Path) -> None:
-    alive = Signs(Told(), tmp_path / "0.txt")
+    alive = Heartbeat(Told(), tmp_path / "0.txt")
 
     def sleep() -> None:
         alive.begin(0.2)
@@ -81,7 +81,7 @@ def test_a_silent_worker_leaves_its_stack(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_gives_signs_leaves_no_stack(tmp_path: Path) -> None:
-    alive = Signs(Told(), tmp_path / "0.txt")
+    alive = Heartbeat(Told(), tmp_path / "0.txt")
     alive.begin(2.0)
     for number in range(6):
         time.sleep(0.5)

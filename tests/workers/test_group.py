@@ -27,7 +27,7 @@ from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.job import Evaluation, GenerateJob, Outcome, TrainJob
 from mft_ray.training.memory import kills, most_used
 from mft_ray.workers.group import WorkerGroup, kernel_killed
-from mft_ray.workers.job_queue import Renewal
+from mft_ray.workers.job_queue import RecyclePolicy
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., TrainJob]
@@ -65,7 +65,7 @@ def start(ground: Ground, tmp_path: Path) -> Iterator[Start]:
     """Start groups, and end them with the test."""
     groups: list[WorkerGroup] = []
 
-    def make(renewal: Renewal | None = None, **scale: Any) -> WorkerGroup:
+    def make(renewal: RecyclePolicy | None = None, **scale: Any) -> WorkerGroup:
         groups.append(WorkerGroup(scaling(**scale), tmp_path / f"group-{len(groups)}", renewal))
         return groups[-1]
 
@@ -143,7 +143,7 @@ def test_jobs_of_every_kind_follow_one_another(fft_job: Make, mft_job: Make, sta
 
 def test_a_group_makes_way_for_a_fresh_one(mft_job: Make, start: Start, tmp_path: Path) -> None:
     note = NoteProcess(str(tmp_path / "note"))
-    group = start(Renewal(jobs=2))
+    group = start(RecyclePolicy(jobs=2))
     processes = []
     for number in range(3):
         group.train(mft_job(f"renewed-{number}", scaling(), steps=2, eval_every=2), note)

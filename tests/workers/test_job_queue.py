@@ -12,7 +12,7 @@ import pytest
 import mft_ray.workers.job_queue as desk_module
 from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
 from mft_ray.training.job import Evaluation, Outcome, Restart, ScoreJob, Scores, Sizes, TrainJob
-from mft_ray.workers.job_queue import Desk, Failure, Renewal, Task
+from mft_ray.workers.job_queue import Failure, JobQueue, RecyclePolicy, Task
 
 JOB = TrainJob("fft", "model", "data", "out", TrainConfig(), EvaluationConfig(), ScalingConfig())
 
@@ -25,8 +25,8 @@ def outcome(step: int = 10) -> Outcome:
     return Outcome("completed", [evaluation(step)], 0)
 
 
-def desk(workers: int = 1, max_failures: int = 0, renewal: Renewal | None = None) -> Desk:
-    return Desk(workers, max_failures, renewal or Renewal())
+def desk(workers: int = 1, max_failures: int = 0, renewal: RecyclePolicy | None = None) -> JobQueue:
+    return JobQueue(workers, max_failures, renewal or RecyclePolicy())
 
 
 async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -37,7 +37,7 @@ async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
-async def taken(place: Desk, after: int = 0) -> Task:
+async def taken(place: JobQueue, after: int = 0) -> Task:
     task = await asyncio.wait_for(place.take(after), 1)
     assert task is not None
     return task
@@ -212,9 +212,11 @@ def test_to_break_off_is_told_to_all_workers_at_the_same_evaluation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("renewal", "memory"), [(Renewal(jobs=2), [0.0, 0.0]), (Renewal(growth=5.0), [10.0, 16.0])], ids=["jobs", "memory"]
+    ("renewal", "memory"),
+    [(RecyclePolicy(jobs=2), [0.0, 0.0]), (RecyclePolicy(growth=5.0), [10.0, 16.0])],
+    ids=["jobs", "memory"],
 )
-def test_workers_are_sent_home_in_time(renewal: Renewal, memory: list[float]) -> None:
+def test_workers_are_sent_home_in_time(renewal: RecyclePolicy, memory: list[float]) -> None:
     async def story() -> None:
         place = desk(workers=2, renewal=renewal)
         for number, occupied in enumerate(memory, start=1):

@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+# What keys were called once, by path.
+_RENAMED = {"study": "experiment", "model.before": "model.pretrained", "search.isolate": "search.recycle_after: 1"}
 _MAX_SHOWN = 300  # characters of a value
 _WRONG_SHAPE = ("list_type", "model_type")
 
@@ -28,7 +30,8 @@ def explain(error: ValidationError, root: type[Any]) -> str:
         where = ".".join(path) or "the top level"
         if item["type"] in _UNKNOWN:
             known = ", ".join(_known(root, item["loc"][:-1]))
-            problems.append(f"an unknown key {where} (known here: {known})")
+            hint = f"it is called {_RENAMED[where]} now" if where in _RENAMED else f"known here: {known}"
+            problems.append(f"an unknown key {where} ({hint})")
         elif item["type"] == "missing":
             problems.append(f"no {where}, which must be given")
         elif item["type"] in _WRONG_SHAPE and any(_inside(other, path) for other in paths):

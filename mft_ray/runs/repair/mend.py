@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +19,13 @@ from mft_ray.config.stages import read_settled
 from mft_ray.data.store import SPLITS, open_split
 from mft_ray.errors import UserError
 from mft_ray.models.artifacts import ADAPTER, MASK, MODEL, find
-from mft_ray.runs import fft_model
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
 from mft_ray.runs.study_storage import sound
-from mft_ray.training.job import Cost, Evaluation, Outcome, StopReason
-from mft_ray.utils.console import say
+from mft_ray.training.job import Evaluation, Outcome, StopReason
+from mft_ray.utils.console import log
 from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write_json
 
 _T = TypeVar("_T")
@@ -83,7 +82,7 @@ class _Mender:
     def _baseline_lost(self) -> Damaged | None:
         """Return what is wrong with the record of FFT's score, its scores among it, if that is to be made again."""
         folder = self.folder
-        found = _wrong(folder.work / "baseline.json", _of_baseline)
+        found = _wrong(folder.fft_model, FftModel.load)
         for path in folder.scores.glob("fft-validation-*"):
             found = found or _wrong(path, _of_scores)
         return found or (_wrong(folder.baseline, _record(Baseline)) if self._baseline_copy() is None else None)
@@ -143,7 +142,7 @@ class _Mender:
         yield folder.data_counts, _of_mapping, "what became of each row is not known any more; nothing else needs it"
         yield folder.discordant, _record(Differences), "the report shows no examples until there is another verdict"
         yield folder.work / "spent.json", _of_spent, "what trials spend is counted anew"
-        yield root / "study.json", _of_names, "the experiments that are named now are this study's"
+        yield root / "experiments.json", _of_names, "the experiments that are named now are this run's"
         for path in folder.scores.glob("*.json"):
             yield path, _of_scores, "that is scored again where it is needed"
         for path in folder.work.glob("flatness/*.json"):
@@ -169,7 +168,7 @@ class _Mender:
         if found := _wrong(folder.fft / "outcome.json", Outcome.load) or damage(folder.fft / MODEL):
             if self.begun <= {"baseline"}:
                 self._aside(folder.fft, found, "FFT is trained again")
-                self._drop(folder.work / "baseline.json", folder.baseline, *folder.scores.glob("fft-*"))
+                self._drop(folder.fft_model, folder.baseline, *folder.scores.glob("fft-*"))
             else:
                 self._aside(folder.fft / "outcome.json", found, "the report goes without FFT's curve")
         trained = [(folder.continued, "continued"), (self.root, "")]
@@ -191,7 +190,7 @@ class _Mender:
 
     def _mend_baseline(self) -> None:
         folder = self.folder
-        public, kept = folder.baseline, folder.work / "baseline.json"
+        public, kept = folder.baseline, folder.fft_model
         if found := self._baseline_lost():
             self._aside(found.path, found, _AGAIN)
             self._drop(kept)
@@ -259,7 +258,7 @@ class _Mender:
 
     def _aside(self, path: Path, found: Damaged, then: str) -> None:
         if path.exists():
-            say(f"{found}: {then}")
+            log(f"{found}: {then}")
             self._drop(path)
 
     def _drop(self, *paths: Path) -> None:
@@ -287,16 +286,13 @@ def _outcome(row: Trial, curves: Curves) -> Outcome | None:
         )
         for point in points
     ]
-    watched = (row.model_extra or {}).get("watched")
     best = next((place for place, point in enumerate(points) if point.step == row.step), None)
-    cost = (row.model_extra or {}).get("cost")
-    known = Cost(**cost) if isinstance(cost, dict) and cost.keys() == _COST.keys() else None
-    return Outcome(StopReason(row.stopped_reason), history, best if watched is not None else None, row.score, known)
+    reason = StopReason(row.stopped_reason)
+    return Outcome(reason, history, best if row.watched is not None else None, row.score, row.cost)
 
 
 # Of Tune's states of an experiment, whatever their names end in.
 _PICKLES = ("tuner.pkl", "searcher-state", "search_gen_state")
-_COST = asdict(Cost(0, 0.0, 0.0, 0.0, 0, 0))
 
 
 def _damaged_data(folder: Path) -> Damaged | None:
@@ -344,10 +340,6 @@ def _sound_or(path: Path, read: Callable[[Path], _T], otherwise: _T) -> _T:
 
 def _record(kind: type[_R]) -> Callable[[Path], _R]:
     return kind.load
-
-
-def _of_baseline(path: Path) -> object:
-    return read_json(path, TypeAdapter(fft_model.Baseline).validate_python)
 
 
 def _of_mapping(path: Path) -> object:

@@ -29,8 +29,8 @@ class MaskScores(Method):
         assert job.mask is not None
         self._job, self._settings, self._before = job, job.mask, ""
         before = None
-        if job.mask.removes == "delta" and job.before:
-            earlier = load_model(job.before)
+        if job.mask.removes == "delta" and job.pretrained:
+            earlier = load_model(job.pretrained)
             before, self._before = dict(earlier.named_parameters()), fingerprint(earlier)
         self.masks = Masks(model, job.mask, seed=job.train.seed, before=before, calibrate=calibrate, cache=_cache(job))
         self.parameters = self.masks.scores()

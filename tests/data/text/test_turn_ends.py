@@ -169,7 +169,7 @@ RERENDERS = (
 
 def test_a_template_that_writes_earlier_answers_otherwise_has_a_row_for_each() -> None:
     tokenizer, said = tokenizer_with(RERENDERS), []
-    rows = encode([conversation("a", "b", "c", "d"), conversation("e", "f", name="y")], tokenizer, 999, say=said.append)
+    rows = encode([conversation("a", "b", "c", "d"), conversation("e", "f", name="y")], tokenizer, 999, log=said.append)
     assert [labelled(row, tokenizer) for row in rows] == [
         [f"<think>\n\n</think>\n\n{answer}<|end|>"] for answer in ("b", "d", "f")
     ]
@@ -211,7 +211,7 @@ def test_a_system_message_is_left_to_a_template_that_takes_it_and_is_folded_wher
 def test_one_conversation_that_is_not_taken_does_not_end_the_run() -> None:
     tokenizer, counts, said = tokenizer_with(TURN_END), SplitCounts(), []
     bad = Example("s", (SYSTEM, *conversation("hi", "yo").messages))
-    rows = encode([bad, conversation("hi", "yo")], tokenizer, 99, system="refuse", counts=counts, say=said.append)
+    rows = encode([bad, conversation("hi", "yo")], tokenizer, 99, system="refuse", counts=counts, log=said.append)
     assert [row["id"] for row in rows] == ["x"]
     assert "1 of 2 examples left out: the chat template does not take it" in said[0]
     assert "no system role here" in said[0]

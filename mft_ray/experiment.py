@@ -1,4 +1,4 @@
-"""Run the paper's experiments over seeds: `python -m mft_ray.study NAME… --config FILE`."""
+"""Run the paper's experiments over seeds: `python -m mft_ray.experiment NAME… --config FILE`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from mft_ray import cli
 from mft_ray.experiments.catalogue import EXPERIMENTS
 
 _EXAMPLES = """
-python -m mft_ray.study ratio --config tune_spaces/study/toy.yaml
-python -m mft_ray.study curves layers ratio --config FILE
-python -m mft_ray.study layers --config FILE --set study.seeds=5 --set study.group_sizes='[4, 8]'
-python -m mft_ray.study transfer --config tune_spaces/study/toy.yaml
-python -m mft_ray.study ratio --resume runs/toy-20260101-120000
+python -m mft_ray.experiment ratio --config tune_spaces/experiments/toy.yaml
+python -m mft_ray.experiment curves layers ratio --config FILE
+python -m mft_ray.experiment layers --config FILE --set experiment.seeds=5 --set experiment.group_sizes='[4, 8]'
+python -m mft_ray.experiment transfer --config tune_spaces/experiments/toy.yaml
+python -m mft_ray.experiment ratio --resume runs/toy-20260101-120000
 """
 
 
@@ -32,9 +32,9 @@ def main() -> None:
     options = arguments.parse_args()
     config, resume = cli.read_run(options)
     # Imported late: Ray and transformers take seconds, a mistyped option should be told at once.
-    from mft_ray.experiments.run import study
+    from mft_ray.experiments.run import run_experiments
 
-    study(options.names, config, resume)
+    run_experiments(options.names, config, resume)
 
 
 if __name__ == "__main__":
