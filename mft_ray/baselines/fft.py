@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mft_ray.config import Config, ScalingConfig, TrainConfig
 from mft_ray.data.store import open_split
@@ -17,31 +15,15 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import depth, fingerprint
 from mft_ray.models.loading import load_model
 from mft_ray.runs import records
+from mft_ray.runs.candidates import Candidate
+from mft_ray.runs.context import RunContext, scores_file
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import FftScores, Measured, SplitScore
-from mft_ray.runs.scores import Candidate, score, scores_file
 from mft_ray.training.job import Outcome, StopReason, TrainJob
 from mft_ray.training.methods.recipes import train_job
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import replacing
-from mft_ray.workers.group import WorkerGroup, workers
-from mft_ray.workers.progress import JobProgress
-
-
-def fft_workers(config: Config, folder: RunFolder) -> AbstractContextManager[WorkerGroup]:
-    """Have for a while the workers that train FFT and score what is compared with it."""
-    return workers(config.fft.scaling or config.scaling, folder.work / "groups" / "fft")
-
-
-@contextmanager
-def trial_workers(group: WorkerGroup, config: Config, folder: RunFolder) -> Iterator[WorkerGroup]:
-    """Have for a while the workers that trials have: those of FFT, where the two are alike."""
-    if group.scaling == config.scaling:
-        yield group
-        return
-    with workers(config.scaling, folder.work / "groups" / "trials") as other:
-        yield other
 
 
 def job_on(
@@ -74,25 +56,23 @@ def job_on(
     )
 
 
-def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: str) -> FftModel:
+def fft_baseline(run: RunContext) -> FftModel:
     """Train FFT until validation stops improving (or take it as given) and score it on validation, once.
 
     Args:
-        group: does both.
-        config: the resolved configuration.
-        folder: of the run.
-        start: folder or hub id of the model that FFT starts from, or that is already fine-tuned.
+        run: run with FFT's workers.
     """
+    config, folder, start = run.config, run.folder, run.start
     if folder.fft_model.exists():
         return FftModel.load(folder.fft_model)
     model, trained = start, Measured(stopped=StopReason.GIVEN)
     if not config.fft.given:
-        outcome = _train(group, config, folder.fft, folder, start, config.fft.train, "FFT")
+        outcome = _train(run, start, folder.fft, config.fft.train, "FFT", config.fft.train.patience)
         model, trained = str(folder.fft / "best"), described(outcome)
-    subject = Candidate("fft", model)
+    candidate = Candidate("fft", model)
     metric, watched = config.evaluation.metric, config.evaluation.monitor
-    values = score(group, subject, "validation", config, folder)
-    during = score(group, subject, "validation", config, folder, watched)
+    values = run.score(candidate, "validation")
+    during = run.score(candidate, "validation", watched)
     loaded = load_model(model)
     baseline = FftModel(
         model=model,
@@ -101,7 +81,7 @@ def fft_baseline(group: WorkerGroup, config: Config, folder: RunFolder, start: s
         score=sum(values) / len(values),
         standard_error=standard_error(values),
         watched=sum(during) / len(during),
-        scores=str(scores_file(folder, subject, "validation", watched)),
+        scores=str(scores_file(folder, candidate, "validation", watched)),
         pretrained=config.model.pretrained if config.fft.given else start,
     )
     known = trained.model_dump(exclude_unset=True, exclude={"method", "metric", "validation"})
@@ -145,16 +125,15 @@ def _link(source: str | Path, to: str | Path) -> None:
         shutil.copy2(source, to)
 
 
-def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baseline: FftModel, tokens: int) -> Candidate:
+def continued_fft(run: RunContext, baseline: FftModel, tokens: int) -> Candidate:
     """Train the baseline on for a token budget; the best checkpoint is kept by the same rule as any.
 
     Args:
-        group: does it.
-        config: the resolved configuration.
-        folder: of the run.
-        baseline: to train on.
-        tokens: the winner's budget.
+        run: run with FFT's workers.
+        baseline: model to train on.
+        tokens: budget, the winner's.
     """
+    config, folder = run.config, run.folder
     fft = config.fft.train
     examples = config.train.examples  # what the winner has seen, its rival may see
     lengths = [len(row) for row in open_split(folder.data, examples)["input_ids"]]
@@ -171,37 +150,28 @@ def continued_fft(group: WorkerGroup, config: Config, folder: RunFolder, baselin
             "examples": examples,
         }
     )
-    _train(group, config, folder.continued, folder, baseline.model, train, "continued FFT", patience=None)
+    _train(run, baseline.model, folder.continued, train, "continued FFT", None)
     return Candidate("continued", str(folder.continued / "best"))
 
 
-def _train(
-    group: WorkerGroup,
-    config: Config,
-    out: Path,
-    folder: RunFolder,
-    start: str,
-    train: TrainConfig,
-    label: str,
-    **options: Any,
-) -> Outcome:
-    patience = options.get("patience", train.patience)
+def _train(run: RunContext, start: str, out: Path, train: TrainConfig, label: str, patience: int | None) -> Outcome:
+    config = run.config
     job = TrainJob(
         method="fft",
         model=start,
-        data=str(folder.data),
+        data=str(run.folder.data),
         out=str(out),
         train=train,
         evaluation=config.evaluation,
-        scaling=group.scaling,
+        scaling=run.group.scaling,
         dtype=config.model.dtype,
         attention=config.model.attention,
         decides=False,  # it is scored afterwards, together with its rivals
     )
     try:
-        return group.train(job, Patience(patience), JobProgress(label, config.evaluation.monitor, train.steps))
+        return run.train(job, label, Patience(patience))
     except RunFailed as error:
-        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {folder.root}"
+        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {run.folder.root}"
         raise error.again(reason) from error
 
 

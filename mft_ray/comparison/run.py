@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from mft_ray.baselines.fft import fft_baseline, fft_workers, job_on
+from mft_ray.baselines.fft import fft_baseline, job_on
 from mft_ray.comparison.table import show, write_table
 from mft_ray.config import METHODS, Config, parse_config
 from mft_ray.data.store import shared_sources
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import holm, interval, paired, right_or_wrong
+from mft_ray.runs import records
+from mft_ray.runs.candidates import Candidate, candidate_from
+from mft_ray.runs.context import RunContext, at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import check, in_steps, with_absolute_paths
-from mft_ray.runs.scores import Candidate, candidate_from, score_on_test
+from mft_ray.runs.records import Comparison, Row, RowScore, ScoreTable
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome, StopReason
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.console import log
-from mft_ray.utils.files import read_json, write_json
 from mft_ray.workers.group import WorkerGroup, workers
 from mft_ray.workers.progress import JobProgress
 
@@ -116,17 +118,18 @@ def one_group(config: Config) -> bool:
 def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None:
     config, folder = run.config, run.folder
     log(f"run folder {folder.root}")
-    with nullcontext(given) if given or not one_group(config) else fft_workers(config, folder) as group:
+    shared = RunContext(config, folder, run.start, given) if given else None
+    with nullcontext(shared) if shared or not one_group(config) else at_work(config, folder, run.start) as context:
         log("1/4 FFT, which all others start from")
         run.settled.begin("baseline")
-        with nullcontext(group) if group else fft_workers(config, folder) as its:
-            baseline = fft_baseline(its, config, folder, run.start)
+        with nullcontext(context) if context else at_work(config, folder, run.start) as its:
+            baseline = fft_baseline(its)
         log(f"2/4 {len(rows)} methods on it: {', '.join(row.name for row in rows)}")
         run.settled.begin("methods")
-        outcomes = _trained(rows, run, baseline, group)
+        outcomes = _trained(rows, run, baseline, context.group if context else None)
         log("3/4 scores on the test examples")
         run.settled.begin("scores")
-        subjects = [
+        candidates = [
             Candidate(FFT, baseline.model),
             *(
                 candidate_from(_out(folder, row.name), row.name, baseline.model, baseline.pretrained)
@@ -134,22 +137,19 @@ def _run(run: Session, rows: Sequence[Entry], given: WorkerGroup | None) -> None
                 if isinstance(outcomes[row.name], Outcome)
             ),
         ]
-        with nullcontext(group) if group else fft_workers(config, folder) as its:
-            found = score_on_test(its, subjects, config, folder)
+        with nullcontext(context) if context else at_work(config, folder, run.start) as its:
+            found = its.score_on_test(candidates)
     scores = {("test", metric): values for metric, values in found.items()}
     if config.tasks:
         log(f"4/4 benchmark tasks: {', '.join(config.tasks)}")
-        scores |= score_on_tasks(subjects, config, folder, config.scaling, run.concurrent)
+        scores |= score_on_tasks(run, candidates)
     sources = {"test": shared_sources(folder.data, "test")}  # of tasks nothing is known
-    content = {
-        "backbone": baseline.model,
-        "validation_metric": config.evaluation.monitor,
-        "rows": [_fft_row(folder), *(_row(row.name, row.method, outcomes[row.name]) for row in rows)],
-        "scores": [
-            _table(name, metric, values, config, sources.get(name)) for (name, metric), values in scores.items()
-        ],
-    }
-    write_json(folder.comparison, content)
+    Comparison(
+        backbone=baseline.model,
+        validation_metric=config.evaluation.monitor,
+        rows=[_fft_row(folder), *(_row(row.name, row.method, outcomes[row.name]) for row in rows)],
+        scores=[_table(name, metric, values, config, sources.get(name)) for (name, metric), values in scores.items()],
+    ).save(folder.comparison)
     table = write_table(folder.comparison)
     show(folder.comparison)
     print(f"\ntable   {table}\nmodels  {folder.methods}", flush=True)
@@ -205,45 +205,45 @@ def _out(folder: RunFolder, name: str) -> Path:
 
 def _table(
     name: str, metric: str, values: dict[str, list[float]], config: Config, sources: list[str] | None
-) -> dict[str, Any]:
+) -> ScoreTable:
     """Return every row's score with its interval, and its difference to FFT on the same examples."""
     binary = right_or_wrong(*values.values())
     sources = sources and sources[: len(values[FFT])]
-    table: dict[str, Any] = {"on": name, "metric": metric, "n": len(values[FFT]), "rows": {}}
+    rows: dict[str, RowScore] = {}
     for row, scores in values.items():
         against = paired(scores, values[FFT], binary=binary, resamples=config.evaluation.resamples, sources=sources)
-        table["rows"][row] = {
-            "score": against.candidate,
-            "ci95": list(interval(scores, binary=binary)),
-            "delta_fft": against.delta,
-            "delta_ci95": list(against.ci95),
-            "p_value": None if row == FFT else against.p_value,
-        }
-    rivals = [found for name, found in table["rows"].items() if name != FFT]
-    for found, p in zip(rivals, holm([found["p_value"] for found in rivals]), strict=True):
-        found["p_holm"] = p
-    return table
+        rows[row] = RowScore(
+            score=against.candidate,
+            ci95=interval(scores, binary=binary),
+            delta_fft=against.delta,
+            delta_ci95=against.ci95,
+            p_value=None if row == FFT else against.p_value,
+        )
+    tested = {row: found.p_value for row, found in rows.items() if found.p_value is not None}
+    for row, p in zip(tested, holm(list(tested.values())), strict=True):
+        rows[row].p_holm = p
+    return ScoreTable(on=name, metric=metric, n=len(values[FFT]), rows=rows)
 
 
-def _row(name: str, method: str, outcome: Outcome | str) -> dict[str, Any]:
+def _row(name: str, method: str, outcome: Outcome | str) -> Row:
     if isinstance(outcome, str):
-        return {"name": name, "method": method, "stopped_reason": StopReason.FAILED, "error": outcome, "cost": None}
+        return Row(name=name, method=method, stopped_reason=StopReason.FAILED, error=outcome)
     best, last = outcome.best_evaluation, outcome.history[-1]
-    return {
-        "name": name,
-        "method": method,
-        "validation": best.score if best else None,
-        "best_step": best.step if best else None,
-        "steps": last.step,
-        "stopped_reason": outcome.stopped_reason,
-        "cost": asdict(outcome.cost) if outcome.cost else None,
-    }
+    return Row(
+        name=name,
+        method=method,
+        validation=best.score if best else None,
+        best_step=best.step if best else None,
+        steps=last.step,
+        stopped_reason=outcome.stopped_reason,
+        cost=outcome.cost,
+    )
 
 
-def _fft_row(folder: RunFolder) -> dict[str, Any]:
+def _fft_row(folder: RunFolder) -> Row:
     path = folder.fft / "outcome.json"
     if path.exists():
         return _row(FFT, FFT, Outcome.load(path))
-    record = read_json(folder.baseline, dict)
-    watched = record.get("watched", record)["validation"]["score"]
-    return {"name": FFT, "method": FFT, "validation": watched, "stopped_reason": StopReason.GIVEN, "cost": None}
+    record = records.Baseline.load(folder.baseline)
+    validation = (record.watched or record).validation
+    return Row(name=FFT, method=FFT, validation=validation.score, stopped_reason=StopReason.GIVEN)

@@ -17,9 +17,10 @@ from mft_ray.evaluation.flatness import flatness
 from mft_ray.experiments.catalogue import FFT, Cell
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_tokenizer
+from mft_ray.runs.candidates import Candidate, candidate_from
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.scores import Candidate, candidate_from
+from mft_ray.runs.records import Comparison
 from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.workers.failures import root_cause
@@ -39,23 +40,23 @@ def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     found = []
     for cell in cells:
-        files = {subject: _file(cell, subject) for subject in _subjects(cell)}
-        if missing := [subject for subject, file in files.items() if not file.exists()]:
-            log(f"the loss around {', '.join(subject.name for subject in missing)}: {cell.config.run.name}")
-            for subject, content in zip(missing, _measured(missing, cell), strict=True):
-                write_json(files[subject], content)
-        for subject, file in files.items():
-            found.append({"seed": cell.seed, "row": subject.name, **read_json(file, dict)})
+        files = {candidate: _file(cell, candidate) for candidate in _candidates(cell)}
+        if missing := [candidate for candidate, file in files.items() if not file.exists()]:
+            log(f"the loss around {', '.join(candidate.name for candidate in missing)}: {cell.config.run.name}")
+            for candidate, content in zip(missing, _measured(missing, cell), strict=True):
+                write_json(files[candidate], content)
+        for candidate, file in files.items():
+            found.append({"seed": cell.seed, "row": candidate.name, **read_json(file, dict)})
     return found
 
 
-def _file(cell: Cell, subject: Candidate) -> Path:
-    return RunFolder(cell.folder).work / "flatness" / f"{subject.name}.json"
+def _file(cell: Cell, candidate: Candidate) -> Path:
+    return RunFolder(cell.folder).work / "flatness" / f"{candidate.name}.json"
 
 
-def _subjects(cell: Cell) -> list[Candidate]:
+def _candidates(cell: Cell) -> list[Candidate]:
     folder = RunFolder(cell.folder)
-    backbone = read_json(folder.comparison, dict)["backbone"]
+    backbone = Comparison.load(folder.comparison).backbone
     pretrained = FftModel.load(folder.fft_model).pretrained
     rows = [name for name in cell.panel.rows if (folder.methods / name / "outcome.json").exists()]
     return [
@@ -64,20 +65,20 @@ def _subjects(cell: Cell) -> list[Candidate]:
     ]
 
 
-def _measured(subjects: list[Candidate], cell: Cell) -> Iterator[dict[str, Any]]:
-    home = _file(cell, subjects[0]).parent
-    call = (subjects, cell.config, str(RunFolder(cell.folder).data))
+def _measured(candidates: list[Candidate], cell: Cell) -> Iterator[dict[str, Any]]:
+    home = _file(cell, candidates[0]).parent
+    call = (candidates, cell.config, str(RunFolder(cell.folder).data))
     try:
         yield from stream(_measure, [call], [[home]], cell.config.scaling, log)
     except ray.exceptions.RayError as error:
         raise RunFailed(f"measuring the loss around models failed: {root_cause(error)}") from error
 
 
-def _measure(subjects: list[Candidate], config: Config, data: str) -> Iterator[dict[str, Any]]:
+def _measure(candidates: list[Candidate], config: Config, data: str) -> Iterator[dict[str, Any]]:
     split = open_split(Path(data), "validation")
     rows = [split[index] for index in range(min(EXAMPLES, len(split)))]
     pad_id = load_tokenizer(str(Path(data) / TOKENIZER)).pad_token_id
-    for subject in subjects:
-        model = load_with(subject.model, subject.artifact, "float32", pretrained=subject.pretrained)
+    for candidate in candidates:
+        model = load_with(candidate.model, candidate.artifact, "float32", pretrained=candidate.pretrained)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         yield asdict(flatness(model, rows, pad_id=pad_id, batch_size=config.train.eval_batch_size))

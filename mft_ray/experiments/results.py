@@ -10,9 +10,10 @@ from typing import Any
 
 from mft_ray.evaluation.statistics import interval
 from mft_ray.experiments.catalogue import FFT, Cell
+from mft_ray.runs import records
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Comparison, ScoreTable
 from mft_ray.training.job import Outcome
-from mft_ray.utils.files import read_json
 
 
 @dataclass(frozen=True)
@@ -138,38 +139,38 @@ def gather(name: str, cells: Sequence[Cell], more: list[dict[str, Any]]) -> Gath
     failed: list[str] = []
     for cell in cells:
         folder = RunFolder(cell.folder)
-        content = read_json(folder.comparison, dict)
-        for each in content["rows"]:
-            if "error" in each:
-                failed.append(f"{each['name']} of {cell.config.run.name}: {each['error']}")
+        content = Comparison.load(folder.comparison)
+        for each in content.rows:
+            if each.error is not None:
+                failed.append(f"{each.name} of {cell.config.run.name}: {each.error}")
                 continue
-            rows += [_row(cell, each, table) for table in content["scores"]]
-            at = folder.fft if each["name"] == FFT else folder.methods / each["name"]
+            rows += [_row(cell, each, table) for table in content.scores]
+            at = folder.fft if each.name == FFT else folder.methods / each.name
             if (at / "outcome.json").exists():
-                curves.append(Curve(cell.seed, cell.panel.name, each["name"], _points(at / "outcome.json")))
+                curves.append(Curve(cell.seed, cell.panel.name, each.name, _points(at / "outcome.json")))
     return Gathered(name, rows, curves, failed, more)
 
 
-def _row(cell: Cell, each: dict[str, Any], table: dict[str, Any]) -> Row:
-    name = each["name"]
-    found = table["rows"][name]
+def _row(cell: Cell, each: records.Row, table: ScoreTable) -> Row:
+    name = each.name
+    found = table.rows[name]
     # The test examples of another panel are a file of this seed's own; over seeds they go by the panel's name.
-    other = Path(table["on"]).stem
+    other = Path(table.on).stem
     return Row(
         seed=cell.seed,
         panel=cell.panel.name,
         row=name,
-        method=each["method"],
+        method=each.method,
         x=cell.panel.x.get(name),
-        on=other if other in cell.panel.judged_on else table["on"],
-        metric=table["metric"],
-        n=table["n"],
-        score=found["score"],
-        delta_fft=found["delta_fft"],
-        delta_ci95=tuple(found["delta_ci95"]),
-        p_value=found["p_value"],
-        best_step=each.get("best_step"),
-        cost=each["cost"],
+        on=other if other in cell.panel.judged_on else table.on,
+        metric=table.metric,
+        n=table.n,
+        score=found.score,
+        delta_fft=found.delta_fft,
+        delta_ci95=found.delta_ci95,
+        p_value=found.p_value,
+        best_step=each.best_step,
+        cost=None if each.cost is None else asdict(each.cost),
     )
 
 

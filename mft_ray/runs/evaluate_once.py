@@ -12,13 +12,14 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import load_mask
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_skeleton
+from mft_ray.runs.candidates import Candidate
+from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder, check_place, runs_home
 from mft_ray.runs.prepare import (
     prepare_data,
     tokenizer_of,
     with_absolute_paths,
 )
-from mft_ray.runs.scores import Candidate, score
 from mft_ray.utils.console import log
 from mft_ray.utils.files import write_json
 from mft_ray.utils.formatting import unit
@@ -52,7 +53,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
         if Path(mask).is_file():
             log(f"{mask}: {load_mask(mask)}")
     local = Path(path).expanduser()
-    subject = Candidate(
+    candidate = Candidate(
         "model",
         str(local.resolve()) if local.is_dir() else path,
         mask and str(Path(mask).resolve()),
@@ -70,7 +71,7 @@ def evaluate_once(config: Config, model: str | None, mask: str | None, split: st
             concurrent_trials(config.scaling)
             with workers(config.scaling, folder.work / "group") as group:
                 try:
-                    values = score(group, subject, split, config, folder)
+                    values = RunContext(config, folder, path, group).score(candidate, split)
                 except RunFailed as failure:
                     # The scores' folder, which has it too, goes away.
                     keep_traceback(failure, Path(out or "evaluate").absolute().with_suffix(f".{TRACEBACK}"))

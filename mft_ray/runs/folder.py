@@ -12,15 +12,18 @@ from filelock import FileLock, Timeout
 from mft_ray.config import Config
 from mft_ray.errors import UserError
 
+_TRUST = "MFT_RAY_TRUST_RUN"
+
 
 class RunFolder:
     """The paths of one run.
 
     Args:
-        root: the run folder.
+        root: run folder.
+        data: folder of the prepared splits, where that is another run's.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, data: Path | None = None) -> None:
         self.root = root
         self.config = root / "config.yaml"
         self.baseline = root / "baseline.json"
@@ -34,7 +37,7 @@ class RunFolder:
         self.work = root / "work"
         self.study_copy = self.work / "study.db"
         self.start_model = self.work / "model"
-        self.data = self.work / "data"
+        self.data = self.work / "data" if data is None else data
         self.fft = self.work / "fft"
         self.continued = self.work / "continued"
         self.comparison = root / "comparison.json"
@@ -138,3 +141,27 @@ def lock(folder: RunFolder) -> FileLock:
             f"Another process is working on {folder.root}. Wait for it to end, or give another run.dir."
         ) from None
     return held
+
+
+def check_owner(folder: Path) -> None:
+    """Refuse files of somebody else: Tune's state and checkpoints are unpickled, and a pickle can do all that one may.
+
+    Files of root are as good as one's own. ``MFT_RAY_TRUST_RUN=1`` lets any pass.
+
+    Args:
+        folder: with the files; there may be none yet.
+
+    Raises:
+        UserError: naming the first file and its owner.
+    """
+    if os.environ.get(_TRUST) == "1":
+        return
+    trusted = {os.getuid(), 0}
+    for path in (folder, *folder.rglob("*")) if folder.exists() else ():
+        owner = path.lstat().st_uid
+        if owner not in trusted:
+            raise UserError(
+                f"{path} belongs to user {owner}, and you are user {os.getuid()}. To go on with a run, files of it are "
+                "loaded that can run code as you. If you trust who made them, copy the run folder (cp -r, which makes "
+                f"it yours) and resume the copy, or set {_TRUST}=1."
+            )

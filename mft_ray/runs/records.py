@@ -311,3 +311,56 @@ class Curves(FileRecord):
     fft: list[Point] = []
     continued: list[Point] = []
     trials: dict[str, list[Point]] = {}
+
+
+class Row(Record):
+    """A method of a comparison: how its training went.
+
+    Attributes:
+        name: name of the row.
+        method: name of the method.
+        validation: best validation score by ``validation_metric``.
+        best_step: step of that score.
+        steps: steps trained.
+        stopped_reason: why training ended.
+        error: why there is no model, if there is none.
+        cost: cost of the training.
+    """
+
+    name: str
+    method: str
+    validation: Score = None
+    best_step: int | None = None
+    steps: int | None = None
+    stopped_reason: str
+    error: str | None = None
+    cost: Cost | None = None
+
+
+class RowScore(Record):
+    """A row's test score with its interval, and its difference to FFT on the same examples."""
+
+    score: float
+    ci95: Interval
+    delta_fft: float
+    delta_ci95: Interval
+    p_value: float | None = None
+    p_holm: float | None = None
+
+
+class ScoreTable(Record):
+    """All rows by one metric, on the test split (``on`` is ``test``) or a benchmark task."""
+
+    on: str
+    metric: str
+    n: int
+    rows: dict[str, RowScore]
+
+
+class Comparison(FileRecord):
+    """comparison.json: several methods on one backbone."""
+
+    backbone: str
+    validation_metric: str
+    rows: list[Row]
+    scores: list[ScoreTable]

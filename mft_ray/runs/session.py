@@ -10,8 +10,7 @@ from pathlib import Path
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
-from mft_ray.runs.folder import RunFolder, lock, open_folder
-from mft_ray.runs.ownership import check_owner
+from mft_ray.runs.folder import RunFolder, check_owner, lock, open_folder
 from mft_ray.runs.prepare import Check, check, check_tasks, make_ready, with_absolute_paths, with_fixed_date
 from mft_ray.runs.ray_logs import kept_logs
 from mft_ray.runs.repair.mend import mend_run

@@ -10,8 +10,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.artifacts import ADAPTER, MASK, find
 from mft_ray.models.loading import load_model
-from mft_ray.runs.folder import RunFolder, lock
-from mft_ray.runs.ownership import check_owner
+from mft_ray.runs.folder import RunFolder, check_owner, lock
 from mft_ray.runs.prepare import (
     check,
     in_steps,

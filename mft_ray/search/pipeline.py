@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mft_ray.baselines.fft import fft_baseline, fft_workers
+from mft_ray.baselines.fft import fft_baseline
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.models.artifacts import ADAPTER, MASK
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import show
+from mft_ray.runs.context import at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
@@ -55,8 +56,8 @@ def _run(run: Session, look_again: bool) -> None:
     log(f"run folder {folder.root}")
     log("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
     run.settled.begin("baseline")
-    with fft_workers(config, folder) as group:
-        baseline = fft_baseline(group, config, folder, run.start)
+    with at_work(config, folder, run.start) as its:
+        baseline = fft_baseline(its)
     log(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
     trials = _searched(run, baseline)
@@ -71,7 +72,7 @@ def _run(run: Session, look_again: bool) -> None:
         if prefix in run.settled.reopened:
             shutil.rmtree(begun, ignore_errors=True)  # what was begun with other settings is not gone on with
     run.settled.begin("verdict")
-    verdict = judge_winner(config, folder, baseline, run.start, trials, run.concurrent, look_again)
+    verdict = judge_winner(run, baseline, trials, look_again)
 
     log("4/4 mask, model and report")
     [winner] = [trial for trial in trials if trial.trial_id == verdict.trial_id]

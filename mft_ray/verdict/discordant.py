@@ -6,16 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mft_ray.config import Config
 from mft_ray.data.store import TOKENIZER, open_split
 from mft_ray.errors import RunFailed
 from mft_ray.evaluation.benchmark import texts_file
 from mft_ray.models.loading import load_tokenizer
+from mft_ray.runs.candidates import Candidate
+from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Differences, Discordant, Example
-from mft_ray.runs.scores import Candidate, answer
 from mft_ray.utils.console import log
-from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
+from mft_ray.workers.group import TRACEBACK, keep_traceback
 
 SHOWN = 5  # each way
 
@@ -43,18 +43,17 @@ class Pair:
         return gains + losses
 
 
-def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: RunFolder) -> None:
+def keep_test_examples(run: RunContext, pair: Pair) -> None:
     """Generate what both models say to the test examples on which they differ most, and keep that in the run.
 
     Args:
-        group: generates.
-        pair: the models.
-        config: evaluation and dtype.
-        folder: of the run.
+        run: run with workers that generate.
+        pair: the two models.
     """
+    folder = run.folder
     indices = pair.apart()
     try:
-        texts = [answer(group, each, "test", indices, config, folder) for each in (pair.fft, pair.winner)]
+        texts = [run.answer(each, "test", indices) for each in (pair.fft, pair.winner)]
     except RunFailed as error:  # that is no reason to have no verdict
         keep_traceback(error, folder.work / f"discordant.{TRACEBACK}")
         log(f"the report goes without examples: {error.told}")
@@ -65,14 +64,14 @@ def keep_test_examples(group: WorkerGroup, pair: Pair, config: Config, folder: R
         _example(pair, index, tokenizer.decode(row["prompt_ids"], skip_special_tokens=True), row["answer"], said)
         for index, row, said in zip(indices, rows, zip(*texts, strict=True), strict=True)
     ]
-    _keep(folder, "test", config.evaluation.metric, examples)
+    _keep(folder, "test", run.config.evaluation.metric, examples)
 
 
 def keep_task_examples(pair: Pair, task: str, metric: str, folder: RunFolder) -> None:
     """Keep the same of a benchmark task, whose texts are in the run already."""
     lines = [
-        texts_file(folder.tasks / subject.name, task, subject.name).read_text(encoding="utf-8").splitlines()[1:]
-        for subject in (pair.fft, pair.winner)
+        texts_file(folder.tasks / candidate.name, task, candidate.name).read_text(encoding="utf-8").splitlines()[1:]
+        for candidate in (pair.fft, pair.winner)
     ]
     examples = []
     for index in pair.apart():

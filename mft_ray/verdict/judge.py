@@ -6,16 +6,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mft_ray.baselines.fft import continued_fft, described, fft_workers
+from mft_ray.baselines.fft import continued_fft, described
 from mft_ray.baselines.rivals import best_rival
-from mft_ray.config import Config
 from mft_ray.data.store import shared_sources
 from mft_ray.errors import RunFailed, told
 from mft_ray.runs import records
+from mft_ray.runs.candidates import Candidate, candidate_from
+from mft_ray.runs.context import RunContext, at_work
 from mft_ray.runs.fft_model import FftModel
-from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import MetricComparison, SeedSpread, Selection, SplitScore, Trial, Verdict
-from mft_ray.runs.scores import Candidate, candidate_from, score, score_on_test
+from mft_ray.runs.session import Session
 from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome
 from mft_ray.utils.console import log
@@ -23,7 +23,6 @@ from mft_ray.verdict.decision import CONTINUED, SEEDS, Evidence, Rules, compare,
 from mft_ray.verdict.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.verdict.seeds import over_seeds
 from mft_ray.verdict.test_looks import kept_verdict, look, looks
-from mft_ray.workers.group import WorkerGroup
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Scored:
     Attributes:
         fft: the FFT model.
         mft: the winner.
-        subjects: both, and what else they are held against.
+        candidates: both, and what else they are held against.
         test: by metric and name, one score for each test example.
         validation: by name, one score for each validation example.
         rival: method and name of the best rival.
@@ -43,7 +42,7 @@ class Scored:
 
     fft: Candidate
     mft: Candidate
-    subjects: Sequence[Candidate]
+    candidates: Sequence[Candidate]
     test: Mapping[str, Mapping[str, list[float]]]
     validation: Mapping[str, list[float]]
     rival: tuple[str, str] | None
@@ -51,27 +50,16 @@ class Scored:
     not_run: Mapping[str, str]
 
 
-def judge_winner(
-    config: Config,
-    folder: RunFolder,
-    baseline: FftModel,
-    start: str,
-    trials: Sequence[Trial],
-    concurrent: int,
-    again: bool = False,
-) -> Verdict:
+def judge_winner(session: Session, baseline: FftModel, trials: Sequence[Trial], again: bool = False) -> Verdict:
     """Score FFT, continued FFT and the winner on test, once, and write what that shows.
 
     Where continued FFT, a rival or another seed cannot be run, the verdict is on what there is and says so.
 
     Args:
-        config: the resolved configuration.
-        folder: of the run.
-        baseline: the FFT model.
-        start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
-        trials: of the leaderboard, the winner first.
-        concurrent: models that may be evaluated on benchmark tasks at once.
-        again: the test examples may be looked at although they were for another trial.
+        session: run, and how many models may be evaluated on benchmark tasks at once.
+        baseline: FFT model.
+        trials: rows of the leaderboard, the winner first.
+        again: whether the test examples may be looked at although they were for another trial.
 
     Returns:
         The verdict; what is there already is not judged again, unless something could not be run.
@@ -80,19 +68,19 @@ def judge_winner(
         UserError: the test examples were looked at for another trial, and that verdict is gone.
         RunFailed: FFT or the winner could not be scored.
     """
-    winner = trials[0]
+    config, folder, winner = session.config, session.folder, trials[0]
     if (kept := kept_verdict(folder, winner.trial_id, again)) is not None:
         if kept.trial_id != winner.trial_id or not kept.not_run:
             return kept
         log(f"the verdict was made without {', '.join(kept.not_run)}: that is tried again")
-    with fft_workers(config, folder) as group:
+    with at_work(config, folder, session.start) as run:
         earlier = look(folder, winner.trial_id)
-        scored = _scored(group, config, folder, baseline, start, winner)
+        scored = _scored(run, baseline, winner)
     metric = config.evaluation.metric
     decisive = scored.test[metric]
     alone = Rules(config.evaluation.resamples, config.verdict.real_test)
     rules = replace(alone, sources=shared_sources(folder.data, "test"))
-    on_tasks = _on_tasks(scored, config, folder, concurrent, alone)
+    on_tasks = _on_tasks(scored, session, alone)
     others = config.evaluation.other_tasks
     extra = [_extra(name, by_name, rules) for name, by_name in scored.test.items() if name != metric]
     extra += [each for task, each in on_tasks if task not in others]
@@ -112,58 +100,54 @@ def judge_winner(
     verdict.trial_id, verdict.looks, verdict.extra = winner.trial_id, looks(folder), extra
     chosen_from = len(scored.validation["fft"])
     verdict.selection = Selection(split="validation", n=chosen_from, metric=metric, trials=len(trials))
-    _complete_baseline(config, folder, decisive, scored.validation)
+    _complete_baseline(session, decisive, scored.validation)
     if kept is not None:
         shutil.rmtree(folder.best, ignore_errors=True)  # its card has the sentence of that verdict
     verdict.save(folder.verdict)
     return verdict
 
 
-def _scored(
-    group: WorkerGroup, config: Config, folder: RunFolder, baseline: FftModel, start: str, winner: Trial
-) -> Scored:
+def _scored(run: RunContext, baseline: FftModel, winner: Trial) -> Scored:
     """Train what the winner is held against and score all; what was trained or scored before is not again."""
     fft = Candidate("fft", baseline.model)
-    mft = candidate_from(folder.trial(winner.trial_id), "mft", baseline.model, baseline.pretrained)
-    rival, failed = best_rival(group, config, folder, baseline)
+    mft = candidate_from(run.folder.trial(winner.trial_id), "mft", baseline.model, baseline.pretrained)
+    rival, failed = best_rival(run, baseline)
     not_run = {f"rival {method}": why for method, why in failed.items()}
-    subjects, validation = [fft, mft], {"fft": score(group, fft, "validation", config, folder)}
+    candidates, validation = [fft, mft], {"fft": run.score(fft, "validation")}
     try:
-        continued = continued_fft(group, config, folder, baseline, winner.tokens or 0)
-        validation["continued"] = score(group, continued, "validation", config, folder)
-        score_on_test(group, [continued], config, folder)
-        subjects.insert(0, continued)
+        continued = continued_fft(run, baseline, winner.tokens or 0)
+        validation["continued"] = run.score(continued, "validation")
+        run.score_on_test([continued])
+        candidates.insert(0, continued)
     except RunFailed as error:
         not_run[CONTINUED] = str(error.__cause__ or error)
         reason = told(not_run[CONTINUED], error.traceback_file).rstrip(".")
         log(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
     if rival:
         try:
-            score_on_test(group, [rival[1]], config, folder)
-            subjects.append(rival[1])
+            run.score_on_test([rival[1]])
+            candidates.append(rival[1])
         except RunFailed as error:
             not_run[f"rival {rival[0]}"] = str(error)
             log(f"{error.told.rstrip('.')}. The verdict goes on without it.")
             rival = None
-    test = score_on_test(group, subjects, config, folder)
-    decisive = test[config.evaluation.metric]
-    keep_test_examples(group, Pair(fft, mft, (decisive["fft"], decisive["mft"])), config, folder)
-    seeds, why = over_seeds(group, config, folder, start, winner, decisive)
+    test = run.score_on_test(candidates)
+    decisive = test[run.config.evaluation.metric]
+    keep_test_examples(run, Pair(fft, mft, (decisive["fft"], decisive["mft"])))
+    seeds, why = over_seeds(run, winner, decisive)
     if why:
         not_run[SEEDS] = why
     named = (rival[0], rival[1].name) if rival else None
-    return Scored(fft, mft, subjects, test, validation, named, seeds, not_run)
+    return Scored(fft, mft, candidates, test, validation, named, seeds, not_run)
 
 
-def _on_tasks(
-    scored: Scored, config: Config, folder: RunFolder, concurrent: int, rules: Rules
-) -> list[tuple[str, MetricComparison]]:
+def _on_tasks(scored: Scored, session: Session, rules: Rules) -> list[tuple[str, MetricComparison]]:
     """Score models on the benchmark tasks, keep the examples on which two differ, and return a row for each metric."""
     rows = []
-    found = score_on_tasks(scored.subjects, config, folder, config.scaling, concurrent) if config.tasks else {}
+    found = score_on_tasks(session, scored.candidates) if session.config.tasks else {}
     for (task, name), by_name in found.items():
         pair = Pair(scored.fft, scored.mft, (by_name["fft"], by_name["mft"]))
-        keep_task_examples(pair, task, name, folder)
+        keep_task_examples(pair, task, name, session.folder)
         rows.append((task, _extra(f"{task}: {name}", by_name, rules)))
     return rows
 
@@ -175,8 +159,9 @@ def _extra(name: str, scores: Mapping[str, list[float]], rules: Rules) -> Metric
 
 
 def _complete_baseline(
-    config: Config, folder: RunFolder, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
+    session: Session, test: Mapping[str, list[float]], validation: Mapping[str, list[float]]
 ) -> None:
+    config, folder = session.config, session.folder
     record = records.Baseline.load(folder.baseline)
     record.test, record.continued = _mean(test["fft"]), None
     if "continued" in test:

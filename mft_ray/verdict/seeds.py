@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
 
-from mft_ray.baselines.fft import continued_fft, fft_baseline, job_on, trial_workers
+from mft_ray.baselines.fft import continued_fft, fft_baseline, job_on
 from mft_ray.config import Config
 from mft_ray.config.params import apply
 from mft_ray.errors import RunFailed, told
 from mft_ray.evaluation.statistics import interval
+from mft_ray.runs.candidates import Candidate, candidate_from
+from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import SeedSpread, Spread, Trial
-from mft_ray.runs.scores import Candidate, candidate_from, score
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.console import log
-from mft_ray.workers.group import WorkerGroup
-from mft_ray.workers.progress import JobProgress
 
 
 def over_seeds(
-    group: WorkerGroup,
-    config: Config,
-    folder: RunFolder,
-    start: str,
-    winner: Trial,
-    scores: Mapping[str, Sequence[float]],
+    run: RunContext, winner: Trial, scores: Mapping[str, Sequence[float]]
 ) -> tuple[SeedSpread | None, str | None]:
     """Train FFT, the winner and continued FFT with other seeds, and say how much the gain varies.
 
     The data, its splits and the model before fine-tuning stay; the order of the examples and the scores' start change.
 
     Args:
-        group: FFT's; it trains the winner too if trials ask for the same.
-        config: the resolved configuration; ``verdict.seeds`` is how many there are, the search's own included.
-        folder: of the run; a seed that was trained before is not trained again.
-        start: folder or hub id of the model before fine-tuning, or the one that is fine-tuned already.
-        winner: the winner's leaderboard row.
+        run: run with FFT's workers; ``verdict.seeds`` is how many seeds there are, the search's own included.
+        winner: row of the leaderboard.
         scores: on test, of ``fft``, ``mft`` and ``continued`` in the search itself. Without the last it is not trained
             with other seeds either.
 
@@ -44,6 +36,7 @@ def over_seeds(
         What `spread` does; None where one seed is all that was asked for, or all others failed. And why seeds have
         failed, or None.
     """
+    config = run.config
     if config.verdict.seeds == 1:
         return None, None
     why: list[str] = []
@@ -52,10 +45,10 @@ def over_seeds(
         name = f"seed {number + 1} of {config.verdict.seeds}"
         log(f"{name}: FFT, the winner's settings{', and FFT continued' if 'continued' in scores else ''}")
         try:
-            sub = RunFolder(folder.seeds / str(number))
-            sub.work.mkdir(parents=True, exist_ok=True)
-            sub.data = folder.data
-            runs.append(_run(group, _reseeded(config, number), sub, start, winner, "continued" in scores))
+            folder = RunFolder(run.folder.seeds / str(number), data=run.folder.data)
+            folder.work.mkdir(parents=True, exist_ok=True)
+            other = replace(run, config=_reseeded(config, number), folder=folder)
+            runs.append(_run(other, winner, "continued" in scores))
         except RunFailed as error:
             reason = str(error.__cause__ or error).rstrip(".")
             log(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
@@ -87,24 +80,22 @@ def _reseeded(config: Config, number: int) -> Config:
     return config.model_copy(update={"train": train, "fft": config.fft.model_copy(update={"train": fft})})
 
 
-def _run(
-    group: WorkerGroup, config: Config, folder: RunFolder, start: str, winner: Trial, both: bool
-) -> dict[str, float]:
-    baseline = fft_baseline(group, config, folder, start)
+def _run(run: RunContext, winner: Trial, both: bool) -> dict[str, float]:
+    baseline, config, folder = fft_baseline(run), run.config, run.folder
     method, chosen, out = config.search.method, apply(config, winner.config), folder.trial("winner")
-    with trial_workers(group, config, folder) as its:
-        job = job_on(baseline, method, chosen, start=start, data=folder.data, out=out, scaling=its.scaling)
-        lines = JobProgress("the winner's settings", config.evaluation.monitor, job.train.steps)
-        outcome = its.train(job, Patience(None), lines)
+    with run.for_trials() as its:
+        scaling = its.group.scaling
+        job = job_on(baseline, method, chosen, start=run.start, data=folder.data, out=out, scaling=scaling)
+        outcome = its.train(job, "the winner's settings", Patience(None))
     if outcome.best is None:
         raise RunFailed("it ended before the mask reached its ratio")
-    subjects = {
+    candidates = {
         "fft": Candidate("fft", baseline.model),
         "mft": candidate_from(out, "mft", baseline.model, baseline.pretrained),
     }
     if both:
-        subjects["continued"] = continued_fft(group, config, folder, baseline, outcome.history[-1].tokens)
-    return _means({name: score(group, subject, "test", config, folder) for name, subject in subjects.items()})
+        candidates["continued"] = continued_fft(run, baseline, outcome.history[-1].tokens)
+    return _means({name: run.score(each, "test") for name, each in candidates.items()})
 
 
 def _means(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:

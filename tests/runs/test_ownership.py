@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from mft_ray.errors import UserError
-from mft_ray.runs import ownership as owned
-from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.ownership import check_owner
+from mft_ray.runs import folder as module
+from mft_ray.runs.folder import RunFolder, check_owner
 from mft_ray.runs.session import session
 
 STRANGER = 54321
@@ -31,7 +30,7 @@ def another(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> Path:
     if os.getuid() == 0:
         os.chown(file, STRANGER, STRANGER)
     else:
-        monkeypatch.setattr(owned.os, "getuid", lambda: STRANGER)
+        monkeypatch.setattr(module.os, "getuid", lambda: STRANGER)
     return file
 
 

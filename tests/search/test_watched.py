@@ -28,7 +28,7 @@ from mft_ray.training.job import Outcome
     ],
 )
 def test_training_is_watched_by_one_forward_unless_asked_otherwise(metric: Any, asked: Any, watched: str) -> None:
-    assert EvaluationConfig(metric=metric, while_training=asked).watched == watched
+    assert EvaluationConfig(metric=metric, while_training=asked).monitor == watched
 
 
 @pytest.fixture(scope="module")

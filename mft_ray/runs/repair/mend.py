@@ -21,7 +21,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.artifacts import ADAPTER, MASK, MODEL, find
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
+from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
 from mft_ray.runs.study_storage import sound
 from mft_ray.training.job import Evaluation, Outcome, StopReason
@@ -138,7 +138,7 @@ class _Mender:
         yield folder.leaderboard, _record(Leaderboard), _AGAIN
         yield folder.curves, _record(Curves), _AGAIN
         yield folder.verdict, _record(Verdict), f"{_AGAIN}, by the scores that there are"
-        yield folder.comparison, _of_comparison, f"{_AGAIN} from what was trained"
+        yield folder.comparison, _record(Comparison), f"{_AGAIN} from what was trained"
         yield folder.data_counts, _of_mapping, "what became of each row is not known any more; nothing else needs it"
         yield folder.discordant, _record(Differences), "the report shows no examples until there is another verdict"
         yield folder.work / "spent.json", _of_spent, "what trials spend is counted anew"
@@ -375,7 +375,3 @@ def _of_counts(path: Path) -> object:
 
 def _of_experiment(path: Path) -> object:
     return read_json(path, lambda content: (list(content["trial_data"]), dict(content["runner_data"])))
-
-
-def _of_comparison(path: Path) -> object:
-    return read_json(path, lambda content: (list(content["rows"]), list(content["scores"]), str(content["backbone"])))
