@@ -90,12 +90,12 @@ def start(options: Sequence[str], env: Mapping[str, str]) -> PrivateRay:
 
 def stop(ray: PrivateRay) -> None:
     """Stop the Ray and whatever it left running; returns when all of it is gone."""
-    before = _family()
+    before = _family(ray.process.pid)
     ray.process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         ray.process.wait(STOP_TIMEOUT_S)
     _, alive = psutil.wait_procs(before, timeout=3)
-    left = set(alive) | _family()
+    left = set(alive) | _family(ray.process.pid)
     _kill(left)
     psutil.wait_procs(left, timeout=5)
 
@@ -183,9 +183,11 @@ def _wait_for_file(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-def _family() -> set[psutil.Process]:
-    """Every process that comes from this one, also those whose own parent has died meanwhile."""
-    family = set(psutil.Process().children(recursive=True))
+def _family(root: int | None = None) -> set[psutil.Process]:
+    """Every process that comes from one of ours, or from this one, also those whose own parent has died meanwhile."""
+    family: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = set(psutil.Process(root).children(recursive=True))
     mark = os.environ.get(MARK)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # somebody else's, or gone
