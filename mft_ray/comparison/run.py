@@ -8,7 +8,6 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 from mft_ray.baselines.fft import fft_baseline, job_on
 from mft_ray.comparison.table import show, write_table
@@ -28,6 +27,7 @@ from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome, StopReason
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.console import log
+from mft_ray.utils.json_types import JsonObject
 from mft_ray.workers.group import WorkerGroup, workers
 from mft_ray.workers.progress import JobProgress
 
@@ -68,7 +68,7 @@ def entries(config: Config) -> list[Entry]:
     return rows
 
 
-def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
+def _merge(tree: JsonObject, changes: JsonObject) -> None:
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(tree.get(key), dict):
             _merge(tree[key], value)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from mft_ray.config.methods import METHODS
 from mft_ray.config.parsing.values import check_name, same_file
 from mft_ray.config.section import Section
+from mft_ray.utils.json_types import JsonObject
 
 # Of the tree, what a row of the comparison may change.
 CHANGEABLE = ("train", "mask", "lora", "fft")
@@ -17,7 +18,7 @@ CHANGEABLE = ("train", "mask", "lora", "fft")
 class CompareConfig(Section):
     """The rows of a comparison; FFT, which all others start from, is always the first."""
 
-    methods: dict[str, dict[str, Any]] = Field(
+    methods: dict[str, JsonObject] = Field(
         {name: {} for name in METHODS if name != "fft"},
         description="by name of a row what it changes of this configuration, such as {train: {lr: 1e-3}}, and its "
         "method where that is not its name; or a list of methods",
@@ -34,7 +35,7 @@ class CompareConfig(Section):
 
     @field_validator("methods")
     @classmethod
-    def _known(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _known(cls, given: dict[str, JsonObject]) -> dict[str, JsonObject]:
         for name, changes in given.items():
             method = changes.get("method", check_name(name, "the row"))
             if not isinstance(method, str) or method not in METHODS:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mft_ray.config.section import Section
 from mft_ray.domains import DOMAINS, Domain
+from mft_ray.utils.json_types import JsonObject
 
 Metric = Literal["exact_match", "answer_logprob", "generated_match"]
 
@@ -68,7 +69,7 @@ class DataConfig(Section):
     chat_template: str | None = Field(
         None, description="tulu, a Jinja file or its text, for a tokenizer without one; null: the tokenizer's own"
     )
-    template_options: dict[str, Any] = Field(
+    template_options: JsonObject = Field(
         {}, description="variables of the chat template, for data and tasks: {enable_thinking: false}"
     )
     template_date: str | None = Field(
@@ -87,7 +88,7 @@ class DataConfig(Section):
 
     @field_validator("template_options")
     @classmethod
-    def _variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _variables(cls, given: JsonObject) -> JsonObject:
         for name in given:
             if not re.fullmatch(r"[A-Za-z]\w*", name) or name in _TEMPLATE_OWN:
                 raise ValueError(f"{name!r} is no variable that may be set; {', '.join(_TEMPLATE_OWN)} are not")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -10,6 +10,7 @@ from mft_ray.config.parsing.values import check_name, same_file
 from mft_ray.config.section import Section
 from mft_ray.config.space import Ratio
 from mft_ray.masking import Scope
+from mft_ray.utils.json_types import JsonObject
 
 DOMAIN_CHANGES = ("data", "evaluation")
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -25,7 +26,7 @@ class ExperimentConfig(Section):
     )
     data_shares: list[Share] = Field([0.1, 0.25, 0.5, 1.0], description="of the training data, of experiment data")
     scopes: list[Scope] = Field(["matrix", "layer", "model"], description="of experiment scope")
-    domains: dict[str, dict[str, Any]] = Field(
+    domains: dict[str, JsonObject] = Field(
         {},
         description="of experiments transfer and recipes: by a domain's name what it changes of data and evaluation. "
         "In transfer each mask is judged on evaluation.tasks of all domains; on the test examples of those that have "
@@ -34,7 +35,7 @@ class ExperimentConfig(Section):
 
     @field_validator("domains")
     @classmethod
-    def _folders(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _folders(cls, given: dict[str, JsonObject]) -> dict[str, JsonObject]:
         for name, changes in given.items():
             check_name(name, "the domain")
             for section, settings in changes.items():

@@ -8,19 +8,22 @@ from mft_ray.config.parsing.paths import with_settings
 from mft_ray.config.space import short_names
 from mft_ray.config.tree import Config
 
+# What a search, or a user, chose for a trial: values by short name, or path, of a setting.
+Params = dict[str, Any]
 
-def apply(config: Config, point: dict[str, Any]) -> Config:
+
+def apply(config: Config, params: Params) -> Config:
     """Return the configuration with what the search chose for one trial.
 
     Args:
         config: of the search.
-        point: value by short name or path.
+        params: values by short name or path.
 
     Raises:
         UserError: no mask can be so, or a setting cannot have its value.
     """
     short = short_names(config.search.method)
-    values = {short.get(name, name): value for name, value in point.items()}
+    values = {short.get(name, name): value for name, value in params.items()}
     if values.get("train.epochs") is not None:  # the steps were by default, or came of other epochs
         values = {"train.steps": type(config.train).model_fields["steps"].default, **values}
     return with_settings(config, values, "a trial's configuration")

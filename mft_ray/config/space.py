@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from mft_ray.config.methods import Method
 from mft_ray.config.section import Section
 from mft_ray.masking import Init, Schedule, Target
+from mft_ray.utils.json_types import JsonObject
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
@@ -114,7 +115,7 @@ class SpaceConfig(Section):
     paths: dict[str, SettingRange | Choices] = Field({}, description="any other settings, by their path")
 
 
-def by_name(space: dict[str, Any], method: Method) -> dict[str, Any]:
+def by_name(space: JsonObject, method: Method) -> JsonObject:
     """Return a search space, as people write it, as `SpaceConfig` has it.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from mft_ray.config.tree import Config
 from mft_ray.errors import UserError
 from mft_ray.utils.files import Damaged, read_json
+from mft_ray.utils.json_types import JsonObject
 
 Stage = Literal["data", "baseline", "trials", "verdict", "methods", "scores", "training", "experiments"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -122,7 +123,7 @@ def stages_of(path: str) -> tuple[Stage, ...]:
     return (*(MADE_FROM[under] if under else ()), "experiments")
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> JsonObject:
     """Return a tree of settings as value by path, such as ``fft.train.lr``.
 
     Args:
@@ -131,9 +132,9 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_leaves(tree, ()))
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any]) -> JsonObject:
     """Return the tree that `flatten` has made flat."""
-    tree: dict[str, Any] = {}
+    tree: JsonObject = {}
     for path, value in flat.items():
         *parents, leaf = path.split(".", _DEPTH - 1)
         section = tree
@@ -143,7 +144,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def made_from(stage: Stage, flat: Mapping[str, Any]) -> dict[str, Any]:
+def made_from(stage: Stage, flat: Mapping[str, Any]) -> JsonObject:
     """Return the settings that a stage is made from.
 
     Args:
@@ -153,13 +154,13 @@ def made_from(stage: Stage, flat: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in flat.items() if stage in stages_of(path)}
 
 
-def defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+def defaults(tree: Mapping[str, Any]) -> JsonObject:
     """Return every setting's default by path.
 
     Args:
         tree: a configuration; which kind of model it has is used, for that has no default.
     """
-    model: dict[str, Any] = {"path": "model"} if tree["model"].get("path") is not None else {"architecture": {}}
+    model: JsonObject = {"path": "model"} if tree["model"].get("path") is not None else {"architecture": {}}
     flat = flatten(Config.model_validate({"model": model}).model_dump(mode="json"))
     # A row that is not there was left out, although there are rows by default.
     return {path: value for path, value in flat.items() if not path.startswith("compare.methods.")}
@@ -187,20 +188,20 @@ def differences(
     return [Difference(path, _stage(path, recorded), _value(path, used), _value(path, now)) for path in tops]
 
 
-def used_settings(recorded: Mapping[Stage, Mapping[str, Any]]) -> dict[str, Any]:
+def used_settings(recorded: Mapping[Stage, Mapping[str, Any]]) -> JsonObject:
     """Return all settings that stages were made with, by path; the first stage that has one counts.
 
     Args:
         recorded: by stage the settings that it was made with, by path.
     """
-    used: dict[str, Any] = {}
+    used: JsonObject = {}
     for stage in STAGES:
         for path, value in recorded.get(stage, {}).items():
             used.setdefault(path, value)
     return used
 
 
-def as_used(flat: Mapping[str, Any], differing: Iterable[Difference]) -> dict[str, Any]:
+def as_used(flat: Mapping[str, Any], differing: Iterable[Difference]) -> JsonObject:
     """Return the settings with those that differ as they were used.
 
     Args:
@@ -216,7 +217,7 @@ def as_used(flat: Mapping[str, Any], differing: Iterable[Difference]) -> dict[st
     return result
 
 
-def read_settled(path: Path) -> dict[Stage, dict[str, Any]] | None:
+def read_settled(path: Path) -> dict[Stage, JsonObject] | None:
     """Return by stage the settings that it was made with, by path; None for a run of a version that kept none.
 
     Args:
@@ -242,7 +243,7 @@ def read_settled(path: Path) -> dict[Stage, dict[str, Any]] | None:
     return stages
 
 
-def _settled(content: Any) -> tuple[Any, dict[Stage, dict[str, Any]]]:
+def _settled(content: Any) -> tuple[Any, dict[Stage, JsonObject]]:
     return content["schema"], {stage: dict(used) for stage, used in content["stages"].items()}
 
 
@@ -269,7 +270,7 @@ def _stage(path: str, recorded: Mapping[Stage, Mapping[str, Any]]) -> Stage:
     return holding[0] if holding else next(stage for stage in recorded if stage in stages_of(path))
 
 
-def _gathered(path: str, flat: Mapping[str, Any]) -> dict[str, Any]:
+def _gathered(path: str, flat: Mapping[str, Any]) -> JsonObject:
     return {other.removeprefix(f"{path}."): value for other, value in flat.items() if other.startswith(f"{path}.")}
 
 

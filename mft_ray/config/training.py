@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from mft_ray.config.section import Section
 from mft_ray.masking import Target
+from mft_ray.utils.json_types import JsonObject
 
 
 class ModelConfig(Section):
     """The model that FFT starts from, or that is already fine-tuned (``fft.given``)."""
 
     path: str | None = Field(None, description="local folder or hub id of any AutoModelForCausalLM")
-    architecture: dict[str, Any] | None = Field(
+    architecture: JsonObject | None = Field(
         None, description="instead of path: model_type and settings of a new, randomly initialised model"
     )
     pretrained: str | None = Field(

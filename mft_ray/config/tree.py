@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -25,6 +25,7 @@ from mft_ray.config.verdict import VerdictConfig
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
 from mft_ray.utils.files import write_text
+from mft_ray.utils.json_types import JsonObject
 
 _SEEDS = 2**31  # what numpy and torch both take, with room for what is added to tell workers and repeats apart
 _MAX_TOLD = 5  # bad values in one message
@@ -181,7 +182,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return parse_config(tree, where=str(path))
 
 
-def parse_config(tree: dict[str, Any], where: str = "the config") -> Config:
+def parse_config(tree: JsonObject, where: str = "the config") -> Config:
     """Validate a tree of settings.
 
     Raises:

@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mft_ray.utils.files import write_json
+from mft_ray.utils.json_types import JsonObject
 
 SCHEMA = 1
 _FIRST = 5  # places that are kept of each reason
@@ -69,7 +69,7 @@ class Tally:
         """
         return "; ".join(_described(reason, found) for reason, found in self.reasons.items() if reason != but)
 
-    def content(self) -> list[dict[str, Any]]:
+    def content(self) -> list[JsonObject]:
         """Return what ``data.json`` holds."""
         return [{"reason": name, "rows": found.rows, "first": found.first} for name, found in self.reasons.items()]
 
@@ -172,7 +172,7 @@ class SourceCounts:
             )
         return told
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> JsonObject:
         """Return what ``data.json`` holds."""
         return {
             "setting": self.setting,
@@ -224,7 +224,7 @@ class SplitCounts:
         """Count an example that is used, but not as it stands in the file."""
         self.altered.add(what, self.place_of(example_id))
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> JsonObject:
         """Return what ``data.json`` holds."""
         return {
             "examples": self.examples,
@@ -254,7 +254,7 @@ class Accounting:
         """Return the counts of a split."""
         return self.splits.setdefault(name, SplitCounts())
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> JsonObject:
         """Return what ``data.json`` holds."""
         return {
             "schema": SCHEMA,

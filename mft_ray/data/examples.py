@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Required, TypedDict
+from typing import Required, TypedDict
+
+from mft_ray.utils.json_types import JsonObject
 
 
 class Message(TypedDict, total=False):
@@ -23,7 +25,7 @@ class Message(TypedDict, total=False):
 
     role: Required[str]
     content: Required[str | None]
-    tool_calls: list[dict[str, Any]]
+    tool_calls: list[JsonObject]
     tool_call_id: str
     name: str
     reasoning_content: str
@@ -49,7 +51,7 @@ class Example:
     messages: tuple[Message, ...]
     separator: str = "\n"
     source: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[JsonObject] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a conversation that nothing can be learnt from."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mft_ray.config import DataConfig, PartConfig
 from mft_ray.data.accounting import NOT_DRAWN, SourceCounts
@@ -24,6 +23,7 @@ from mft_ray.data.rows.trees import Node, node, paths
 from mft_ray.data.rows.values import LeftOut, as_text
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 _MOST_COLUMNS = 1000  # that are remembered for messages
 
@@ -142,7 +142,7 @@ class _Reader:
         self._tell_columns()
         self._check_columns(any_used)
 
-    def _rows(self, first: int | None) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    def _rows(self, first: int | None) -> Iterator[tuple[int, str, JsonObject]]:
         for where, number, row in read(self._part.source, self._part.setting, first, self._wanted):
             index = self._counts.read(where, number)
             if isinstance(row, LeftOut):
@@ -153,7 +153,7 @@ class _Reader:
                 self._present.update(dict.fromkeys(new))
             yield index, f"{where} {number}", row
 
-    def _example(self, index: int, place: str, row: dict[str, Any]) -> Example | None:
+    def _example(self, index: int, place: str, row: JsonObject) -> Example | None:
         columns, part = self._columns or (), self._part
         notes: dict[str, None] = {}
         try:
@@ -173,7 +173,7 @@ class _Reader:
             self._counts.altered.add(note, place)
         return Example(f"{part.source}:{index}", found.messages, source=source, tools=found.tools)
 
-    def _made_from(self, row: dict[str, Any]) -> str | None:
+    def _made_from(self, row: JsonObject) -> str | None:
         column = self._part.made_from
         return None if column is None or row.get(column) is None else as_text(row[column], column, empty=True) or None
 

@@ -20,6 +20,7 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.evaluation.tasks import ExampleScores, Task, TaskOptions, load_task
 from mft_ray.utils.files import write_json, write_text
 from mft_ray.utils.formatting import duration
+from mft_ray.utils.json_types import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def benchmark(
     Raises:
         UserError: the folder holds results of something else.
     """
-    results: dict[str, Any] = {}
+    results: JsonObject = {}
     for task in tasks:
         for one in judged:
             file = texts_file(out, task.name, one.name)
@@ -136,7 +137,7 @@ def texts_file(out: Path, task: str, name: str) -> Path:
 
 def _texts(
     backbone: Backbone, one: Judged, task: Task, about: Mapping[str, Any], file: Path, batch_size: int
-) -> Generator[str, None, list[dict[str, Any]]]:
+) -> Generator[str, None, list[JsonObject]]:
     """Generate what is not there yet; every text is in the file as soon as its batch is done."""
     done = dict(_continued(file, about, task.prompts))
     missing = [index for index in range(len(task.prompts)) if index not in done]
@@ -154,7 +155,7 @@ def _texts(
 
 def _generated(
     backbone: Backbone, one: Judged, task: Task, missing: list[int], before: int, batch_size: int
-) -> Iterator[tuple[dict[str, Any], str | None]]:
+) -> Iterator[tuple[JsonObject, str | None]]:
     """Yield each text, and now and then how far it is."""
     began = told = time.monotonic()
     tokens = 0
@@ -183,7 +184,7 @@ def _generated(
         yield row, line
 
 
-def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> Iterator[tuple[int, JsonObject]]:
     if not file.exists():
         return
     # Lines that were cut off, or that a broken disk has left, are generated again.
@@ -202,7 +203,7 @@ def _continued(file: Path, about: Mapping[str, Any], prompts: Sequence[str]) -> 
     yield from ((row["index"], {key: row[key] for key in _KEPT if key in row}) for row in rows)
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def _row(line: bytes) -> JsonObject | None:
     try:
         read = json.loads(line)
     except ValueError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -23,13 +22,14 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Comparison
 from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json
+from mft_ray.utils.json_types import JsonObject
 from mft_ray.workers.failures import root_cause
 from mft_ray.workers.tasks import stream
 
 EXAMPLES = 256  # of validation: curvature costs some fifty passes over them
 
 
-def surroundings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def surroundings(cells: Sequence[Cell]) -> list[JsonObject]:
     """Measure FFT and every row of each comparison; what was measured before is not measured again.
 
     Returns:
@@ -65,7 +65,7 @@ def _candidates(cell: Cell) -> list[Candidate]:
     ]
 
 
-def _measured(candidates: list[Candidate], cell: Cell) -> Iterator[dict[str, Any]]:
+def _measured(candidates: list[Candidate], cell: Cell) -> Iterator[JsonObject]:
     home = _file(cell, candidates[0]).parent
     call = (candidates, cell.config, str(RunFolder(cell.folder).data))
     try:
@@ -74,7 +74,7 @@ def _measured(candidates: list[Candidate], cell: Cell) -> Iterator[dict[str, Any
         raise RunFailed(f"measuring the loss around models failed: {root_cause(error)}") from error
 
 
-def _measure(candidates: list[Candidate], config: Config, data: str) -> Iterator[dict[str, Any]]:
+def _measure(candidates: list[Candidate], config: Config, data: str) -> Iterator[JsonObject]:
     split = open_split(Path(data), "validation")
     rows = [split[index] for index in range(min(EXAMPLES, len(split)))]
     pad_id = load_tokenizer(str(Path(data) / TOKENIZER)).pad_token_id

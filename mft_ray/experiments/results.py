@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mft_ray.evaluation.statistics import interval
 from mft_ray.experiments.catalogue import FFT, Cell
@@ -14,6 +13,7 @@ from mft_ray.runs import records
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Comparison, ScoreTable
 from mft_ray.training.job import Outcome
+from mft_ray.utils.json_types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class Gathered:
     rows: list[Row]
     curves: list[Curve]
     failed: list[str] = field(default_factory=list)
-    more: list[dict[str, Any]] = field(default_factory=list)
+    more: list[JsonObject] = field(default_factory=list)
 
-    def raw(self) -> dict[str, Any]:
+    def raw(self) -> JsonObject:
         """Return everything as JSON has it."""
         return {**asdict(self), "summary": [asdict(each) for each in self.summary()]}
 
@@ -132,7 +132,7 @@ class Gathered:
         return [_summary(rows) for rows in found.values()]
 
 
-def gather(name: str, cells: Sequence[Cell], more: list[dict[str, Any]]) -> Gathered:
+def gather(name: str, cells: Sequence[Cell], more: list[JsonObject]) -> Gathered:
     """Read what every comparison of an experiment has left; ``more`` is what was measured beside."""
     rows: list[Row] = []
     curves: list[Curve] = []

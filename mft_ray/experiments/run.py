@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from mft_ray.baselines.fft import take_over
 from mft_ray.comparison.run import check_rows, compare, one_group
@@ -30,6 +29,7 @@ from mft_ray.runs.settled import check_settled
 from mft_ray.utils.console import log
 from mft_ray.utils.files import Damaged, read_json, write_json, write_text
 from mft_ray.utils.formatting import duration
+from mft_ray.utils.json_types import JsonObject
 from mft_ray.workers.connection import connected
 from mft_ray.workers.group import WorkerGroup, workers
 
@@ -132,7 +132,7 @@ def _prompt(example: Example) -> str:
 
 
 def _configured(config: Config, panel: Panel, seed: int, at: Path, tasks: list[str]) -> Config:
-    tree: dict[str, Any] = config.model_dump()
+    tree: JsonObject = config.model_dump()
     for section, changes in panel.changes.items():
         if section not in ("data", "evaluation"):
             raise UserError(
@@ -184,7 +184,7 @@ def _fft_of(config: Config) -> str:
     return json.dumps([*parts, tree["train"]["eval_batch_size"]])
 
 
-def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[dict[str, Any]]) -> None:
+def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[JsonObject]) -> None:
     gathered = gather(name, cells, more)
     write_json(folder.root / f"{name}.json", gathered.raw())
     table = write_tables(gathered, folder.root / f"{name}.md")

@@ -7,7 +7,6 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from mft_ray.errors import UserError
 from mft_ray.masking.settings import MaskSettings
 from mft_ray.utils.files import replacing
+from mft_ray.utils.json_types import JsonObject
 
 _FORMAT = "mft_ray mask 2"
 # Format 1 knew fewer settings, whose defaults are what it did.
@@ -107,7 +107,7 @@ def _known(metadata: dict[str, str], key: str) -> str:
     return metadata[key]
 
 
-def _mapping(metadata: dict[str, str], key: str) -> dict[str, Any]:
+def _mapping(metadata: dict[str, str], key: str) -> JsonObject:
     try:
         found = json.loads(_known(metadata, key))
     except (ValueError, RecursionError):

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 # In the order in which transformers looks for them.
@@ -191,7 +192,7 @@ def _hint(folder: Path) -> str:
     return f" {held}; give a folder that save_pretrained wrote."
 
 
-def _read_json(folder: Path, file: Path) -> dict[str, Any]:
+def _read_json(folder: Path, file: Path) -> JsonObject:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

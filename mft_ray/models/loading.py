@@ -38,6 +38,7 @@ from mft_ray.models.files import (
     some,
     stored_shapes,
 )
+from mft_ray.utils.json_types import JsonObject
 
 # Older names that transformers still turns into fields of a config.
 _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
@@ -58,7 +59,7 @@ def load_model(path: str | Path, dtype: str | None = None, attention: str | None
     Raises:
         UserError: there is no such model, it is not a causal LM, or its weights are not all there and numbers.
     """
-    settings: dict[str, Any] = {"dtype": DTYPES[dtype] if dtype else "auto"}
+    settings: JsonObject = {"dtype": DTYPES[dtype] if dtype else "auto"}
     if attention:
         settings["attn_implementation"] = attention
     model = _load(str(path), settings)
@@ -109,7 +110,7 @@ def check_attention(attention: str | None) -> None:
         raise UserError(f"model.attention {attention!r} is unknown to transformers, which has {', '.join(known)}.")
 
 
-def _load(path: str, settings: dict[str, Any]) -> PreTrainedModel:
+def _load(path: str, settings: JsonObject) -> PreTrainedModel:
     """Load a model, whole or not at all: transformers draws what a checkpoint lacks and leaves out what is too much."""
     path = _checked(path)
     with _told("model", path):
@@ -173,7 +174,7 @@ def _in_files(path: str) -> tuple[set[str], set[str], list[tuple[str, Any, Any]]
     return missing, stored.keys() - wanted.keys(), differing
 
 
-def new_model(architecture: dict[str, Any], vocabulary: int, seed: int) -> PreTrainedModel:
+def new_model(architecture: JsonObject, vocabulary: int, seed: int) -> PreTrainedModel:
     """Return a randomly initialised causal LM.
 
     Args:
@@ -216,12 +217,12 @@ def _try_out(model: PreTrainedModel) -> None:
             model(input_ids=torch.zeros(1, 2, dtype=torch.long))
 
 
-def _shown(architecture: dict[str, Any]) -> str:
+def _shown(architecture: JsonObject) -> str:
     text = str(architecture)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def _check_model_type(model_type: Any, architecture: dict[str, Any]) -> None:
+def _check_model_type(model_type: Any, architecture: JsonObject) -> None:
     known = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     if not isinstance(model_type, str) or model_type not in known:
         close = difflib.get_close_matches(str(model_type), known, cutoff=0.5) or ["llama", "qwen3", "gpt2"]
@@ -232,7 +233,7 @@ def _check_model_type(model_type: Any, architecture: dict[str, Any]) -> None:
         )
 
 
-def _check_fields(model_type: str, fields: dict[str, Any]) -> None:
+def _check_fields(model_type: str, fields: JsonObject) -> None:
     """Refuse what transformers would take and ignore: a mistyped size makes a model of another size."""
     config = CONFIG_MAPPING[model_type]
     known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map) | _OLDER_FIELDS

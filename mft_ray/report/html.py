@@ -20,6 +20,7 @@ from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Baseline, Measured, Trial
 from mft_ray.utils import formatting as units
 from mft_ray.utils.files import write_text
+from mft_ray.utils.json_types import JsonObject
 
 HERE = Path(__file__).parent
 _POLICY = "POLICY-OF-THIS-PAGE"
@@ -48,7 +49,7 @@ def render(run: Path) -> Path:
     return path
 
 
-def _content(run: Run) -> dict[str, Any]:
+def _content(run: Run) -> JsonObject:
     unit = units.unit(run.baseline.metric)
     return {
         "name": run.name,

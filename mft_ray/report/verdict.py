@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from mft_ray.runs.reading import Run
 from mft_ray.runs.records import Example, Interval, MetricComparison, Verdict
 from mft_ray.utils import formatting as units
+from mft_ray.utils.json_types import JsonObject
 
 TESTS = {
     "mcnemar": "an exact McNemar test",
@@ -32,7 +32,7 @@ class Banner:
     sentence: str
 
 
-def content(run: Run) -> dict[str, Any]:
+def content(run: Run) -> JsonObject:
     """What the template's verdict section is filled with."""
     verdict = run.verdict
     return {

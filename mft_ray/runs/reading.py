@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from mft_ray.errors import UserError
 from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
 from mft_ray.utils import formatting as units
 from mft_ray.utils.files import Damaged
+from mft_ray.utils.json_types import JsonObject
 
 T = TypeVar("T", bound=FileRecord)
 
@@ -33,7 +34,7 @@ class Run:
     verdict: Verdict | None
     curves: Curves
     differences: Differences
-    config: dict[str, Any]
+    config: JsonObject
     config_text: str
     changed: tuple[str, ...] = ()
 
@@ -139,7 +140,7 @@ def _optional(path: Path, kind: type[T]) -> T | None:
         ) from None
 
 
-def _config(path: Path) -> tuple[dict[str, Any], str]:
+def _config(path: Path) -> tuple[JsonObject, str]:
     try:
         text = path.read_text(encoding="utf-8")
         tree = read_yaml(text)
@@ -153,7 +154,7 @@ def _config(path: Path) -> tuple[dict[str, Any], str]:
     return (tree if isinstance(tree, dict) else {}), text
 
 
-def _as_used(tree: dict[str, Any], text: str, path: Path) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+def _as_used(tree: JsonObject, text: str, path: Path) -> tuple[JsonObject, str, tuple[str, ...]]:
     """Return the configuration with the settings that the run's stages were made with, and what differs from them."""
     recorded = read_settled(path)
     if not recorded:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mft_ray.config.params import Params
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import LEVEL
 from mft_ray.training.job import Cost
 from mft_ray.utils.files import read_json, write_json
-
-# What the search, or a rival's, chose for a trial: values by short name or path of the setting.
-Params = dict[str, Any]
+from mft_ray.utils.json_types import JsonObject
 
 
 def _finite(value: object) -> object:
@@ -31,7 +30,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True, populate_by_name=True)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> JsonObject:
         """Return what is written, as JSON has it."""
         return self.model_dump(mode="json", by_alias=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
@@ -26,6 +25,7 @@ from mft_ray.training.methods.recipes import recipe, train_job
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import Damaged
 from mft_ray.utils.formatting import unit
+from mft_ray.utils.json_types import JsonObject
 from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
 from mft_ray.workers.launch import launch
@@ -138,7 +138,7 @@ def _could_have_made(method: str, config: Config, artifact: Path | None) -> bool
     return artifact is None or (how.mask is None and (artifact.name == ADAPTER) == (how.lora is not None))
 
 
-def _tree(method: str, config: Config) -> dict[str, Any]:
+def _tree(method: str, config: Config) -> JsonObject:
     tree = config.model_dump(mode="json")
     kept = ("run", "model", "data", "evaluation", "scaling", *_SECTIONS.get(method, _MASK))
     # How it was called, and where it goes, makes no difference.

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -16,7 +15,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from mft_ray.search.trial_report import METRIC, RATIO, Ended, ended, from_tune
+from mft_ray.config.params import Params
+from mft_ray.search.trial_report import METRIC, RATIO, Ended, TuneResult, ended, from_tune
 from mft_ray.training.job import StopReason
 
 STUDY_NAME = "mft_ray"
@@ -40,16 +40,16 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     over: Callable[[], bool] | None = None
     keep: Callable[[], object] | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Params | str | None:
         """Propose a configuration, unless the search is over."""
         if self.over and self.over():
             return str(Searcher.FINISHED)
-        suggestion: dict[str, Any] | None = super().suggest(trial_id)
+        suggestion: Params | None = super().suggest(trial_id)
         if self.keep:
             self.keep()
         return suggestion
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
         """Report an intermediate value, unless the mask is still being annealed and has none."""
         report = from_tune(result)
         # With two objectives Optuna takes no intermediate values. A trial's closing report repeats its last evaluation.
@@ -61,7 +61,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                 # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
                 self._ot_trials[trial_id].report(report.best, report.evaluation.step)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended."""
         if trial_id in self._completed_trials:
             return
@@ -131,7 +131,7 @@ def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
 def build_search(
     storage: BaseStorage,
     space: dict[str, BaseDistribution],
-    points: list[dict[str, Any]],
+    points: list[Params],
     sampler: str,
     startup_trials: int,
     seed: int,

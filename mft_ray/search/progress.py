@@ -12,12 +12,13 @@ import ray
 import ray.tune
 
 from mft_ray.config import EvaluationConfig, load_config
+from mft_ray.config.params import Params
 from mft_ray.errors import told
 from mft_ray.runs.folder import RunFolder
 from mft_ray.search.budget import Budget
 from mft_ray.search.repeated_errors import RepeatedErrors
 from mft_ray.search.restarts import Notices
-from mft_ray.search.trial_report import Ended, ended, from_tune
+from mft_ray.search.trial_report import Ended, TuneResult, ended, from_tune
 from mft_ray.training.job import StopReason
 from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json, write_text
@@ -113,9 +114,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.notices.begin(self.folder.trial(trial.trial_id))
         log(f"{self._name(trials, trial)} starts: {describe(trial.config)}")
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: TuneResult, **info: Any) -> None:
         """Say how a trial stands against FFT."""
         self._tell_notices(trials, trial)
         report = from_tune(result)
@@ -207,6 +206,6 @@ _KNOBS = {
 }
 
 
-def describe(point: dict[str, Any]) -> str:
+def describe(point: Params) -> str:
     """Return a configuration in one short line."""
     return ", ".join(_KNOBS.get(knob, knob + " {}").format(value) for knob, value in point.items())

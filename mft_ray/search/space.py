@@ -9,14 +9,14 @@ from typing import Any, get_args
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mft_ray.config import Config, FloatRange, SettingRange, setting_type, short_names
-from mft_ray.config.params import apply
+from mft_ray.config.params import Params, apply
 from mft_ray.domains import DOMAINS, Domain
 from mft_ray.errors import UserError
 from mft_ray.masking import parse_layers, parse_pattern
 from mft_ray.training.methods.recipes import MASKED
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
-PAPER: dict[str, Any] = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
+PAPER: Params = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
 # Its best layer group for math, coding and instruction following, at 32 layers.
 PAPER_LAYERS = tuple(domain.layers for domain in DOMAINS.values())
 # Of the trials at most one in so many goes to the paper's further groups: they are prior knowledge, not the search.
@@ -49,7 +49,7 @@ def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
     return {name: _distribution(name, knob) for name, knob in (knobs | space.paths).items()}
 
 
-def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
+def points_to_evaluate(config: Config, depth: int) -> list[Params]:
     """Return the configurations tried first, each once and all in the space.
 
     They are `first_point`, the user's, then, for masks, the first one in the paper's further layer groups.
@@ -65,7 +65,7 @@ def points_to_evaluate(config: Config, depth: int) -> list[dict[str, Any]]:
     return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
-def first_point(config: Config, depth: int) -> dict[str, Any]:
+def first_point(config: Config, depth: int) -> Params:
     """Return the method's preset, the paper's where it has one, or the point of the space that is nearest to it."""
     preset, space = _preset(config, depth), build_space(config, depth)
     return {name: _nearest(preset[name], distribution) for name, distribution in space.items()}
@@ -103,7 +103,7 @@ def what_may_be_chosen(config: Config, depth: int) -> Iterator[Config]:
             yield _chosen(config, {**first, one: value, other: second}, where)
 
 
-def _chosen(config: Config, point: dict[str, Any], where: str) -> Config:
+def _chosen(config: Config, point: Params, where: str) -> Config:
     try:
         return apply(config, point)
     except UserError as error:
@@ -118,7 +118,7 @@ def _short(config: Config) -> dict[str, str]:
     return names
 
 
-def _preset(config: Config, depth: int) -> dict[str, Any]:
+def _preset(config: Config, depth: int) -> Params:
     """Return the method's own configuration: the paper's, where it has one."""
     method, fft = config.search.method, config.fft
     preset = {path: _get(config, path) for path in config.search.space.paths}
@@ -199,9 +199,7 @@ def _fixed_ratio(config: Config) -> float | None:
     return 1 - kept / of
 
 
-def _extra(
-    config: Config, point: dict[str, Any], first: dict[str, Any], space: dict[str, BaseDistribution], depth: int
-) -> dict[str, Any]:
+def _extra(config: Config, point: Params, first: Params, space: dict[str, BaseDistribution], depth: int) -> Params:
     """Return a point of the user's with every setting that the space has; what it leaves open is the first point's."""
     names = {path: name for name, path in _short(config).items()}
     given = {names.get(name, name): value for name, value in point.items()}

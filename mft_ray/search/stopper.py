@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ray.tune
 
-from mft_ray.search.trial_report import Ended, from_tune
+from mft_ray.search.trial_report import Ended, TuneResult, from_tune
 from mft_ray.training.job import Evaluation, StopRule
 
 
@@ -24,7 +22,7 @@ class TrialStopper(ray.tune.Stopper):  # type: ignore[misc]
         self.rule, self.total_steps = rule, total_steps
         self._histories: dict[str, list[Evaluation]] = {}
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: TuneResult) -> bool:
         """Say whether a trial is to end with this result."""
         report = from_tune(result)
         if isinstance(report, Ended):

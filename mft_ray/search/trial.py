@@ -6,12 +6,11 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray.tune
 
 from mft_ray.config import Config
-from mft_ray.config.params import apply
+from mft_ray.config.params import Params, apply
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
@@ -50,7 +49,7 @@ class TrialPlan:
     reference_scores: str
     stop: AgainstFft
 
-    def job(self, trial_id: str, point: dict[str, Any]) -> TrainJob:
+    def job(self, trial_id: str, point: Params) -> TrainJob:
         """Return the training job of one configuration."""
         method, folder = self.config.search.method, RunFolder(Path(self.root))
         return train_job(
@@ -75,7 +74,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
     data where they are, and brings new scores. One step is one evaluation.
     """
 
-    def setup(self, config: dict[str, Any], plan: TrialPlan) -> None:
+    def setup(self, config: Params, plan: TrialPlan) -> None:
         """Begin the first trial.
 
         Args:
@@ -92,13 +91,13 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._group = WorkerGroup(plan.config.scaling, self._work / "groups" / self.trial_id, renewal)
         self._begin(config)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: Params) -> bool:
         """Begin the next trial."""
         self._group.cancel()
         self._begin(new_config)
         return True
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> Params:
         """Return the next evaluation, with the best score so far: what Optuna learns. Then how the trial ended."""
         try:
             while isinstance(event := self._group.next(self._out_of_budget), Restart):
@@ -123,7 +122,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         """Send the workers home."""
         self._group.close()
 
-    def _begin(self, point: dict[str, Any]) -> None:
+    def _begin(self, point: Params) -> None:
         job = self._plan.job(self.trial_id, point)
         self._out = Path(job.out)
         self._out.mkdir(parents=True, exist_ok=True)

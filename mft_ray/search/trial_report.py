@@ -9,6 +9,9 @@ from typing import Any
 
 from mft_ray.training.job import Evaluation, StopReason
 
+# A flat dict as Tune passes results on.
+TuneResult = dict[str, Any]
+
 # Keys that Optuna's objectives and Tune's tables are named by.
 METRIC, RATIO = "best_score", "ratio"
 TOTAL_STEPS = "total_steps"
@@ -29,7 +32,7 @@ class Evaluated:
     best: float
     total_steps: int | None = None
 
-    def to_tune(self) -> dict[str, Any]:
+    def to_tune(self) -> TuneResult:
         """Return the report as Tune's result."""
         steps = {} if self.total_steps is None else {TOTAL_STEPS: self.total_steps}
         return {**asdict(self.evaluation), METRIC: self.best, **steps}
@@ -56,7 +59,7 @@ class Ended:
         """Masking ratio at the last evaluation; NaN without one."""
         return math.nan if self.last is None else self.last.ratio
 
-    def to_tune(self) -> dict[str, Any]:
+    def to_tune(self) -> TuneResult:
         """Return the report as Tune's last result of the trial."""
         last = asdict(self.last) if self.last else {RATIO: math.nan}
         return {**last, METRIC: self.best, _REASON: str(self.reason), _DIVERGED: self.diverged, "done": True}

@@ -16,6 +16,7 @@ from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.job import ScoreJob, TrainJob
 from mft_ray.utils.files import read_json
+from mft_ray.utils.json_types import JsonObject
 
 _Thing = TypeVar("_Thing")
 
@@ -30,7 +31,7 @@ class Split:
     """
 
     def __init__(self, data: str, name: str) -> None:
-        self.rows: list[dict[str, Any]] = list(open_split(Path(data), name))
+        self.rows: list[JsonObject] = list(open_split(Path(data), name))
         self.lengths = [len(row["input_ids"]) for row in self.rows]
         self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from mft_ray.errors import RunFailed
 from mft_ray.training.job import Evaluation, read_history
-from mft_ray.utils.files import sync_folder, sync_tree
+from mft_ray.utils.files import put_in_place
 
 _PREFIX = "step-"
 # The one before the newest is there for the case that the newest cannot be read.
@@ -51,10 +51,7 @@ def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation]) -> Non
         )
         dist.barrier()
         if dist.get_rank() == 0:
-            sync_tree(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
-            sync_folder(folder)
+            put_in_place(partial, final)
             for older in _complete(folder)[:-_KEPT]:
                 shutil.rmtree(older, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch's own for a write that failed is the latter

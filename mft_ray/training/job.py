@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
 from mft_ray.utils.files import Damaged, read_json, write_json
+from mft_ray.utils.json_types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -324,10 +325,10 @@ def read_step(folder: Path) -> int | None:
         return None
 
 
-def read_history(rows: Sequence[dict[str, Any]]) -> list[Evaluation]:
+def read_history(rows: Sequence[JsonObject]) -> list[Evaluation]:
     """Read evaluations from JSON rows."""
     return [Evaluation(**_with_nan(row)) for row in rows]
 
 
-def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
+def _with_nan(row: JsonObject) -> JsonObject:
     return {name: math.nan if value is None else value for name, value in row.items()}

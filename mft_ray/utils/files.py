@@ -65,6 +65,19 @@ def replacing(path: str | os.PathLike[str], ending: str = "") -> Iterator[Path]:
     _remove(old)
 
 
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a folder that several processes have written its name, once it is safe on the disk.
+
+    Args:
+        partial: the folder, complete.
+        path: its name, on the same disk; what is there goes.
+    """
+    sync_tree(partial)
+    _remove(path)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file, whole or not at all.
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mft_ray.config.parsing.explain import explain
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 Tree = TypeVar("Tree", bound=BaseModel)
 
@@ -51,7 +52,7 @@ def with_settings(tree: Tree, values: Mapping[str, Any], where: str = "the confi
     Raises:
         UserError: a value is not allowed there, or not beside the others.
     """
-    by_section: dict[str, dict[str, Any]] = {}
+    by_section: dict[str, JsonObject] = {}
     for path, value in values.items():
         head, dot, rest = path.partition(".")
         assert dot, f"{path} names no section"
@@ -61,8 +62,8 @@ def with_settings(tree: Tree, values: Mapping[str, Any], where: str = "the confi
 
 
 def _changed(section: Any, changes: Mapping[str, Any], name: str, where: str) -> Any:
-    deeper: dict[str, dict[str, Any]] = {}
-    here: dict[str, Any] = {}
+    deeper: dict[str, JsonObject] = {}
+    here: JsonObject = {}
     for path, value in changes.items():
         head, dot, rest = path.partition(".")
         if dot:
@@ -83,7 +84,7 @@ def _sections(annotation: Any) -> list[Any]:
     return [member for member in members if isinstance(member, type) and _hints(member)]
 
 
-def _hints(section: Any) -> dict[str, Any]:
+def _hints(section: Any) -> JsonObject:
     if isinstance(section, type) and issubclass(section, BaseModel):
         return {name: field.annotation for name, field in section.model_fields.items()}
     if isinstance(section, type) and is_dataclass(section):

@@ -9,6 +9,7 @@ import yaml
 
 from mft_ray.config.parsing.explain import explain_yaml
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 # Far more than any configuration has; a text of aliases to aliases of a few lines has billions.
 _MAX_VALUES = 100_000
@@ -71,7 +72,7 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def write_yaml(tree: dict[str, Any]) -> str:
+def write_yaml(tree: JsonObject) -> str:
     """Return a text that `read_yaml` reads as the same tree."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
@@ -126,7 +127,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
             )
 
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: JsonObject, override: str) -> None:
     """Change one setting of a tree.
 
     Args:

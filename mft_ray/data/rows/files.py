@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO, TypeVar
 
 from mft_ray.data.rows.values import DECODER, LeftOut, kind, loads
+from mft_ray.utils.json_types import JsonObject
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # .ndjson is .jsonl; text may be compressed
 _ALIASES = {".ndjson": ".jsonl"}
@@ -31,7 +32,7 @@ _CHUNK = 1 << 20  # characters
 _BATCH = 256  # rows of a Parquet file in memory
 
 T = TypeVar("T")
-Numbered = tuple[int, dict[str, Any] | LeftOut]
+Numbered = tuple[int, JsonObject | LeftOut]
 
 
 def format_of(path: Path) -> str | None:
@@ -111,7 +112,7 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
         yield number, _object(value)
 
 
-def _object(value: Any) -> dict[str, Any] | LeftOut:
+def _object(value: Any) -> JsonObject | LeftOut:
     return value if isinstance(value, dict) else LeftOut(f"it is {kind(value)}, not an object")
 
 

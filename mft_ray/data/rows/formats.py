@@ -11,6 +11,7 @@ from mft_ray.data.rows.messages import CALLS, Note, check_not_empty, is_learned,
 from mft_ray.data.rows.values import LeftOut, Number, as_text, loads
 from mft_ray.domains import TREE
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 Row = Mapping[str, Any]
 Conversation = tuple[Message, ...]
@@ -56,7 +57,7 @@ class Read:
     """
 
     messages: Conversation
-    tools: list[dict[str, Any]] | None
+    tools: list[JsonObject] | None
 
 
 def find_columns(present: Sequence[str], where: str, advice: str) -> tuple[str, ...]:

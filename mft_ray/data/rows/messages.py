@@ -8,6 +8,7 @@ from typing import Any
 from mft_ray.data.examples import Message
 from mft_ray.data.rows.values import LeftOut, Number, as_json, as_text, loads
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 Note = Callable[[str], None]  # told what of a row is read otherwise than it stands there
 
@@ -124,7 +125,7 @@ def check_not_empty(found: Message) -> None:
         raise LeftOut(f"a message of the role {found['role']} is empty")
 
 
-def tools(given: Any) -> list[dict[str, Any]] | None:
+def tools(given: Any) -> list[JsonObject] | None:
     """Read the JSON schemas of tools, as chat templates take them; None if there are none.
 
     Args:
@@ -142,7 +143,7 @@ def tools(given: Any) -> list[dict[str, Any]] | None:
     return [_wrapped(tool) for tool in listed] or None
 
 
-def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
+def _wrapped(tool: JsonObject) -> JsonObject:
     if isinstance(tool.get("function"), dict):
         return tool
     if not isinstance(tool.get("name"), str):
@@ -173,7 +174,7 @@ def _thought(given: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _tool_calls(given: Mapping[str, Any], note: Note) -> list[dict[str, Any]]:
+def _tool_calls(given: Mapping[str, Any], note: Note) -> list[JsonObject]:
     calls = given.get("tool_calls")
     if not calls and given.get("function_call"):  # as OpenAI's chats had it at first
         calls = [given["function_call"]]
@@ -185,7 +186,7 @@ def _tool_calls(given: Mapping[str, Any], note: Note) -> list[dict[str, Any]]:
     return [_call(call, note) for call in found]
 
 
-def _calls_in_text(content: Any) -> list[dict[str, Any]]:
+def _calls_in_text(content: Any) -> list[JsonObject]:
     found = as_json(content, "a function_call turn")
     calls = [_call(call, _ignore) for call in (found if isinstance(found, list) else [found])]
     if not calls:
@@ -193,7 +194,7 @@ def _calls_in_text(content: Any) -> list[dict[str, Any]]:
     return calls
 
 
-def _call(call: Any, note: Note) -> dict[str, Any]:
+def _call(call: Any, note: Note) -> JsonObject:
     """One call as transformers passes it to templates, its arguments an object: templates write them as JSON."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():

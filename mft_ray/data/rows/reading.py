@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import datasets
 import yaml
@@ -18,6 +18,7 @@ import yaml
 from mft_ray.data.rows.files import FORMATS, format_of, rows, unit, without_filled
 from mft_ray.data.rows.values import LeftOut, kind
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]*(:[\w.-]+)?)?")
 _WORDS = re.compile(r"[^a-z0-9]+")
@@ -70,7 +71,7 @@ class RowAt(NamedTuple):
 
     where: str
     number: int
-    row: dict[str, Any] | LeftOut
+    row: JsonObject | LeftOut
 
 
 def locate(given: str, setting: str, split: str) -> Source:

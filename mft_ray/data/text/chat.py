@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from mft_ray.data.examples import Message
+from mft_ray.utils.json_types import JsonObject
 
 # Words that no template writes by itself, to find what it writes around an answer and whether it writes a call.
 _QUESTION, _ANSWER, _SYSTEM = "mftquestion", "mftanswer", "mftsystem"
@@ -56,9 +56,7 @@ class Chat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
-    def render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None, prompted: bool = False
-    ) -> str:
+    def render(self, messages: Sequence[Message], tools: list[JsonObject] | None = None, prompted: bool = False) -> str:
         """Return a conversation as the template writes it.
 
         Args:
@@ -69,7 +67,7 @@ class Chat:
         Raises:
             Refused: with the template's reason.
         """
-        turns: list[dict[str, Any]] = [{k: v for k, v in turn.items() if k != "weight"} for turn in messages]
+        turns: list[JsonObject] = [{k: v for k, v in turn.items() if k != "weight"} for turn in messages]
         forms = [turns]
         if any("tool_calls" in turn for turn in turns):
             # Some templates take arguments as the object, and others as JSON text.
@@ -82,7 +80,7 @@ class Chat:
                 reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Refused(reason)
 
-    def _rendered(self, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None, prompted: bool) -> str:
+    def _rendered(self, turns: list[JsonObject], tools: list[JsonObject] | None, prompted: bool) -> str:
         text = self._tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompted)
         return str(text)
 
@@ -169,7 +167,7 @@ class Chat:
         last = self._last_run(text)
         return Cut(text if last is None else last, last is not None)
 
-    def around(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> tuple[str, str]:
+    def around(self, messages: Sequence[Message], tools: list[JsonObject] | None) -> tuple[str, str]:
         """Return what the template writes before and after an answer that follows these messages.
 
         Raises:
@@ -181,7 +179,7 @@ class Chat:
             raise Refused("it does not write what the assistant says")
         return before, after
 
-    def context(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, prompt: str) -> str:
+    def context(self, messages: Sequence[Message], tools: list[JsonObject] | None, prompt: str) -> str:
         """Return the part of a prompt that is the conversation so far, without what asks for an answer."""
         shown = self.render(messages, tools)
         shared = next((at for at, (one, other) in enumerate(zip(prompt, shown, strict=False)) if one != other), None)
@@ -258,7 +256,7 @@ def _call() -> Message:
     return {"role": "assistant", "content": None, "tool_calls": calls}
 
 
-def _with_text_arguments(turn: dict[str, Any]) -> dict[str, Any]:
+def _with_text_arguments(turn: JsonObject) -> JsonObject:
     if "tool_calls" not in turn:
         return turn
     calls = []

@@ -7,12 +7,12 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 
 from mft_ray.errors import UserError
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
+from mft_ray.utils.json_types import JsonObject
 
 _REPO = "tatsu-lab/alpaca_eval"
 _REFERENCE = "alpaca_eval_gpt4_baseline.json"
@@ -81,7 +81,7 @@ class AlpacaTask(Task):
         return example_scores(frame.to_dict(orient="records"))
 
 
-def example_scores(annotations: Sequence[dict[str, Any]]) -> list[ExampleScores]:
+def example_scores(annotations: Sequence[JsonObject]) -> list[ExampleScores]:
     """Turn alpaca-eval's annotations into percent; a preference is from 1, the reference's answer, to 2, ours."""
     return [
         {AlpacaTask.metric: 100 * float(row["glm_preference"]), "win_rate": 100 * (float(row["preference"]) - 1)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from typing import Any
 
 import datasets
 
 from mft_ray.errors import UserError
 from mft_ray.evaluation.sandbox.runner import Problem, run_all
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
+from mft_ray.utils.json_types import JsonObject
 
 _ASKED = "Write a solution to the following problem and make sure that it passes the tests:"
 _ANSWERED = "Here is the completed function:"
@@ -80,7 +80,7 @@ def _prompt(program: str, options: TaskOptions) -> str:
     return f"{options.chat([{'role': 'user', 'content': asked}])}{_ANSWERED}\n```python\n{program}\n"
 
 
-def _problems(name: str, options: TaskOptions, hub: str) -> list[dict[str, Any]]:
+def _problems(name: str, options: TaskOptions, hub: str) -> list[JsonObject]:
     try:
         if options.data is not None:
             rows = datasets.load_dataset("json", data_files=glob.escape(options.data), split="train")

@@ -15,6 +15,7 @@ from mft_ray.data.rows.values import LeftOut, as_text, loads
 from mft_ray.errors import UserError
 from mft_ray.evaluation.answers import match
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
+from mft_ray.utils.json_types import JsonObject
 
 
 class OwnTask(Task):
@@ -83,7 +84,7 @@ class _Row:
     """An example of a task, and the line that it stands on."""
 
     line: int
-    example: dict[str, Any]
+    example: JsonObject
 
 
 def _exact(example: Any, text: str) -> float:
@@ -121,7 +122,7 @@ def _examples(path: Path, needs_answer: bool) -> list[_Row]:
     return examples
 
 
-def _example(line: str, where: str, needs_answer: bool) -> dict[str, Any]:
+def _example(line: str, where: str, needs_answer: bool) -> JsonObject:
     """A line as it is, but for its prompt and the answer to match, which are text: of numbers what was written."""
     try:
         example, written = json.loads(line), loads(line)

@@ -23,6 +23,7 @@ import torch
 from mft_ray.data.text import thoughts
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import Generated, encode, read
+from mft_ray.utils.json_types import JsonObject
 
 _SCRIPT = Path(__file__).with_name("script.py")
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
@@ -89,7 +90,7 @@ class VllmEngine:
                 generated = read(tokenizer, tokens, encoded, index)
                 yield index, replace(generated, finished=generated.finished or stopped)
 
-    def _answers(self, request: dict[str, Any], folder: Path, wanted: int) -> Iterator[tuple[int, list[int], bool]]:
+    def _answers(self, request: JsonObject, folder: Path, wanted: int) -> Iterator[tuple[int, list[int], bool]]:
         """Run the script; its request is a file, since a pipe would have to be fed while answers are read."""
         asked, log = folder / "request.json", folder / "log"
         asked.write_text(json.dumps(request), encoding="utf-8")

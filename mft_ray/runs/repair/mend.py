@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from pydantic import TypeAdapter
@@ -27,6 +27,7 @@ from mft_ray.runs.study_storage import sound
 from mft_ray.training.job import Evaluation, Outcome, StopReason
 from mft_ray.utils.console import log
 from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write_json
+from mft_ray.utils.json_types import JsonObject
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound=FileRecord)
@@ -87,10 +88,10 @@ class _Mender:
             found = found or _wrong(path, _of_scores)
         return found or (_wrong(folder.baseline, _record(Baseline)) if self._baseline_copy() is None else None)
 
-    def _baseline_copy(self) -> dict[str, Any] | None:
+    def _baseline_copy(self) -> JsonObject | None:
         """Return what the leaderboard has of ``baseline.json``."""
 
-        def read(path: Path) -> dict[str, Any]:
+        def read(path: Path) -> JsonObject:
             return read_json(path, lambda content: dict(content["baseline"]))
 
         return _sound_or(self.folder.leaderboard, read, None)
@@ -253,7 +254,7 @@ class _Mender:
                 self._aside(path, found_in, then)
                 self._drop(path.with_name(f"{path.name}.json"))
 
-    def _verdict(self) -> dict[str, Any]:
+    def _verdict(self) -> JsonObject:
         return _sound_or(self.folder.verdict, lambda path: _record(Verdict)(path).model_dump(exclude_unset=True), {})
 
     def _aside(self, path: Path, found: Damaged, then: str) -> None:
@@ -343,7 +344,7 @@ def _record(kind: type[_R]) -> Callable[[Path], _R]:
 
 
 def _of_mapping(path: Path) -> object:
-    return read_json(path, TypeAdapter(dict[str, Any]).validate_python)
+    return read_json(path, TypeAdapter(JsonObject).validate_python)
 
 
 def _of_error(path: Path) -> object:
