@@ -23,8 +23,8 @@ def main() -> None:
         "refused there.",
         _EXAMPLES,
     )
-    known = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
-    arguments.add_argument("--method", choices=METHODS, required=True, help=known)
+    known = "; ".join(f"{name}: {spec.description}" for name, spec in METHODS.items())
+    arguments.add_argument("--method", choices=tuple(METHODS), required=True, help=known)
     cli.add_config(arguments)
     arguments.add_argument("--out", metavar="FOLDER", required=True, help="folder for the result; seen by every node")
     options = arguments.parse_args()

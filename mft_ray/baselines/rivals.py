@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mft_ray.baselines.fft import job_on
-from mft_ray.config import METHODS, Method
+from mft_ray.config import METHODS
 from mft_ray.errors import RunFailed
 from mft_ray.runs.candidates import Candidate, candidate_from
 from mft_ray.runs.context import RunContext
@@ -48,9 +48,9 @@ def best_rival(run: RunContext, baseline: FftModel) -> tuple[tuple[str, Candidat
     return (best, candidate_from(folder.rivals / best, f"rival-{best}", baseline.model, baseline.pretrained)), failed
 
 
-def _train(method: Method, run: RunContext, baseline: FftModel) -> Outcome:
+def _train(method: str, run: RunContext, baseline: FftModel) -> Outcome:
     config, folder, scaling = run.config, run.folder, run.group.scaling
     out = folder.rivals / method
     job = job_on(baseline, method, config, start=baseline.model, data=folder.data, out=out, scaling=scaling)
-    log(f"rival {method}: {METHODS[method]}")
+    log(f"rival {method}: {METHODS[method].description}")
     return run.train(job, f"rival {method}", Patience(config.train.patience))

@@ -188,7 +188,7 @@ def _train(row: Entry, group: WorkerGroup, run: Session, baseline: FftModel) -> 
     folder, scaling = run.folder, run.config.scaling
     out = _out(folder, row.name)
     job = job_on(baseline, row.method, row.config, start=run.start, data=folder.data, out=out, scaling=scaling)
-    log(f"{row.name}: {METHODS[row.method]}")  # type: ignore[index]
+    log(f"{row.name}: {METHODS[row.method].description}")
     patience = row.config.fft.train.patience if row.method == FFT else row.config.train.patience
     lines = JobProgress(row.name, row.config.evaluation.monitor, job.train.steps)
     try:

@@ -7,7 +7,7 @@ saved beside every result, so that a run folder is enough to run again.
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig, Metric, PartConfig
 from mft_ray.config.experiment import ExperimentConfig
-from mft_ray.config.methods import METHODS, Method
+from mft_ray.config.methods import METHODS
 from mft_ray.config.parsing.paths import setting_type, with_settings
 from mft_ray.config.search import BudgetConfig, SearchConfig, StopConfig
 from mft_ray.config.space import (
@@ -16,7 +16,6 @@ from mft_ray.config.space import (
     MaskingRatioRange,
     SettingRange,
     SpaceConfig,
-    short_names,
 )
 from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
@@ -36,7 +35,6 @@ __all__ = [
     "LearningRateRange",
     "LoraConfig",
     "MaskingRatioRange",
-    "Method",
     "Metric",
     "ModelConfig",
     "PartConfig",
@@ -51,6 +49,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "setting_type",
-    "short_names",
     "with_settings",
 ]

@@ -15,11 +15,15 @@ from mft_ray.utils.json_types import JsonObject
 CHANGEABLE = ("train", "mask", "lora", "fft")
 
 
+def _all_methods() -> dict[str, JsonObject]:
+    return {name: {} for name in METHODS if name != "fft"}
+
+
 class CompareConfig(Section):
     """The rows of a comparison; FFT, which all others start from, is always the first."""
 
     methods: dict[str, JsonObject] = Field(
-        {name: {} for name in METHODS if name != "fft"},
+        default_factory=_all_methods,
         description="by name of a row what it changes of this configuration, such as {train: {lr: 1e-3}}, and its "
         "method where that is not its name; or a list of methods",
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mft_ray.config.methods import METHODS
 from mft_ray.config.parsing.paths import with_settings
-from mft_ray.config.space import short_names
 from mft_ray.config.tree import Config
 
 # What a search, or a user, chose for a trial: values by short name, or path, of a setting.
@@ -22,7 +22,7 @@ def apply(config: Config, params: Params) -> Config:
     Raises:
         UserError: no mask can be so, or a setting cannot have its value.
     """
-    short = short_names(config.search.method)
+    short = METHODS[config.search.method].short_names
     values = {short.get(name, name): value for name, value in params.items()}
     if values.get("train.epochs") is not None:  # the steps were by default, or came of other epochs
         values = {"train.steps": type(config.train).model_fields["steps"].default, **values}

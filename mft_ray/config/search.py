@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mft_ray.config.methods import Method
+from mft_ray.config.methods import METHODS, MethodName
 from mft_ray.config.section import Section
-from mft_ray.config.space import SpaceConfig, by_name, searchable
+from mft_ray.config.space import SpaceConfig, by_name
 
 
 class StopConfig(Section):
@@ -42,7 +42,7 @@ class BudgetConfig(Section):
 class SearchConfig(Section):
     """The search over masks, or over settings of a rival method."""
 
-    method: Method = Field("mft", description="what trials do; see python -m mft_ray.train --help")
+    method: MethodName = Field("mft", description="what trials do; see python -m mft_ray.train --help")
     trials: int = Field(16, ge=1)
     budget: BudgetConfig = BudgetConfig()
     space: SpaceConfig = SpaceConfig()
@@ -73,12 +73,13 @@ class SearchConfig(Section):
             return tree
         method: Any = tree.get("method", "mft")
         # What is no method at all is refused as such.
-        return {**tree, "space": by_name(tree["space"], method if method in get_args(Method) else "mft")}
+        known = isinstance(method, str) and method in METHODS
+        return {**tree, "space": by_name(tree["space"], method if known else "mft")}
 
     @model_validator(mode="after")
     def _paths_of_trials(self) -> SearchConfig:
-        sections = searchable(self.method)
         for path in self.space.paths:
+            sections = METHODS[self.method].sections
             if not path.startswith(tuple(f"{section}." for section in sections)):
                 raise ValueError(
                     f"space.{path} cannot be searched: trials of method {self.method} are trained by "
@@ -89,7 +90,7 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> SearchConfig:
-        if self.objectives != "score" and self.method in ("lora", "continued_fft", "fft"):
+        if self.objectives != "score" and not METHODS[self.method].masks:
             raise ValueError(f"method {self.method} has no masking ratio; objectives must be score")
         if self.objectives != "score" and self.sampler == "cmaes":
             raise ValueError("sampler cmaes has one objective; for score_and_ratio use tpe, gp or random")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mft_ray.config.methods import Method
+from mft_ray.config.methods import METHODS
 from mft_ray.config.section import Section
 from mft_ray.masking import Init, Schedule, Target
 from mft_ray.utils.json_types import JsonObject
@@ -65,34 +65,6 @@ def _choice(value: Any) -> Any:
 
 Choices = Annotated[list[Annotated[Any, AfterValidator(_choice)]], Field(min_length=1)]
 
-# The short names, by method: which setting each one is.
-_MASK = {name: f"mask.{name}" for name in ("ratio", "layers", "target")}
-_START = {"lr": "train.lr", "init": "mask.init", "schedule": "mask.schedule"}
-_FFT = {"weight_decay": "fft.train.weight_decay", "dropout": "fft.train.dropout"}
-_SHORT: dict[Method, dict[str, str]] = {
-    "mft": {**_MASK, **_START},
-    "lora": {"rank": "lora.rank", "layers": "lora.layers", "target": "lora.target", "lr": "lora.lr"},
-    "fft": {"lr": "fft.train.lr", **_FFT},
-    "continued_fft": {"lr": "fft.continued_lr", **_FFT},
-}
-# The sections that a trial of a method is trained by. All else is the same for every trial: FFT's score, that they are
-# held against, belongs to it.
-_SECTIONS: dict[Method, tuple[str, ...]] = {
-    "lora": ("lora", "train"),
-    "fft": ("fft.train",),
-    "continued_fft": ("fft.train", "train"),
-}
-
-
-def short_names(method: Method) -> dict[str, str]:
-    """Return the settings that a search over a method always chooses: path by short name."""
-    return _SHORT.get(method, _MASK)
-
-
-def searchable(method: Method) -> tuple[str, ...]:
-    """Return the sections whose settings a search over a method can choose."""
-    return _SECTIONS.get(method, ("mask", "train"))
-
 
 class SpaceConfig(Section):
     """What the search may choose, of what its method has: one of a list's entries, or anything in a range.
@@ -115,7 +87,7 @@ class SpaceConfig(Section):
     paths: dict[str, SettingRange | Choices] = Field({}, description="any other settings, by their path")
 
 
-def by_name(space: JsonObject, method: Method) -> JsonObject:
+def by_name(space: JsonObject, method: str) -> JsonObject:
     """Return a search space, as people write it, as `SpaceConfig` has it.
 
     Args:
@@ -130,7 +102,7 @@ def by_name(space: JsonObject, method: Method) -> JsonObject:
     if given is not None and not isinstance(given, dict):
         return {**named, "paths": given}  # refused as what it is
     paths = dict(given or {})
-    short = {path: name for name, path in short_names(method).items()}
+    short = {path: name for name, path in METHODS[method].short_names.items()}
     for key, value in space.items():
         for path, knob in _leaves(key, value) if _is_path(key, value) else ():
             name, into = (short[path], named) if path in short else (path, paths)

@@ -57,7 +57,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     search: SearchConfig = SearchConfig()
     verdict: VerdictConfig = VerdictConfig()
-    compare: CompareConfig = CompareConfig()
+    compare: CompareConfig = Field(default_factory=CompareConfig)
     experiment: ExperimentConfig = ExperimentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()

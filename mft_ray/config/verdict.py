@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from mft_ray.config.methods import METHODS, MethodName
 from mft_ray.config.section import Section
 
-Rival = Literal["lora", "random_mask", "l1_mask", "wanda_mask", "movement", "mft"]
+
+def _rival(name: str) -> str:
+    if METHODS[name].makes == "tuned model":
+        raise ValueError("FFT, and FFT continued, are compared with in any case")
+    return name
+
+
+Rival = Annotated[MethodName, AfterValidator(_rival)]
 
 
 class VerdictConfig(Section):

@@ -9,12 +9,11 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mft_ray.config import parse_config
+from mft_ray.config import METHODS, parse_config
 from mft_ray.config.parsing.yaml_text import read_yaml
 from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
 from mft_ray.errors import UserError
 from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
-from mft_ray.utils import formatting as units
 from mft_ray.utils.files import Damaged
 from mft_ray.utils.json_types import JsonObject
 
@@ -49,7 +48,8 @@ class Run:
     def product(self) -> str:
         """What its trials make: masks, unless another method is searched."""
         section = self.config.get("search")
-        return units.product(section.get("method", "mft") if isinstance(section, dict) else "mft")
+        method = section.get("method", "mft") if isinstance(section, dict) else "mft"
+        return METHODS[method].makes if method in METHODS else "mask"
 
     @property
     def pareto_front(self) -> list[Trial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mft_ray.config import Config, load_config
+from mft_ray.config import METHODS, Config, load_config
 from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.artifacts import ADAPTER, MASK, find
@@ -30,10 +30,6 @@ from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
 from mft_ray.workers.launch import launch
 from mft_ray.workers.progress import JobProgress
-
-# What a method is made from, beside what all are.
-_SECTIONS = {"fft": ("fft",), "continued_fft": ("fft", "train"), "lora": ("lora", "train")}
-_MASK = ("mask", "train")
 
 
 def train_once(method: str, config: Config, out: str) -> None:
@@ -140,7 +136,8 @@ def _could_have_made(method: str, config: Config, artifact: Path | None) -> bool
 
 def _tree(method: str, config: Config) -> JsonObject:
     tree = config.model_dump(mode="json")
-    kept = ("run", "model", "data", "evaluation", "scaling", *_SECTIONS.get(method, _MASK))
+    own = (path.partition(".")[0] for path in METHODS[method].sections)
+    kept = ("run", "model", "data", "evaluation", "scaling", *own)
     # How it was called, and where it goes, makes no difference.
     run = {"seed": tree["run"]["seed"]}
     return {"method": method, **{name: tree[name] for name in kept}, "run": run}

@@ -8,12 +8,11 @@ from typing import Any, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mft_ray.config import Config, FloatRange, SettingRange, setting_type, short_names
+from mft_ray.config import METHODS, Config, FloatRange, SettingRange, setting_type
 from mft_ray.config.params import Params, apply
 from mft_ray.domains import DOMAINS, Domain
 from mft_ray.errors import UserError
 from mft_ray.masking import parse_layers, parse_pattern
-from mft_ray.training.methods.recipes import MASKED
 
 # The reference protocol: arXiv 2503.22764, section on implementation.
 PAPER: Params = {"ratio": 0.1, "lr": 2e-5, "target": "both", "init": "normal", "schedule": "constant"}
@@ -59,7 +58,7 @@ def points_to_evaluate(config: Config, depth: int) -> list[Params]:
     """
     space, first = build_space(config, depth), first_point(config, depth)
     points = [first, *(_extra(config, point, first, space, depth) for point in config.search.extra_points)]
-    further = config.search.trials // _PAPER_SHARE - 1 if config.search.method in MASKED else 0
+    further = config.search.trials // _PAPER_SHARE - 1 if METHODS[config.search.method].masks else 0
     groups = [group for group in paper_layers(depth, config.data.domain)[1:] if _holds(space.get("layers"), group)]
     points += [{**first, "layers": group} for group in groups[: max(further, 0)]]
     return [point for place, point in enumerate(points) if point not in points[:place]]
@@ -77,7 +76,7 @@ def left_out(config: Config, depth: int) -> str | None:
     other = [f"{name} {first[name]} instead of {preset[name]}" for name in first if first[name] != preset[name]]
     if not other:
         return None
-    whose = "the paper's preset" if config.search.method in MASKED else "the configured setting"
+    whose = "the paper's preset" if METHODS[config.search.method].masks else "the configured setting"
     return f"{whose} lies outside search.space; tried first is what is nearest to it: {', '.join(other)}"
 
 
@@ -112,22 +111,17 @@ def _chosen(config: Config, point: Params, where: str) -> Config:
 
 def _short(config: Config) -> dict[str, str]:
     """Return the settings that are searched under a short name: path by name."""
-    names = short_names(config.search.method)
-    if config.mask.rule == "threshold" and config.search.method in MASKED:
+    names = dict(METHODS[config.search.method].short_names)
+    if config.mask.rule == "threshold" and METHODS[config.search.method].masks:
         return {name: path for name, path in names.items() if name not in _OF_RATIOS}
     return names
 
 
 def _preset(config: Config, depth: int) -> Params:
     """Return the method's own configuration: the paper's, where it has one."""
-    method, fft = config.search.method, config.fft
     preset = {path: _get(config, path) for path in config.search.space.paths}
-    if method == "lora":
-        lr = config.lora.lr or config.train.lr
-        return {**preset, "rank": config.lora.rank, "layers": f"0-{depth - 1}", "target": "both", "lr": lr}
-    if method in ("fft", "continued_fft"):
-        lr = fft.continued_lr or fft.train.lr if method == "continued_fft" else fft.train.lr
-        return {**preset, "lr": lr, "weight_decay": fft.train.weight_decay, "dropout": fft.train.dropout}
+    if (own := METHODS[config.search.method].preset) is not None:
+        return {**preset, **own(config, depth)}
     fixed = _fixed_ratio(config)
     ratio = PAPER["ratio"] if fixed is None else fixed
     return {**preset, **PAPER, "ratio": ratio, "layers": paper_layers(depth, config.data.domain)[0]}
@@ -186,7 +180,7 @@ def _fixed_ratio(config: Config) -> float | None:
         UserError: the masks have no ratio, and nothing else to search in its place.
     """
     mask = config.mask
-    if config.search.method not in MASKED:
+    if not METHODS[config.search.method].masks:
         return None
     if mask.rule == "threshold" and "mask.threshold" not in config.search.space.paths:
         raise UserError(

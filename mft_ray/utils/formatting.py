@@ -78,11 +78,6 @@ def percent(label: str) -> Unit:
     return Unit(label, f"{label} (%)", "Difference (percentage points)", 100, " %", " points", 2)
 
 
-def product(method: str) -> str:
-    """What a method makes, in a word."""
-    return {"lora": "adapter", "fft": "tuned model", "continued_fft": "tuned model"}.get(method, "mask")
-
-
 def size(count: float | None) -> str:
     """Bytes as a person says them: ``3.2 MB``; powers of 1000."""
     if count is None:

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mft_ray.config import METHODS
 from mft_ray.evaluation.statistics import LEVEL, Paired, holm, paired, right_or_wrong
 from mft_ray.runs.records import MetricComparison, Rival, SeedSpread, Verdict, worse
-from mft_ray.utils.formatting import Unit, p_value, product, unit
+from mft_ray.utils.formatting import Unit, p_value, unit
 
 # What a verdict may have to do without, as ``not_run`` names it; rivals are "rival METHOD".
 CONTINUED, SEEDS = "continued_fft", "other seeds"
@@ -173,7 +174,7 @@ def _rival(method: str, against: Paired) -> Rival:
 
 
 def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: Paired | None) -> str:
-    shown, made = unit(evidence.metric), product(evidence.method)
+    shown, made = unit(evidence.metric), METHODS[evidence.method].makes
     judged = {"mask": "masked model", "adapter": "model with the adapter"}.get(made, made)
     sources = "" if fft.sources == fft.n else f" of {fft.sources:,} sources"
     facts = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from mft_ray.config import Config
+from mft_ray.config import METHODS, Config
 from mft_ray.config.params import apply
 from mft_ray.masking import load_mask
 from mft_ray.models.artifacts import MASK, MODEL, export, find
@@ -16,7 +16,6 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Trial
 from mft_ray.training.methods.recipes import recipe
 from mft_ray.utils.files import replacing
-from mft_ray.utils.formatting import product
 
 BEST_MODEL = "model"
 
@@ -53,7 +52,7 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def _card(folder: RunFolder, config: Config, baseline: FftModel, trial: Trial, sentence: str, artifact: Path) -> str:
-    made = product(config.search.method)
+    made = METHODS[config.search.method].makes
     point = ", ".join(f"{knob} {value}" for knob, value in trial.config.items())
     facts = f"""# {made.capitalize()} learned by mft_ray
 

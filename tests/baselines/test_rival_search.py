@@ -20,7 +20,7 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.search.checks import check_search
 from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.training.job import Outcome
-from mft_ray.training.methods.recipes import MASKED, recipe
+from mft_ray.training.methods.recipes import recipe
 
 KNOBS = {
     "mft": {"ratio", "layers", "target", "lr", "init", "schedule"},
@@ -35,7 +35,7 @@ def test_every_method_has_knobs_and_trials_follow_them(tiny: dict[str, Any], met
     config = parse_config({**tiny, "search": {"method": method, "trials": 16}})
     space, points = build_space(config, 32), points_to_evaluate(config, 32)
     assert space.keys() == points[0].keys() == KNOBS.get(method, {"ratio", "layers", "target"})
-    assert len(points) == (2 if method in MASKED else 1)  # the paper's second group of layers
+    assert len(points) == (2 if METHODS[method].masks else 1)  # the paper's second group of layers
     changed = {"ratio": 0.5, "layers": "0-3", "lr": 0.123, "rank": 3, "weight_decay": 0.25, "dropout": 0.2}
     point = {knob: changed.get(knob, value) for knob, value in points[0].items()}
     how = recipe(method, apply(config, point))

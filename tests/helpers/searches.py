@@ -26,8 +26,8 @@ def start(cwd: Path, *arguments: str, **environment: str) -> subprocess.Popen[st
     )
 
 
-def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    process = start(cwd, *arguments)
+def run(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    process = start(cwd, *arguments, **environment)
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
