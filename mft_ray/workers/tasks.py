@@ -76,6 +76,7 @@ def stream(
             try:
                 value = ray.get(next(each))
             except StopIteration:
+                watch.process.unlink(missing_ok=True)
                 continue
             except ray.exceptions.RayTaskError:
                 raise

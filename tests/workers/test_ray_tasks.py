@@ -51,6 +51,7 @@ def test_all_that_tasks_yield_comes(tmp_path: Path) -> None:
     said = list(stream(count, [(home.name, str(home)) for home in homes], [[home] for home in homes], few(), print))
     assert sorted(line[:3] for line in said) == ["a 0", "a 1", "a 2", "b 0", "b 1", "b 2"]
     assert len({line.split()[-1] for line in said}) == 2
+    assert [path for home in homes for path in home.iterdir()] == []  # nothing of a task outlives it
 
 
 def test_a_stopped_task_is_killed_and_begun_again(tmp_path: Path) -> None:
