@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -21,27 +23,9 @@ from mft_ray.config.params import apply
 from mft_ray.search.space import build_space, first_point
 from mft_ray.training.methods.recipes import train_job
 
-TOY = """
-from dataclasses import replace
-
-from mft_ray.config.methods import MethodSpec, Recipe, register
-
-
-def recipe(config):
-    return Recipe(config.train, replace(config.mask, init="magnitude", schedule="anneal"))
-
-
-register(
-    MethodSpec(
-        name="toy",
-        description="a mask whose scores start as magnitudes",
-        makes="mask",
-        recipe=recipe,
-        sections=("mask", "train"),
-        short_names={"ratio": "mask.ratio", "layers": "mask.layers", "lr": "train.lr"},
-    )
-)
-"""
+DOCS = Path(__file__).parents[2] / "docs" / "your_own_method.md"
+[TOY] = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+[DECLARED] = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(params=METHODS)
@@ -100,7 +84,10 @@ def installed(site: Path, text: str) -> dict[str, str]:
     (site / "toy-1.0.dist-info").mkdir(parents=True)
     (site / "toy.py").write_text(text)
     (site / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
-    (site / "toy-1.0.dist-info" / "entry_points.txt").write_text(f"[{GROUP}]\ntoy = toy\n")
+    [(group, points)] = tomllib.loads(DECLARED)["project"]["entry-points"].items()
+    assert group == GROUP
+    lines = [f"[{group}]", *(f"{name} = {module}" for name, module in points.items())]
+    (site / "toy-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines))
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
 
 
