@@ -36,7 +36,7 @@ def job_on(
     Args:
         baseline: the FFT model.
         method: one of `mft_ray.config.METHODS`.
-        config: see `mft_ray.training.methods.recipes.recipe`.
+        config: as described in `mft_ray.training.methods.recipes.recipe`.
         start: folder or hub id of the model that FFT started from.
         data: folder of the prepared splits.
         out: folder for the result.
@@ -101,7 +101,7 @@ def take_over(donor: RunFolder, folder: RunFolder) -> None:
 
     Args:
         donor: a run with the same model, data, FFT and evaluation.
-        folder: of a run that has not begun.
+        folder: folder of a run that has not begun.
     """
     folder.root.mkdir(parents=True, exist_ok=True)
     with replacing(folder.work) as partial:  # whole, so that what was interrupted begins anew

@@ -39,7 +39,7 @@ class Entry:
     """A row of the comparison.
 
     Attributes:
-        name: of the row.
+        name: name of the row.
         method: one of `mft_ray.config.METHODS`.
         config: with what the row changes.
     """
@@ -80,7 +80,7 @@ def compare(config: Config | None, resume: str | None = None, group: WorkerGroup
     """Train every method on one FFT model and score all on the same examples, or go on with an interrupted run.
 
     Args:
-        config: of a new comparison, or the changed one of a comparison to go on with.
+        config: configuration of a new comparison, or the changed one of a comparison to go on with.
         resume: folder of the comparison to go on with, whose own configuration is used if no other is given.
         group: does it all, one after the other; None has workers as the configuration asks.
 

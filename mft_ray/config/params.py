@@ -16,7 +16,7 @@ def apply(config: Config, params: Params) -> Config:
     """Return the configuration with what the search chose for one trial.
 
     Args:
-        config: of the search.
+        config: configuration of the search.
         params: values by short name or path.
 
     Raises:

@@ -96,7 +96,7 @@ class Difference:
     """A setting that is not what a stage was made with.
 
     Attributes:
-        path: of the setting.
+        path: path of the setting.
         stage: the first that was made with it.
         used: value that it was made with.
         now: value in the configuration.
@@ -115,7 +115,7 @@ def stages_of(path: str) -> tuple[Stage, ...]:
     """Return the stages that are made from a setting; none for one that is free to change.
 
     Args:
-        path: of the setting, such as ``fft.train.lr``.
+        path: path of the setting, such as ``fft.train.lr``.
     """
     if _under(path, FREE):
         return ()
@@ -221,7 +221,7 @@ def read_settled(path: Path) -> dict[Stage, JsonObject] | None:
     """Return by stage the settings that it was made with, by path; None for a run of a version that kept none.
 
     Args:
-        path: of the run's ``work/settled.json``.
+        path: path of the run's ``work/settled.json``.
 
     Raises:
         UserError: it cannot be read.

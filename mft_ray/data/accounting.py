@@ -100,7 +100,7 @@ class SourceCounts:
 
     Args:
         setting: setting that names the source.
-        name: of the source in messages.
+        name: name of the source in messages.
         source: path or hub id.
         split: split of a folder or hub dataset.
     """
@@ -201,7 +201,7 @@ class SplitCounts:
         rows: what they became: several where a conversation had to be split.
         left_out: the others, by reason.
         altered: examples that were used, but not as they stand in the file, by what was done.
-        tokens: of the examples that are used.
+        tokens: tokens of the examples that are used.
         answer_tokens: those of them that have a label.
         cut: examples cut at ``data.max_length``.
     """

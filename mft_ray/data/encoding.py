@@ -63,7 +63,7 @@ def encode(
 
     Args:
         examples: what to encode.
-        tokenizer: of the model; needs an end-of-sequence token.
+        tokenizer: tokenizer of the model; needs an end-of-sequence token.
         max_length: tokens that a row may have.
         split: what the examples are called in messages.
         system: what to do with system messages: ``fold`` puts them before the next user's turn, ``drop`` leaves them

@@ -16,9 +16,9 @@ class Message(TypedDict, total=False):
     Attributes:
         role: system, user, assistant or tool.
         content: its text; None where an assistant message is tool calls and nothing else.
-        tool_calls: of an assistant message, as transformers passes them to templates; arguments are an object.
-        tool_call_id: of a tool's message, the call that it answers.
-        name: of the tool or person that speaks.
+        tool_calls: tool calls of an assistant message, as transformers hands them to templates; arguments are objects.
+        tool_call_id: identifier of a tool's message, the call that it answers.
+        name: name of the tool or person that speaks.
         reasoning_content: what the assistant thought before it answered.
         weight: 0 on an assistant message that is context only and never learned; absent otherwise.
     """

@@ -100,7 +100,7 @@ def examples_of(part: Located, counts: SourceCounts) -> Iterator[Example]:
 
     Args:
         part: the source.
-        counts: of its rows, which are filled.
+        counts: counts of its rows, which are filled.
 
     Raises:
         UserError: it cannot be read, no row of it can be used, or a row says what is not known.

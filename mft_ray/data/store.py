@@ -49,7 +49,8 @@ def prepare(
 
     Args:
         config: where examples come from and how they split.
-        tokenizer: of the model. Its chat template is saved with its options and, if it writes one, its date fixed.
+        tokenizer: tokenizer of the model. Its chat template is saved with its options and its date, if it writes one,
+            fixed.
         folder: where the splits go, on a disk that every node sees.
         say: told what is left out, cut or changed and why, and how many rows each part of a mixture gave.
         account: where to write what became of each row (``data.json``), if anywhere.

@@ -33,7 +33,7 @@ def load_tasks(
     """Return tasks, their prompts ready.
 
     Args:
-        names: of the tasks.
+        names: names of the tasks.
         evaluation: what it says of tasks is used.
         tokenizer: whose chat template prompts are made by, if wanted.
         shots: examples before each prompt; None takes each task's own number.
@@ -128,9 +128,9 @@ def texts_file(out: Path, task: str, name: str) -> Path:
     """Return where `benchmark` keeps prompts, texts and scores: a line about them, then one for each example.
 
     Args:
-        out: as of `benchmark`.
+        out: same as in `benchmark`.
         task: name of the task.
-        name: of what is evaluated.
+        name: name of what is evaluated.
     """
     return out / _plain(task) / f"{_plain(name)}.jsonl"
 

@@ -23,7 +23,7 @@ class Flatness:
     Attributes:
         distances: along a direction, relative to the weights' norm.
         losses: mean loss per answer token, nats, (directions, distances).
-        top_eigenvalue: of the Hessian of that loss; the largest in magnitude, with its sign.
+        top_eigenvalue: largest eigenvalue of the Hessian of that loss; the largest in magnitude, with its sign.
     """
 
     distances: tuple[float, ...]
@@ -55,8 +55,8 @@ def flatness(
         batch_size: rows per forward.
         distances: along each direction.
         directions: how many.
-        iterations: of the power method.
-        seed: of the directions.
+        iterations: number of iterations of the power method.
+        seed: seed of the directions.
 
     Raises:
         ValueError: there is no row.

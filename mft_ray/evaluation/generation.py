@@ -85,7 +85,7 @@ def generate(
         tokenizer: the model's.
         prompts: texts or their tokens; the left of one that is too long for the model is cut off.
         until: strings that end a text.
-        max_new_tokens: of each.
+        max_new_tokens: largest number of new tokens of each.
         batch_size: prompts per forward.
         autocast: compute dtype, or None for the model's own.
         rendered: whether texts are what a chat template wrote, all special tokens with it.
@@ -134,7 +134,7 @@ def read(tokenizer: Any, tokens: Sequence[int], encoded: Encoded, index: int) ->
         tokenizer: the model's.
         tokens: generated.
         encoded: what they were generated from.
-        index: of the prompt.
+        index: index of the prompt.
     """
     ended = bool(tokens) and tokens[-1] in encoded.ends
     thought, text = thoughts.split(tokenizer, tokens[:-1] if ended else tokens, encoded.thinking[index], ended)
@@ -185,7 +185,7 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
     """Return how many tokens a prompt may have.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         max_new_tokens: to be generated after it.
 
     Raises:

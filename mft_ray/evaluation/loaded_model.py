@@ -29,8 +29,8 @@ class Judged:
     """What is evaluated: a model, or the model with a mask or an adapter.
 
     Attributes:
-        name: of its files.
-        fingerprint: of the model and of what is put on it, so that results of another one are never continued.
+        name: name of its files.
+        fingerprint: fingerprint of the model and of what is put on it, so that no other's results are continued.
         put_on: puts that on the model for a while.
     """
 
@@ -44,7 +44,7 @@ class Backbone:
 
     Args:
         path: folder or hub id.
-        dtype: of the weights; None keeps the checkpoint's.
+        dtype: dtype of the weights; None keeps the checkpoint's.
         pretrained: folder or hub id of the model before fine-tuning, for masks that remove the delta.
         engine: generates in the place of our own `generate`; the GPU is then left to it.
         tokenizer: with the chat template that prompts are made by; None is the model's own.

@@ -77,11 +77,11 @@ def paired(
         candidate: one score per example.
         baseline: the other model's scores, same examples and order.
         binary: scores are 0 or 1.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-        confidence: of the interval, between 0 and 1.
-        real_test: of scores that are not binary.
-        sources: of each example; None if each is its own.
+        resamples: number of resamples of the bootstrap.
+        seed: seed of the bootstrap.
+        confidence: confidence of the interval, between 0 and 1.
+        real_test: test of scores that are not binary.
+        sources: source of each example; None if each is its own.
 
     Raises:
         ValueError: lengths differ, fewer than two examples or sources, a score that is not finite, or one that is

@@ -22,8 +22,8 @@ class Panel:
     """One comparison of an experiment.
 
     Attributes:
-        name: of its folder.
-        rows: as of ``compare.methods``.
+        name: name of its folder.
+        rows: same as in ``compare.methods``.
         changes: by section, what it changes of the configuration for FFT and all rows alike.
         x: where each row stands on the figure's axis; empty where its name is its place.
         judged_on: other panels on whose test examples its rows are judged too.
@@ -43,8 +43,8 @@ class Cell:
     Attributes:
         seed: added to the configuration's own.
         panel: what is compared.
-        config: of the comparison.
-        folder: of its run.
+        config: configuration of the comparison.
+        folder: folder of its run.
     """
 
     seed: int

@@ -31,7 +31,7 @@ def draw(gathered: Gathered, path: Path) -> Path:
 
     Args:
         gathered: what was found.
-        path: of the files, without their endings.
+        path: path of the files, without their endings.
     """
     figure = {"curves": _curves, "transfer": _transfer, "cost": _cost, "flatness": _flatness}.get(
         gathered.name, _differences

@@ -21,20 +21,20 @@ class Row:
     """One row of one comparison on one set of examples.
 
     Attributes:
-        seed: of the comparison.
+        seed: seed of the comparison.
         panel: the comparison.
         row: its name there.
         method: one of `mft_ray.config.METHODS`.
         x: its place on the figure's axis, where that is a number.
         on: ``test``, a benchmark task, or another panel on whose test examples it was judged.
-        metric: of the scores.
+        metric: metric of the scores.
         n: examples.
         score: mean over the examples.
         delta_fft: score less FFT's on the same examples.
         delta_ci95: paired bootstrap interval of that.
-        p_value: of the paired test; None for FFT itself.
+        p_value: p value of the paired test; None for FFT itself.
         best_step: optimizer steps of the kept state.
-        cost: as of `mft_ray.training.job.Cost`; None where FFT was given.
+        cost: same as in `mft_ray.training.job.Cost`; None where FFT was given.
     """
 
     seed: int
@@ -62,7 +62,7 @@ class Summary:
         row: its name there.
         x: its place on the figure's axis, where that is a number.
         on: ``test`` or a benchmark task.
-        metric: of the scores.
+        metric: metric of the scores.
         score: mean over seeds.
         deltas: differences to FFT, one per seed.
         delta: their mean.
@@ -90,7 +90,7 @@ class Curve:
     """Validation while one row trained.
 
     Attributes:
-        seed: of the comparison.
+        seed: seed of the comparison.
         panel: the comparison.
         row: its name there.
         points: step, tokens, score and masking ratio of each evaluation.
@@ -107,7 +107,7 @@ class Gathered:
     """All that an experiment found.
 
     Attributes:
-        name: of the experiment.
+        name: name of the experiment.
         rows: raw.
         curves: raw.
         failed: what could not be trained, and why.

@@ -38,7 +38,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
     """Run experiments over seeds, or go on with interrupted ones. Comparisons on the same FFT model train it once.
 
     Args:
-        names: of the experiments; with ``resume`` those that were begun there.
+        names: names of the experiments; with ``resume`` those that were begun there.
         config: configuration of new experiments, or the changed one of those to go on with.
         resume: folder of the experiments to go on with, whose own configuration is used if no other is given.
 

@@ -55,7 +55,7 @@ def input_norms(
 
     Args:
         model: to measure in, without masks.
-        weights: of linear layers.
+        weights: weights of linear layers.
         calibrate: runs the model on a few batches.
 
     Returns:

@@ -33,7 +33,7 @@ class Masks:
     Args:
         model: any module with linear layers.
         settings: what is masked, how much, and how scores start.
-        seed: of random scores.
+        seed: seed of random scores.
         modules: names of modules or parameters to mask instead of ``settings.layers`` and ``settings.target``.
         before: with ``removes: delta``, the model's weights before fine-tuning, by name.
         calibrate: with ``init: wanda``, runs the model on a few batches.

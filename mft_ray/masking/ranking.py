@@ -35,7 +35,7 @@ def make_masks(
         group: as `ranked_together` gave it.
         scores: fp32, of each weight's shape, by weight name.
         settings: ``rule``, ``threshold``, ``pattern`` and the ratios are used.
-        share: of the full ratio that the schedule has reached, 0 to 1.
+        share: share of the full ratio that the schedule has reached, 0 to 1.
 
     Returns:
         A bool tensor for each weight: True keeps an entry.

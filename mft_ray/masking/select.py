@@ -28,9 +28,9 @@ class Weight:
     """A weight that can be masked.
 
     Attributes:
-        name: of the parameter in the model.
+        name: name of the parameter in the model.
         layer: number of its decoder layer; None in a model without a list of them.
-        half: of the decoder layer; None where the name does not say.
+        half: half of the decoder layer; None where the name does not say.
         input_dim: the dimension that is summed over when the weight meets its input.
     """
 

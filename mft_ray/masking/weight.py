@@ -47,7 +47,7 @@ class WeightMask(nn.Module):
             mask: bool, of the weight's shape.
             weight: the frozen weight; not looked at unless W * M is kept.
             threshold: the smallest |score| kept, for a soft mask.
-            temperature: of a soft mask; 0 is hard.
+            temperature: temperature of a soft mask; 0 is hard.
         """
         self.mask.copy_(mask)
         self._threshold, self._temperature = threshold, temperature

@@ -47,7 +47,7 @@ def check_adapter(folder: str | Path, backbone: str | Path, found: str) -> None:
     """Refuse an adapter of another model, where that is known.
 
     Args:
-        folder: of the adapter.
+        folder: folder of the adapter.
         backbone: where the model came from.
         found: the model's fingerprint.
 

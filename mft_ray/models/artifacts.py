@@ -50,7 +50,7 @@ def load_with(
     Args:
         backbone: folder or hub id.
         artifact: mask file or adapter folder; None is the backbone itself.
-        dtype: of the returned model; None keeps the checkpoint's.
+        dtype: dtype of the returned model; None keeps the checkpoint's.
         attention: transformers' attn_implementation.
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
 
@@ -76,7 +76,7 @@ def export(backbone: str, artifact: str, folder: Path, pretrained: str | None = 
         backbone: folder or hub id of the model that it was learned on.
         artifact: mask file or adapter folder.
         folder: new or empty.
-        pretrained: see `load_masked`.
+        pretrained: as described in `load_masked`.
 
     Raises:
         UserError: the folder is not an empty or new one, or the artifact belongs to another backbone.

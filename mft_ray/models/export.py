@@ -71,7 +71,7 @@ def load_masked(
     Args:
         backbone: folder or hub id of the model that the mask was learned on.
         mask: content of a mask file.
-        dtype: of the returned model; None keeps the checkpoint's.
+        dtype: dtype of the returned model; None keeps the checkpoint's.
         attention: transformers' attn_implementation.
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
 

@@ -180,7 +180,7 @@ def new_model(architecture: JsonObject, vocabulary: int, seed: int) -> PreTraine
     Args:
         architecture: ``model_type`` and any of its transformers config's fields.
         vocabulary: number of tokens.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
 
     Raises:
         UserError: transformers knows no such model type or field, or it is not a causal LM.

@@ -17,7 +17,7 @@ def positions(config: Any) -> int | None:
     the positions are those that the factor reaches.
 
     Args:
-        config: of the model, transformers' own.
+        config: configuration of the model, transformers' own.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     found = next(

@@ -25,7 +25,7 @@ def check_vocabulary(tokenizer: Tokenizer, model: nn.Module, path: str | Path) -
     Args:
         tokenizer: as `mft_ray.models.loading.load_tokenizer` gives it.
         model: or its structure.
-        path: of the model.
+        path: path of the model.
 
     Returns:
         The tokens that were let through.

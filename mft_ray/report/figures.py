@@ -119,7 +119,7 @@ def forest(comparisons: Sequence[tuple[str, float, Interval]], unit: units.Unit,
     Args:
         comparisons: what is compared, the difference and its interval, top first.
         unit: the metric's.
-        confidence: of the intervals.
+        confidence: confidence of the intervals.
     """
     figure = go.Figure()
     for label, delta, (low, high) in reversed(comparisons):

@@ -13,7 +13,7 @@ class Candidate:
     """What is scored.
 
     Attributes:
-        name: of its files among the run's scores.
+        name: name of its files among the run's scores.
         model: folder or hub id.
         artifact: mask file or adapter folder to put on it, if any.
         pretrained: model before fine-tuning, for a mask that removes the delta.
@@ -30,7 +30,7 @@ def candidate_from(out: Path, name: str, backbone: str, pretrained: str | None) 
 
     Args:
         out: folder of the run.
-        name: of its files among the scores.
+        name: name of its files among the scores.
         backbone: folder or hub id of the model that the run started from.
         pretrained: folder or hub id of the model before fine-tuning, where that is known.
     """

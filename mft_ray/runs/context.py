@@ -144,7 +144,7 @@ def at_work(config: Config, folder: RunFolder, start: str) -> Iterator[RunContex
     Args:
         config: resolved configuration.
         folder: run folder.
-        start: as of `RunContext`.
+        start: same as in `RunContext`.
     """
     with workers(config.fft.scaling or config.scaling, folder.work / "groups" / "fft") as group:
         yield RunContext(config, folder, start, group)

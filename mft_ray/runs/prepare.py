@@ -162,7 +162,7 @@ def with_fixed_date(config: Config, earlier: Config | None = None) -> Config:
     """Return a copy that says which day its chat template writes, where that writes today's.
 
     Args:
-        config: of a run.
+        config: configuration of a run.
         earlier: that of the same run when it began, whose day is kept.
     """
     if config.data.template_date is not None or config.data.task == "arithmetic":
@@ -218,10 +218,10 @@ def prepare_data(config: Config, tokenizer: Tokenizer, model: torch.nn.Module, f
     """Encode the data for a model.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         tokenizer: the model's, see `tokenizer_of`.
         model: or its structure.
-        folder: of the run, whose data is replaced.
+        folder: folder of the run, whose data is replaced.
 
     Raises:
         UserError: the data cannot be used, or not with this model.

@@ -34,7 +34,7 @@ def kept_logs(folder: RunFolder) -> Iterator[None]:
     On a Ray that others use too they stay where they are, which is said.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
     """
     began = time.time()
     private = not os.environ.get("RAY_ADDRESS") or bool(os.environ.get(_LOCAL))

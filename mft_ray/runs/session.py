@@ -26,7 +26,7 @@ class Session:
 
     Attributes:
         config: resolved, with ``run.seed`` added to every other seed.
-        folder: of the run, held for this process alone; the data is in it.
+        folder: folder of the run, held for this process alone; the data is in it.
         start: folder or hub id of the model that FFT starts from, or that is fine-tuned already.
         concurrent: training runs that the cluster has room for at once.
         settled: what stages were made with; to be told of each that begins.
@@ -43,7 +43,7 @@ def configuration(config: Config | None, resume: str | None) -> Config:
     """Return the configuration of a new run, or that of one to go on with, with absolute paths.
 
     Args:
-        config: of a new run, or the changed one of a run to go on with; None takes that run's own.
+        config: configuration of a new run, or the changed one of a run to go on with; None takes that run's own.
         resume: folder of the run to go on with.
 
     Raises:
@@ -62,7 +62,7 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
     """Check everything, connect, and make data and start model ready; an interruption says how to go on.
 
     Args:
-        config: of a new run, or the changed one of a run to go on with.
+        config: configuration of a new run, or the changed one of a run to go on with.
         resume: folder of the run to go on with, whose own configuration is used if no other is given.
         also: further checks, as of `mft_ray.runs.prepare.check`.
 

@@ -27,7 +27,7 @@ class Settled:
     """The settings that the stages of a run were made with, kept in ``RUN/work/settled.json``.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         tree: the configuration as it is asked for now, paths absolute: what stages that begin are made from.
         before: the configuration that stages without a record were made with, for a run of an earlier version; None
             where there is none.
@@ -68,7 +68,7 @@ class Settled:
         """Return the value that a setting was used with; None if no stage that reads it has begun.
 
         Args:
-            path: of the setting.
+            path: path of the setting.
         """
         return used_settings(self.recorded).get(path)
 
@@ -87,7 +87,7 @@ def check_settled(folder: RunFolder, config: Config) -> Settled:
     """Return what was settled in a run of several stages, if the configuration keeps to it.
 
     Args:
-        folder: of the run; one of an earlier version was made with the ``config.yaml`` that is in it.
+        folder: folder of the run; one of an earlier version was made with the ``config.yaml`` that is in it.
         config: as it is asked for now, with absolute paths.
 
     Raises:
@@ -122,8 +122,8 @@ def unmade(folder: RunFolder, method: str | None) -> list[str]:
     """Return settings, or their beginnings, that a verdict's baselines were to be made with and were not.
 
     Args:
-        folder: of the run.
-        method: of the search, whose trials were made with settings of their own.
+        folder: folder of the run.
+        method: method of the search, whose trials were made with settings of their own.
     """
     try:
         not_run = read_json(folder.verdict, lambda content: list(content.get("not_run", ())))
@@ -140,7 +140,7 @@ def begun_trials(folder: RunFolder) -> int:
     """Return how many trials of a search have begun.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
     """
     return sum(1 for _ in folder.trials.glob("*/config.json"))
 

@@ -81,7 +81,7 @@ def sound(path: Path) -> bool:
     """Say whether a file is there and holds a study that can be read.
 
     Args:
-        path: of the study's file.
+        path: path of the study's file.
     """
     if not path.exists():
         return False

@@ -37,7 +37,7 @@ def train_once(method: str, config: Config, out: str) -> None:
 
     Args:
         method: one of `mft_ray.config.METHODS`.
-        config: see `mft_ray.training.methods.recipes.recipe`.
+        config: as described in `mft_ray.training.methods.recipes.recipe`.
         out: folder for the result.
 
     Raises:

@@ -18,7 +18,7 @@ class Budget:
 
     Args:
         limits: what may be spent.
-        folder: of the run's own files. Keeps what was spent, and the sign.
+        folder: folder of the run's own files. Keeps what was spent, and the sign.
     """
 
     def __init__(self, limits: BudgetConfig, folder: Path) -> None:

@@ -21,7 +21,7 @@ def write_results(folder: RunFolder, baseline: FftModel, keep: int) -> list[Tria
     Trials that have only been scored by the metric that training is watched by come after those that have a score.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         baseline: what trials are held against.
         keep: so many trials keep their mask, adapter or model, and any that the test examples were looked at for; those
             of other ended ones are deleted.

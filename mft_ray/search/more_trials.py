@@ -18,11 +18,11 @@ def continue_search(path: Path, sampler: str, startup_trials: int, seed: int, ob
     Given points that have not been tried are tried first; those that have are not tried again.
 
     Args:
-        path: of the study's database.
-        sampler: of `build_sampler`.
+        path: path of the study's database.
+        sampler: name of a sampler of `build_sampler`.
         startup_trials: random trials before the sampler proposes, those that there are included.
-        seed: of the study's first sampler; what is drawn from now on is drawn with another.
-        objectives: of the study.
+        seed: seed of the study's first sampler; what is drawn from now on is drawn with another.
+        objectives: number of objectives of the study.
     """
     storage = open_storage(path)
     study = optuna.load_study(study_name=STUDY_NAME, storage=storage)

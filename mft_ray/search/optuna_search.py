@@ -115,7 +115,7 @@ def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
     Args:
         name: ``tpe`` (multivariate), ``random``, ``cmaes`` (numbers only; it draws choices at random) or ``gp``.
         startup_trials: random trials before it proposes.
-        seed: of all its draws.
+        seed: seed of all its draws.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -140,12 +140,12 @@ def build_search(
     """Return the search algorithm over a study: a new one, or one that goes on with the trials that it has.
 
     Args:
-        storage: of the study.
+        storage: storage of the study.
         space: distribution by knob.
         points: configurations tried first.
-        sampler: of `build_sampler`.
+        sampler: name of a sampler of `build_sampler`.
         startup_trials: random trials before the sampler proposes.
-        seed: of the sampler.
+        seed: seed of the sampler.
         objectives: 1 is the score, 2 the masking ratio as well.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)

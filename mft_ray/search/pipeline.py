@@ -38,7 +38,7 @@ def search(config: Config | None, resume: str | None = None, look_again: bool = 
     """Run a search from backbone to verdict, go on with an interrupted one, or add trials to a finished one.
 
     Args:
-        config: of a new search, or the changed one of a search to go on with.
+        config: configuration of a new search, or the changed one of a search to go on with.
         resume: folder of the search to go on with, whose own configuration is used if no other is given.
         look_again: the test examples may be looked at for another trial than before.
 

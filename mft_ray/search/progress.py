@@ -48,12 +48,12 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     Args:
         total: trials of the search.
-        steps: of one trial, at most.
+        steps: number of steps of one trial, at most.
         concurrent: trials that run at once.
         evaluation: what scores are.
         fft_score: the baseline on the same validation examples.
         fft_watched: the same by the metric that training is watched by.
-        folder: of the run, whose configuration limits what trials may use.
+        folder: folder of the run, whose configuration limits what trials may use.
         after_each: called when a trial has ended, so that the leaderboard is never behind.
 
     Attributes:

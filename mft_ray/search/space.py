@@ -84,7 +84,7 @@ def what_may_be_chosen(config: Config, depth: int) -> Iterator[Config]:
     """Yield what every value, and every two together, make of the first point: to be refused before a trial is.
 
     Args:
-        config: of the search.
+        config: configuration of the search.
         depth: decoder layers of the backbone.
 
     Raises:

@@ -14,8 +14,8 @@ class TrialStopper(ray.tune.Stopper):  # type: ignore[misc]
     Workers ask the rule themselves, so that all of them stop together. This is for workers that do not.
 
     Args:
-        rule: of every trial.
-        total_steps: of a trial, at most, where it does not say so itself.
+        rule: rule of every trial.
+        total_steps: number of steps of a trial, at most, where it does not say so itself.
     """
 
     def __init__(self, rule: StopRule, total_steps: int) -> None:

@@ -35,7 +35,7 @@ class TrialPlan:
         config: the resolved configuration.
         root: the run folder.
         backbone: folder of the FFT model.
-        fingerprint: of that model.
+        fingerprint: fingerprint of that model.
         pretrained: folder or hub id of the model before fine-tuning, where that is known.
         reference_scores: file with FFT's validation scores, one per example.
         stop: the rule that ends trials early.

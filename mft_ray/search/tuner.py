@@ -45,10 +45,10 @@ class Experiment:
     """One of Tune's experiments: a search that is given more trials has several, one after the other, on one study.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         earlier: trials that had begun before it.
         trials: that it runs.
-        concurrent: of them at once.
+        concurrent: number of them at once.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Experiment:
         """Read what `save` wrote beside an experiment's folder; None for one of an earlier version.
 
         Args:
-            path: of the experiment's folder.
+            path: path of the experiment's folder.
         """
         file = path.with_name(f"{path.name}.json")
         return read_json(file, lambda content: cls(**content)) if file.exists() else None
@@ -77,7 +77,7 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
 
     Args:
         plan: what all trials share.
-        folder: of the run.
+        folder: folder of the run.
         depth: decoder layers of the backbone.
         concurrent: trials that run at once.
         progress: told of every trial.

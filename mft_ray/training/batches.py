@@ -45,7 +45,7 @@ def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[i
         step: counted from 0.
         batch_size: examples per step over all workers.
         examples: size of the training split.
-        seed: of the permutations.
+        seed: seed of the permutations.
     """
     positions = range(step * batch_size, (step + 1) * batch_size)
     orders = {epoch: _order(epoch, examples, seed) for epoch in {position // examples for position in positions}}

@@ -40,7 +40,7 @@ class WorkerCache:
     """Loads what a job needs, or hands out what is there from the last job. One thing of each kind is kept.
 
     Args:
-        device: of this worker.
+        device: device of this worker.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -17,7 +17,7 @@ def add_dropout(model: nn.Module, probability: float) -> list[RemovableHandle]:
 
     Args:
         model: with decoder layers.
-        probability: of an entry; 0 adds nothing.
+        probability: probability of an entry; 0 adds nothing.
 
     Returns:
         Handles that take it off again.

@@ -37,7 +37,7 @@ class Flops:
         Args:
             work: what that is; batches of one shape take equally many operations in the same work.
             rows: sequences in the batch.
-            length: of each, padding included.
+            length: length of each, padding included.
         """
         known = self._known[work]
         flops = known.get((rows, length)) or _extrapolated(known, rows, length)

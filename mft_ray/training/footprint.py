@@ -81,7 +81,7 @@ class Shape:
         """Return the bytes that an example takes in a forward and backward pass.
 
         Args:
-            tokens: of the example.
+            tokens: tokens of the example.
             lowest: decoder layer below which nothing is trained.
             checkpointing: whether what a layer needs is computed anew in the backward pass.
         """
@@ -93,7 +93,7 @@ class Shape:
         """Return the bytes that an example takes in scoring.
 
         Args:
-            tokens: of the example, or of the prompt that is to be continued.
+            tokens: tokens of the example, or of the prompt that is to be continued.
             generated: tokens that may follow.
         """
         layer = tokens * (max(self.layers) + 3 * self.heads * tokens)
@@ -154,7 +154,7 @@ def training_sizes(
         job: what to train.
         lengths: tokens of every training example.
         scored: tokens of every validation example, or of its prompt where the metric generates.
-        device: of this worker.
+        device: device of this worker.
         limit: at most so many, since more were too many.
     """
     train, shape = job.train, Shape.of(model)

@@ -200,15 +200,15 @@ class Evaluation:
     Attributes:
         step: optimizer steps done.
         score: the metric on validation, higher is better.
-        standard_error: of the score, over examples.
+        standard_error: standard error of the score, over examples.
         tokens: input tokens trained on so far, padding excluded.
-        seconds: of training and evaluation so far.
+        seconds: seconds of training and evaluation so far.
         loss: mean training loss per answer token since the last evaluation; NaN at step 0.
         ratio: masking ratio in force (0 for ``fft``).
         eligible: whether this state may be the run's best (not while a ratio is still annealed).
         delta: score minus the rival's on the same examples; NaN without a rival.
         delta_error: standard error of delta, over examples.
-        flops: of training so far, over all workers, as `mft_ray.training.flops` counts them.
+        flops: floating-point operations of training so far, over all workers, as `mft_ray.training.flops` counts them.
         memory: bytes at the peak so far, of the worker that had the most.
         note: what else there is to say at this point.
     """
@@ -234,8 +234,8 @@ class Cost:
 
     Attributes:
         tokens: input tokens trained on, padding excluded.
-        flops: see `mft_ray.training.flops`.
-        seconds: of training and its evaluations.
+        flops: as described in `mft_ray.training.flops`.
+        seconds: seconds of training and its evaluations.
         memory: bytes at the peak, of the worker that had the most: of the GPU, or else of the process.
         trainable: parameters that were trained.
         artifact_bytes: size on disk of what it leaves.
@@ -263,9 +263,9 @@ class Outcome:
     Attributes:
         stopped_reason: why it ended.
         best: index into history of the best eligible evaluation; None if there was none.
-        score: of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored by
-            the metric that training is watched by.
-        cost: of the whole run.
+        score: score of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored
+            by the metric that is monitored while training.
+        cost: cost of the whole run.
     """
 
     stopped_reason: StopReason

@@ -45,7 +45,7 @@ def available(device: torch.device, scaling: ScalingConfig) -> float:
     has places for: other groups, of other trials, may be at work there, or come.
 
     Args:
-        device: of this worker.
+        device: device of this worker.
         scaling: what a worker reserves.
     """
     if device.type == "cuda":

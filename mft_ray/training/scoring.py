@@ -97,7 +97,7 @@ def score_together(
         scaling: ``compute`` is used.
         tokenizer: the model's.
         batch_size: examples per forward per worker.
-        device: of this worker.
+        device: device of this worker.
         progress: called with the examples done and in all, of this worker's share.
     """
     rank, world = dist.get_rank(), dist.get_world_size()

@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str], ending: str = "") -> Iterator[Path]:
     What is written can be read by whom the umask allows: some libraries make files for their owner alone.
 
     Args:
-        path: of the file or folder; the folder that it is in must be there.
+        path: path of the file or folder; the folder that it is in must be there.
         ending: last part of the name beside, for a writer that goes by it.
     """
     path = Path(path)
@@ -82,8 +82,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file, whole or not at all.
 
     Args:
-        path: of the file; the folder that it is in must be there.
-        content: of the file.
+        path: path of the file; the folder that it is in must be there.
+        content: content of the file.
     """
     with replacing(path) as partial:
         partial.write_bytes(content)
@@ -93,8 +93,8 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Write a text in UTF-8, whole or not at all.
 
     Args:
-        path: of the file; the folder that it is in must be there.
-        content: of the file.
+        path: path of the file; the folder that it is in must be there.
+        content: content of the file.
     """
     write_bytes(path, content.encode())
 
@@ -103,7 +103,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON, whole or not at all; NaN becomes null, which any program can read.
 
     Args:
-        path: of the file; the folder that it is in must be there.
+        path: path of the file; the folder that it is in must be there.
         content: what JSON can hold; numbers may be NaN or infinite.
     """
     write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
@@ -113,7 +113,7 @@ def read_json(path: str | os.PathLike[str], read: Callable[[Any], _T]) -> _T:
     """Return what is made of a JSON file's content.
 
     Args:
-        path: of the file.
+        path: path of the file.
         read: makes it; any error of a wrong type or a missing key says that the content is not what it should be.
 
     Raises:
@@ -151,7 +151,7 @@ def set_aside(path: Path, to: Path) -> None:
     """Move a file or a folder on the same disk, in place of what was moved there before.
 
     Args:
-        path: of what is damaged.
+        path: path of what is damaged.
         to: where it is kept for whoever wants to look at it.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def sync_tree(path: Path) -> None:
     """Have a file, or all files below a folder, on the disk before anything else is done.
 
     Args:
-        path: of the file or the folder.
+        path: path of the file or the folder.
     """
     for folder, _, names in os.walk(path):
         for name in names:
@@ -177,7 +177,7 @@ def sync_folder(path: Path) -> None:
     """Have the names in a folder on the disk: after a rename, that it has happened.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
     _sync(path, of_folder=True)
 

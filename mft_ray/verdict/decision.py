@@ -20,9 +20,9 @@ class Rules:
     """How scores are compared.
 
     Attributes:
-        resamples: of the bootstrap.
-        real_test: of scores that are not right or wrong.
-        sources: of each test example, where several share one; scores may be of the first so many.
+        resamples: number of resamples of the bootstrap.
+        real_test: test of scores that are not right or wrong.
+        sources: source of each test example, where several share one; scores may be of the first so many.
     """
 
     resamples: int = 10_000
@@ -35,7 +35,7 @@ class Evidence:
     """What a verdict rests on. Scores are of the same test examples in the same order; higher is better.
 
     Attributes:
-        metric: of the scores.
+        metric: metric of the scores.
         mft: scores of the masked model, or of what another method made.
         fft: the FFT model's.
         continued: continued FFT's; None if it was not run.
@@ -74,7 +74,7 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
 
     Args:
         evidence: scores and what else is known.
-        rules: of the comparison.
+        rules: rules of the comparison.
 
     Returns:
         The verdict, but for what only the search knows: which trial was judged, and how it was chosen.

@@ -27,7 +27,7 @@ class Pair:
     Attributes:
         fft: the FFT model.
         winner: the other.
-        scores: of FFT and of the winner, one per example.
+        scores: scores of FFT and of the winner, one per example.
     """
 
     fft: Candidate

@@ -36,7 +36,7 @@ class Scored:
         test: by metric and name, one score for each test example.
         validation: by name, one score for each validation example.
         rival: method and name of the best rival.
-        seeds: as of `mft_ray.verdict.seeds.spread`; None with one seed.
+        seeds: same as in `mft_ray.verdict.seeds.spread`; None with one seed.
         not_run: what could not be run, and why.
     """
 

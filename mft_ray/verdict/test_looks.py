@@ -21,8 +21,8 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> Verdict | Non
     """Return the verdict if there is one that stays; None if the test examples may be looked at for a trial.
 
     Args:
-        folder: of the run.
-        trial_id: of the trial that is best on validation now.
+        folder: folder of the run.
+        trial_id: identifier of the trial that is best on validation now.
         again: another trial may be judged although the test examples were looked at before.
 
     Raises:

@@ -24,7 +24,7 @@ def keep_winner(folder: RunFolder, config: Config, baseline: FftModel, trial: Tr
     """Leave mask (or adapter), its configuration, a model card and (if wanted) the resulting model in ``best/``.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: the resolved configuration.
         baseline: the backbone.
         trial: the winner's leaderboard row.

@@ -33,7 +33,7 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     """Connect to the Ray that ``RAY_ADDRESS`` or a job names, else start a private one and stop it again.
 
     Args:
-        num_cpus: of a private one; None counts this machine's.
+        num_cpus: number of CPUs of a private one; None counts this machine's.
     """
     if ray.is_initialized():
         yield

@@ -25,7 +25,7 @@ def out_of_memory(*failures: BaseException) -> bool:
     """Say whether a worker asked for memory that was not there, or was killed for what it held.
 
     Args:
-        failures: as of `root_cause`.
+        failures: same as in `root_cause`.
     """
     return any(_of_memory(failure) for failure in _each(failures))
 
@@ -45,7 +45,7 @@ def traceback_of(*failures: BaseException) -> str | None:
     """Return what `note_traceback` has noted of the failure that `root_cause` tells; None of a worker that was lost.
 
     Args:
-        failures: as of `root_cause`.
+        failures: same as in `root_cause`.
     """
     cause = _cause(failures)
     lost = _LOST_PEER.search(str(cause)) and not _of_memory(cause)
@@ -56,7 +56,7 @@ def raised(*failures: BaseException) -> bool:
     """Say whether code raised what `root_cause` tells, and so might again: no worker was lost, nor short of memory.
 
     Args:
-        failures: as of `root_cause`.
+        failures: same as in `root_cause`.
     """
     cause = _cause(failures)
     by_code = hasattr(cause, "worker_traceback") or isinstance(cause, UserError)
@@ -67,7 +67,7 @@ def root_cause(*failures: BaseException) -> str:
     """Return in one line what the worker that failed first said, not those that lost it as their peer.
 
     Args:
-        failures: of workers, or one error of Ray Train's that holds them.
+        failures: failures of workers, or one error of Ray Train's that holds them.
     """
     cause = _cause(failures)
     if isinstance(cause, NotConnected):

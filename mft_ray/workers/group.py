@@ -107,7 +107,7 @@ class WorkerGroup:
 
         Args:
             job: what to train.
-            stop: as of `submit`.
+            stop: same as in `submit`.
             heard: told of every evaluation.
 
         Raises:
@@ -307,8 +307,8 @@ def keep_traceback(error: RunFailed, path: Path) -> None:
     """Write the worker's traceback of a failed job, if there is one, and note where it is.
 
     Args:
-        error: of the job.
-        path: of the file.
+        error: error of the job.
+        path: path of the file.
     """
     if error.traceback is not None:
         write_text(path, error.traceback)

@@ -54,7 +54,7 @@ class Failure:
     Attributes:
         reason: why.
         diverged: whether its numbers became NaN, which its settings are to blame for.
-        traceback: of the worker whose code raised an error; None where none did.
+        traceback: traceback of the worker whose code raised an error; None where none did.
         raised: whether code raised it, so that it might again: no worker was lost, nor short of memory.
     """
 
@@ -110,7 +110,7 @@ class JobQueue:
     micro-batch, as often as that can be halved; that is no failure. Jobs of the same kind then begin with what worked.
 
     Args:
-        workers: of the group.
+        workers: number of workers of the group.
         max_failures: how often the group may fail during one job before that is given up.
         renewal: when workers are sent home.
         secrets: what workers add to their environment.
@@ -269,7 +269,7 @@ class JobQueue:
         Args:
             reason: in one line.
             memory: whether there was too little of it.
-            traceback: of the worker whose code raised an error; None where none did.
+            traceback: traceback of the worker whose code raised an error; None where none did.
             raised: whether code raised it, so that it might again.
         """
         self._finished.clear()

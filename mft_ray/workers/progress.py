@@ -16,7 +16,7 @@ class JobProgress:
     Args:
         label: printed before each line.
         metric: what scores are.
-        steps: of a training job, at most.
+        steps: number of steps of a training job, at most.
     """
 
     def __init__(self, label: str, metric: str, steps: int | None) -> None:

@@ -20,7 +20,7 @@ def setting_type(root: type[BaseModel], path: str) -> Any:
 
     Args:
         root: class of the whole tree.
-        path: of the setting.
+        path: path of the setting.
 
     Raises:
         ValueError: there is no such setting, naming those that there are.
@@ -45,7 +45,7 @@ def with_settings(tree: Tree, values: Mapping[str, Any], where: str = "the confi
     """Return a copy with some settings changed, each section checked as if it had been read so.
 
     Args:
-        tree: of settings.
+        tree: tree of settings.
         values: new values by path.
         where: said of a value that is not allowed.
 

@@ -88,7 +88,7 @@ def beside(columns: tuple[str, ...], present: Collection[str]) -> tuple[str, ...
     """Return the columns besides a form's own that belong to the prompt.
 
     Args:
-        columns: of the form.
+        columns: columns of the form.
         present: those of a row that may be used.
     """
     if columns == TREE:
@@ -109,7 +109,7 @@ def conversation(row: Row, columns: tuple[str, ...], extra: Collection[str], whe
     """Read a row as a conversation that ends with an answer to be learned.
 
     Args:
-        row: of a file.
+        row: row of a file.
         columns: one of a conversation, or two of a prompt and its answer.
         extra: columns of `beside` that the row has.
         where: file and line, for errors.

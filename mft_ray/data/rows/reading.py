@@ -65,7 +65,7 @@ class RowAt(NamedTuple):
 
     Attributes:
         where: the file and what its numbers count, such as ``train.jsonl, line``.
-        number: of the line, or of the row where the file has no lines.
+        number: number of the line, or of the row where the file has no lines.
         row: its values by column, or why it is no row.
     """
 

@@ -20,11 +20,11 @@ class Node:
     """One message of a tree.
 
     Attributes:
-        index: of its row.
+        index: index of its row.
         name: its ``message_id``.
         parent: what it replies to; None for the first message of a tree.
         message: what it says; its content is None where it says nothing.
-        quality: of ``labels``; 0 where nothing is said.
+        quality: quality of ``labels``; 0 where nothing is said.
         deleted: whether it was taken back.
     """
 
@@ -56,7 +56,7 @@ def node(row: Row, index: int, where: str) -> Node:
 
     Args:
         row: with the columns of `TREE`, and perhaps ``labels`` and ``deleted``.
-        index: of the row.
+        index: index of the row.
         where: file and line, for errors.
 
     Raises:

@@ -46,7 +46,7 @@ def as_text(value: Any, what: str, empty: bool = False) -> str:
     """Return a value as text: what was written, for numbers and dates too.
 
     Args:
-        value: of a row.
+        value: value of a row.
         what: name of the value in reasons.
         empty: whether text of nothing but white space will do.
 
@@ -98,7 +98,7 @@ def as_json(value: Any, what: str) -> Any:
     """Return a value that is JSON, or text that holds JSON, with numbers that are numbers.
 
     Args:
-        value: of a row.
+        value: value of a row.
         what: name of the value in reasons.
 
     Raises:

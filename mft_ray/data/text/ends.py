@@ -13,7 +13,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the tokens that end an answer: those that the chat template ends turns with, and the end of sequence.
 
     Args:
-        tokenizer: of the model, with the chat template that it is prompted by if there is one.
+        tokenizer: tokenizer of the model, with the chat template that it is prompted by if there is one.
     """
     found = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     return frozenset(found | Chat(tokenizer).ends if tokenizer.chat_template else found)

@@ -39,8 +39,8 @@ def continued_tokens(
     answer and one at its start: the model is prompted by what stands before, and what it says is tokens of their own.
 
     Args:
-        tokenizer: of the model.
-        tokens: of the text before.
+        tokenizer: tokenizer of the model.
+        tokens: tokens of the text before.
         text: before.
         whole: begins with that text.
         encode: `rendered_tokens` or `prompt_tokens`.

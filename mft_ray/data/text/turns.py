@@ -57,7 +57,7 @@ def chat_answers(chat: Chat, messages: Sequence[Message], example: Example) -> l
 
     Args:
         chat: the template.
-        messages: of the example, as the template takes them.
+        messages: messages of the example, as the template takes them.
         example: whose tools are used.
 
     Returns:

@@ -21,7 +21,7 @@ def encoded(value: Any, depth: int = 0) -> Any:
 
     Args:
         value: None, a number, a text, bytes, a list, tuple, set, dict, range, or an iterator over such; or numpy's.
-        depth: of what it is in.
+        depth: depth of what it is in.
 
     Raises:
         NotPlain: it is something else, or too deep.

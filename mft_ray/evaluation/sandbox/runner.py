@@ -36,8 +36,8 @@ class Limits:
     """What a program may use, and its tests.
 
     Attributes:
-        seconds: of wall time, for both together.
-        megabytes: of address space; Python with NumPy takes some 300 of them.
+        seconds: seconds of wall time, for both together.
+        megabytes: megabytes of address space; Python with NumPy takes some 300 of them.
     """
 
     seconds: float = 10.0

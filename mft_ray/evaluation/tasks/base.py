@@ -33,11 +33,11 @@ class Task(ABC):
     """A benchmark.
 
     Attributes:
-        name: of the task.
+        name: name of the task.
         metric: the one of its metrics that it is known by; higher is better.
         prompts: one per example.
         until: strings that end a text.
-        max_new_tokens: of a text.
+        max_new_tokens: largest number of new tokens of a text.
         rendered: whether a chat template wrote the prompts, all special tokens with them.
         runs_code: what it runs beside code of this package; None if nothing.
     """

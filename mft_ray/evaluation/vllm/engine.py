@@ -63,9 +63,9 @@ class VllmEngine:
             tokenizer: the model's.
             prompts: texts.
             until: strings that end a text.
-            max_new_tokens: of each.
+            max_new_tokens: largest number of new tokens of each.
             batch_size: is left to vLLM.
-            rendered: as of `generate`.
+            rendered: same as in `generate`.
 
         Raises:
             UserError: vLLM fails; its last words are told.

@@ -26,7 +26,7 @@ def check_path(path: Path) -> None:
     """Refuse a damaged file, or a folder with one in it.
 
     Args:
-        path: of the file or the folder.
+        path: path of the file or the folder.
 
     Raises:
         Damaged: naming the first file found.
@@ -77,7 +77,7 @@ def check_pickle(file: Path) -> None:
     """Refuse a file that is no whole pickle. Nothing of it is run.
 
     Args:
-        file: of the pickle.
+        file: file of the pickle.
 
     Raises:
         Damaged: it is empty, half-written or something else.
@@ -131,7 +131,7 @@ def damage(path: Path) -> Damaged | None:
     """Return what is wrong with a file or a folder; None if nothing is, or it is not there.
 
     Args:
-        path: of the file or the folder.
+        path: path of the file or the folder.
     """
     try:
         check_path(path)

@@ -40,7 +40,7 @@ def mend_run(folder: RunFolder) -> None:
     The run must be held for this process alone.
 
     Args:
-        folder: of the run; one that has just been made has nothing to mend.
+        folder: folder of the run; one that has just been made has nothing to mend.
 
     Raises:
         UserError: something is damaged that cannot be made again, or not without making all that came of it again.

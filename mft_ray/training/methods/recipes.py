@@ -37,7 +37,7 @@ def train_job(
 
     Args:
         method: one of `mft_ray.config.METHODS`.
-        config: see `recipe`.
+        config: as described in `recipe`.
         model: folder or hub id of what is trained, or masked.
         data: folder of the prepared splits.
         out: folder for the result.
