@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
-_IGNORED = -100
+from mft_ray.data.collate import collate
+from mft_ray.data.encoding import IGNORED
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,7 @@ def flatness(
 
 def _batch(rows: Sequence[Mapping[str, Any]], pad_id: int, model: nn.Module) -> dict[str, Tensor]:
     device = next(model.parameters()).device
-
-    def padded(column: str, value: int) -> Tensor:
-        sequences = [torch.tensor(row[column]) for row in rows]
-        return pad_sequence(sequences, batch_first=True, padding_value=value).to(device)
-
-    ones = [{"mask": [1] * len(row["input_ids"])} for row in rows]
-    mask = pad_sequence([torch.tensor(each["mask"]) for each in ones], batch_first=True).to(device)
-    return {"input_ids": padded("input_ids", pad_id), "labels": padded("labels", _IGNORED), "attention_mask": mask}
+    return {name: tensor.to(device) for name, tensor in collate(rows, pad_id).items()}
 
 
 @contextmanager
@@ -113,8 +106,8 @@ def _loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
     """The summed loss of the answer tokens, and how many there are."""
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
     logits, labels = model(**inputs).logits[:, :-1], batch["labels"][:, 1:]
-    loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=_IGNORED, reduction="sum")
-    return loss, int((labels != _IGNORED).sum())
+    loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return loss, int((labels != IGNORED).sum())
 
 
 @torch.no_grad()

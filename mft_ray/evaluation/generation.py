@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from mft_ray.errors import UserError
 from mft_ray.models.positions import positions
 
 Prompt = str | list[int]
+# Told whether this worker still generates, and says whether any does.
+InStep = Callable[[bool], bool]
 
 # What is left of a batch is moved together when so much of it has finished: moving copies the cache.
 _MOVE_AT = 0.25
@@ -73,10 +76,12 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     until: Sequence[str] = (),
+    ends: frozenset[int] = frozenset(),
     max_new_tokens: int = 256,
     batch_size: int = 16,
     autocast: torch.dtype | None = None,
     rendered: bool = False,
+    in_step: InStep | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Continue prompts by the most probable token, and yield each as its batch ends, with its place in ``prompts``.
 
@@ -85,15 +90,19 @@ def generate(
         tokenizer: the model's.
         prompts: texts or their tokens; the left of one that is too long for the model is cut off.
         until: strings that end a text.
+        ends: tokens that end a text, beside the model's own.
         max_new_tokens: largest number of new tokens of each.
         batch_size: prompts per forward.
         autocast: compute dtype, or None for the model's own.
         rendered: whether texts are what a chat template wrote, all special tokens with it.
+        in_step: for a model whose parameters are split over workers (ZeRO-3), which forward together: asked by each
+            after every forward. All must generate equally many batches.
 
     Raises:
         UserError: the model's positions leave no room for ``max_new_tokens``.
     """
     encoded = encode(model, tokenizer, prompts, until, max_new_tokens, rendered)
+    encoded = replace(encoded, ends=encoded.ends | ends)
     # The longest first: a batch too large for the memory fails at once.
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded.prompts[index]))
     for start in range(0, len(order), batch_size):
@@ -101,7 +110,7 @@ def generate(
         context = torch.autocast(model.device.type, dtype=autocast) if autocast else nullcontext()
         with context:
             batch = encoded.some(indices)
-            rows = _batch(model, tokenizer, batch, max_new_tokens)
+            rows = _batch(model, tokenizer, batch, max_new_tokens, in_step)
         for index, tokens in zip(indices, rows, strict=True):
             yield index, read(tokenizer, tokens, encoded, index)
 
@@ -142,7 +151,7 @@ def read(tokenizer: Any, tokens: Sequence[int], encoded: Encoded, index: int) ->
     return Generated(text[: min(found)] if found else text, len(tokens), ended or bool(found), thought)
 
 
-def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[list[int]]:
+def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int, in_step: InStep | None = None) -> list[list[int]]:
     """Return the tokens that follow each prompt, up to what stopped it."""
     prompts, until, ends = encoded.prompts, encoded.until, encoded.ends
     made: list[list[int]] = [[] for _ in prompts]
@@ -156,7 +165,7 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
     takes = inspect.signature(model.forward).parameters
     held = {"cache" if "cache" in takes else "past_key_values": cache}  # the latter before transformers 5.24
     last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-    for _ in range(limit):
+    for step in count(1):
         output = model(input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=True, **held, **last)
         chosen = output.logits[:, -1].argmax(dim=-1)
         for row, token in zip(rows, chosen.tolist(), strict=True):
@@ -170,14 +179,18 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int) -> list[lis
                 said = text.lstrip() if len(made[row]) - tail <= answering[row].begins > 0 else text
                 going[row] = not any(stop in said for stop in until)
         left = [place for place, row in enumerate(rows) if going[row]]
-        if not left:
+        if not left or step >= limit:
             break
+        if in_step:
+            in_step(True)
         if len(left) <= (1 - _MOVE_AT) * len(rows):
             keep = torch.tensor(left, device=model.device)
             cache.batch_select_indices(keep)
             chosen, mask, places, rows = chosen[keep], mask[keep], places[keep], [rows[place] for place in left]
         tokens, places = chosen[:, None], places[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    while in_step and in_step(False):  # the others need this one's part of the parameters
+        model(input_ids=tokens[:1, :1], use_cache=False)
     return made
 
 

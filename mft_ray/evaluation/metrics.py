@@ -20,17 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
 
+from mft_ray.data.collate import collate
+from mft_ray.data.encoding import IGNORED
 from mft_ray.data.text import thoughts
 from mft_ray.data.text.ends import stop_tokens
 from mft_ray.evaluation.answers import match
+from mft_ray.evaluation.generation import generate
+from mft_ray.models.positions import positions
 
 METRICS = ("exact_match", "answer_logprob", "generated_match")
 BINARY_METRICS = frozenset({"exact_match", "generated_match"})  # 0 or 1 per example
 
-_IGNORED = -100
 _FP32_LOGITS_AT_ONCE = 2**24  # 64 MB: the fp32 copy of the logits is made in pieces of this many numbers
 
 
@@ -86,7 +87,7 @@ def per_example(
             batch = batches[step] if step < len(batches) else []
             taken = [examples[index] for index in batch] or [_filler(eos_id)]
             if metric == "generated_match":
-                values = _generated(model, taken, tokenizer, pad_id, ends, max_new_tokens, device)
+                values = _generated(model, taken, tokenizer, ends, max_new_tokens)
             else:
                 values = _teacher_forced(model, taken, metric, pad_id, ends, device)
             for index, value in zip(batch, values, strict=False):
@@ -120,10 +121,10 @@ def _teacher_forced(
     device: torch.device,
 ) -> list[float]:
     """Scores out of one forward over prompt and answer."""
-    input_ids, attention_mask = _padded([row["input_ids"] for row in rows], pad_id, "right", device)
-    labels, _ = _padded([row["labels"] for row in rows], _IGNORED, "right", device)
-    targets = labels[:, 1:]  # position t predicts token t + 1
-    labelled = targets != _IGNORED  # (B, T - 1)
+    batch = {name: tensor.to(device) for name, tensor in collate(rows, pad_id).items()}
+    input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
+    targets = batch["labels"][:, 1:]  # position t predicts token t + 1
+    labelled = targets != IGNORED  # (B, T - 1)
     empty = (~labelled.any(dim=1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"example {rows[empty[0]].get('id')!r} has no answer token to score")
@@ -164,51 +165,41 @@ def _generated(
     model: nn.Module,
     rows: Sequence[Mapping[str, Any]],
     tokenizer: Any,
-    pad_id: int,
     ends: frozenset[int],
     max_new_tokens: int,
-    device: torch.device,
 ) -> list[float]:
     """Whether each greedily generated text matches its row's answer."""
-    prompts, attention_mask = _padded([row["prompt_ids"] for row in rows], pad_id, "left", device)
-    generator = _unwrapped(model)
-    positions = getattr(generator.config, "max_position_embeddings", None) or prompts.shape[1] + max_new_tokens
-    with _plain_defaults(generator):
-        output = generator.generate(
-            prompts,
-            attention_mask=attention_mask,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                use_cache=True,
-                max_new_tokens=max(1, min(max_new_tokens, positions - prompts.shape[1])),
-                pad_token_id=pad_id,
-                eos_token_id=sorted(ends),
-            ),
-            synced_gpus=_workers_in_step(model) > 1,
-        )
-    scores = []
-    for row, tokens in zip(rows, output[:, prompts.shape[1] :].tolist(), strict=True):
-        end = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
-        begun = thoughts.open_at_end(tokenizer, row["prompt_ids"])
-        _, said = thoughts.split(tokenizer, tokens[:end], begun, end < len(tokens))
-        scores.append(float(match(said, thoughts.answer_in(row["answer"]))))
-    return scores
+    prompts, generator = [list(row["prompt_ids"]) for row in rows], _unwrapped(model)
+    most = positions(generator.config)
+    room = max_new_tokens if most is None else most - max(map(len, prompts))
+    said = generate(
+        generator,
+        tokenizer,
+        prompts,
+        ends=ends,
+        max_new_tokens=max(1, min(max_new_tokens, room)),
+        batch_size=len(rows),
+        in_step=_any_worker(model) if _workers_in_step(model) > 1 else None,
+    )
+    texts = {index: generated.text for index, generated in said}
+    return [float(match(texts[index], thoughts.answer_in(row["answer"]))) for index, row in enumerate(rows)]
+
+
+def _any_worker(model: nn.Module) -> Callable[[bool], bool]:
+    """Return what says whether any worker still generates, asked by all of them after each forward."""
+    device = next(model.parameters()).device
+
+    def any_does(mine: bool) -> bool:
+        going = torch.tensor(int(mine), device=device)
+        torch.distributed.all_reduce(going, op=torch.distributed.ReduceOp.MAX)
+        return bool(going)
+
+    return any_does
 
 
 def _unwrapped(model: nn.Module) -> Any:
     """The model itself: a wrapper's forward hides what the model takes, and does not generate."""
     return getattr(model, "module", model)
-
-
-@contextmanager
-def _plain_defaults(model: Any) -> Iterator[None]:
-    """Keep the model's own generation defaults (sampling, penalties, beams) out: greedy means greedy."""
-    defaults = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = defaults
 
 
 @contextmanager
@@ -225,14 +216,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-
-
-def _padded(sequences: Sequence[Sequence[int]], value: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sequences as one (B, T) long tensor padded with ``value``, and its attention mask."""
-    tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
-    tokens = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
-    mask = pad_sequence([torch.ones_like(one) for one in tensors], batch_first=True, padding_side=side)
-    return tokens.to(device), mask.to(device)
 
 
 def _workers_in_step(model: nn.Module) -> int:
@@ -254,4 +237,4 @@ def _steps_in_all(model: nn.Module, batches: int, device: torch.device) -> int:
 
 def _filler(token: int) -> dict[str, Any]:
     """A row to forward only to keep in step with workers that have more rows."""
-    return {"input_ids": [token] * 2, "labels": [_IGNORED, token], "prompt_ids": [token], "answer": ""}
+    return {"input_ids": [token] * 2, "labels": [IGNORED, token], "prompt_ids": [token], "answer": ""}
