@@ -85,7 +85,7 @@ def mft_job(ground: Ground) -> Callable[..., TrainJob]:
             dtype=dtype,
             mask=mask,
             backbone=ground.fingerprint,
-            before=ground.start,
+            pretrained=ground.start,
         )
 
     return make

@@ -88,7 +88,7 @@ def test_a_search_ends_that_cannot_work_and_goes_on_when_it_can(
         trace = error.with_name("traceback.txt")
         assert str(trace) in out
         # The worker's own: where in our code it happened, and what raised it.
-        for part in ("loop.py", "kept.py", "read_json", "Damaged"):
+        for part in ("loop.py", "cache.py", "read_json", "Damaged"):
             assert part in trace.read_text()
     logs = folder / "work" / "ray-logs"
     assert f"Ray's logs are kept in {logs}" in out

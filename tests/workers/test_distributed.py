@@ -55,7 +55,7 @@ def test_every_knob_works_sharded(jobs: Jobs, ground: Ground, knob: str) -> None
     assert disagreement(final_mask(sharded), final_mask(whole)) <= 0.001
     assert disagreement(final_mask(whole), final_mask(jobs["mft-z0w1"])) > 0.001  # the knob does something
     # What was scored last is what the file holds.
-    masked = load_masked(ground.backbone, load_mask(Path(whole.out) / "mask.safetensors"), before=ground.start)
+    masked = load_masked(ground.backbone, load_mask(Path(whole.out) / "mask.safetensors"), pretrained=ground.start)
     tokenizer, rows = load_tokenizer(ground.backbone), list(open_split(Path(ground.data), "validation"))
     ids = {"pad_id": tokenizer.pad_token_id, "eos_id": tokenizer.eos_token_id}
     values = per_example(masked, rows, "answer_logprob", **ids, batch_size=64, device="cpu")
