@@ -12,7 +12,7 @@ from mft_ray.config.space import SpaceConfig, by_name
 
 
 class StopConfig(Section):
-    """When a trial is stopped early; see `search.stopping`."""
+    """When a trial is stopped early; see `mft_ray.training.stopping`."""
 
     below_fft: bool = True
     grace: float = Field(0.5, ge=0, le=1, description="fraction of the steps before below_fft may stop")

@@ -87,8 +87,8 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._history: list[Evaluation] = []
         self._steps, self._spent_since = 0, math.inf
         search = plan.config.search
-        renewal = RecyclePolicy(search.recycle_after)
-        self._group = WorkerGroup(plan.config.scaling, self._work / "groups" / self.trial_id, renewal)
+        recycle = RecyclePolicy(search.recycle_after)
+        self._group = WorkerGroup(plan.config.scaling, self._work / "groups" / self.trial_id, recycle)
         self._begin(config)
 
     def reset_config(self, new_config: Params) -> bool:

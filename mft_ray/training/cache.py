@@ -90,5 +90,5 @@ class WorkerCache:
             self._things.pop(kind, None)  # first, so that there are never two in memory
             thing = make()
             self._things[kind] = (key, thing)
-        kept: _Thing = thing
-        return kept
+        cache: _Thing = thing
+        return cache

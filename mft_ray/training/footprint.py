@@ -86,8 +86,8 @@ class Shape:
             checkpointing: whether what a layer needs is computed anew in the backward pass.
         """
         layers = [_SAVED * width + 3 * self.heads * tokens for width in self.layers[lowest:]]
-        kept = 2 * self.hidden * len(self.layers) + max(layers) if checkpointing else sum(layers)
-        return _FLOAT * tokens * (kept + _LOGITS_TRAINING * self.vocabulary)
+        cache = 2 * self.hidden * len(self.layers) + max(layers) if checkpointing else sum(layers)
+        return _FLOAT * tokens * (cache + _LOGITS_TRAINING * self.vocabulary)
 
     def scoring(self, tokens: int, generated: int = 0) -> float:
         """Return the bytes that an example takes in scoring.

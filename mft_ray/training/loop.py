@@ -41,7 +41,7 @@ _CALIBRATION = 32
 
 def train(
     job: TrainJob,
-    kept: WorkerCache,
+    cache: WorkerCache,
     stop: StopRule | None = None,
     report: Report | None = None,
     limit: Sizes | None = None,
@@ -55,14 +55,14 @@ def train(
 
     Args:
         job: what to train.
-        kept: what this worker has from the last job. torch.distributed must be initialised.
+        cache: what this worker has from the last job. torch.distributed must be initialised.
         stop: asked after every evaluation, on every worker; must answer alike on all.
         report: told of every evaluation, on every worker.
         limit: examples at once, at most, where more have been too many for the memory.
         sized: told, on every worker, how many it is going to be.
         alive: told, on every worker, what is done next.
     """
-    trainer = Trainer(job, kept, limit, sized, alive)
+    trainer = Trainer(job, cache, limit, sized, alive)
     try:
         trainer.resume()
         reason = None if trainer.history else trainer.evaluate(report) or trainer.nothing_to_do()
@@ -82,22 +82,22 @@ class Trainer:
     def __init__(
         self,
         job: TrainJob,
-        kept: WorkerCache,
+        cache: WorkerCache,
         limit: Sizes | None = None,
         sized: Sized | None = None,
         alive: Alive = unheard,
     ) -> None:
-        self.kept, self.device, self.alive = kept, kept.device, alive
+        self.cache, self.device, self.alive = cache, cache.device, alive
         alive("loads model and data")
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.train.seed)
         memory.begin(self.device)
         # Not the model's: what is fine-tuned here is prompted by the data's chat template ever after.
-        self.tokenizer = kept.tokenizer(str(Path(job.data) / TOKENIZER))
-        self.training = kept.split(job.data, job.train.examples)
-        validation = kept.split(job.data, "validation")
+        self.tokenizer = cache.tokenizer(str(Path(job.data) / TOKENIZER))
+        self.training = cache.split(job.data, job.train.examples)
+        validation = cache.split(job.data, "validation")
         self.validation = validation.rows
-        model = kept.model(job)
+        model = cache.model(job)
         self.sizes, self.note = training_sizes(
             model, job, self.training.lengths, validation.lengths, self.device, limit
         )
@@ -298,7 +298,7 @@ class Trainer:
     def _against_rival(self, values: Sequence[float]) -> dict[str, float]:
         if self.job.reference_scores is None:
             return {}
-        rival = self.kept.scores(self.job.reference_scores)
+        rival = self.cache.scores(self.job.reference_scores)
         differences = [value - other for value, other in zip(values, rival, strict=True)]
         return {"delta": sum(differences) / len(differences), "delta_error": standard_error(differences)}
 

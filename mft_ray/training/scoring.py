@@ -28,7 +28,7 @@ _SCORES = "scores examples"
 
 def score(
     job: ScoreJob,
-    kept: WorkerCache,
+    cache: WorkerCache,
     tell: Callable[[Counted], object],
     limit: Sizes | None = None,
     sized: Sized | None = None,
@@ -38,7 +38,7 @@ def score(
 
     Args:
         job: what to score.
-        kept: what this worker has from the last job. torch.distributed must be initialised.
+        cache: what this worker has from the last job. torch.distributed must be initialised.
         tell: told now and then, on the first worker, how far it is.
         limit: examples at once, at most, where more have been too many for the memory.
         sized: told, on every worker, how many it is going to be.
@@ -56,8 +56,8 @@ def score(
             note = ""
 
     alive("loads model and data")
-    model, split = kept.finished_model(job), kept.split(job.data, job.split)
-    sizes, note = scoring_sizes(model, job, split.lengths[: job.limit], kept.device, limit)
+    model, split = cache.finished_model(job), cache.split(job.data, job.split)
+    sizes, note = scoring_sizes(model, job, split.lengths[: job.limit], cache.device, limit)
     if sized:
         sized(sizes)
     alive(_SCORES)
@@ -68,9 +68,9 @@ def score(
         job.evaluation,
         job.scaling,
         # Not the model's: what is judged is prompted by the data's chat template, and ends answers as that does.
-        kept.tokenizer(str(Path(job.data) / TOKENIZER)),
+        cache.tokenizer(str(Path(job.data) / TOKENIZER)),
         sizes.scoring,
-        kept.device,
+        cache.device,
         count,
     )
     return Scores(values)
@@ -119,16 +119,16 @@ def score_together(
 
 def answer(
     job: GenerateJob,
-    kept: WorkerCache,
+    cache: WorkerCache,
     limit: Sizes | None = None,
     sized: Sized | None = None,
     alive: Alive = unheard,
 ) -> Texts:
     """Generate answers to some examples. Arguments as of `score`."""
     alive("loads model and data")
-    model, rows = kept.finished_model(job), kept.split(job.data, job.split).rows
+    model, rows = cache.finished_model(job), cache.split(job.data, job.split).rows
     prompts = [list(rows[index]["prompt_ids"]) for index in job.examples]
-    sizes, _ = scoring_sizes(model, job, [len(prompt) for prompt in prompts], kept.device, limit)
+    sizes, _ = scoring_sizes(model, job, [len(prompt) for prompt in prompts], cache.device, limit)
     if sized:
         sized(sizes)
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -136,7 +136,7 @@ def answer(
     room = positions - max(map(len, prompts)) if positions else job.evaluation.max_new_tokens
     made = generate(
         model.eval(),
-        kept.tokenizer(str(Path(job.data) / TOKENIZER)),
+        cache.tokenizer(str(Path(job.data) / TOKENIZER)),
         prompts[rank::world],
         max_new_tokens=max(1, min(job.evaluation.max_new_tokens, room)),
         batch_size=sizes.scoring,

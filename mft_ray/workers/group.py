@@ -27,7 +27,7 @@ from mft_ray.workers.environment import secrets, worker_environment
 from mft_ray.workers.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
 from mft_ray.workers.job_queue import Event, Failure, JobQueue, Progress, RecyclePolicy, Result, Sign
 from mft_ray.workers.network import NodeInterface
-from mft_ray.workers.worker_loop import serve
+from mft_ray.workers.worker_loop import worker_loop
 
 Heard = Callable[[Progress], object]
 
@@ -56,9 +56,9 @@ class WorkerGroup:
         renewal: when workers are replaced.
     """
 
-    def __init__(self, scaling: ScalingConfig, storage: Path, renewal: RecyclePolicy | None = None) -> None:
-        self.scaling, self.storage, self.renewal = scaling, storage, renewal or RecyclePolicy()
-        self._desk: Any = None
+    def __init__(self, scaling: ScalingConfig, storage: Path, recycle: RecyclePolicy | None = None) -> None:
+        self.scaling, self.storage, self.recycle = scaling, storage, recycle or RecyclePolicy()
+        self._queue: Any = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._busy = False
@@ -72,18 +72,18 @@ class WorkerGroup:
             job: what to do.
             stop: asked after every evaluation, where it is made, so that all workers stop together.
         """
-        if self._desk is None:
+        if self._queue is None:
             # On this node, so that it lives and dies with its driver. It starts while the workers do.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             actor = ray.remote(num_cpus=0, scheduling_strategy=here)(JobQueue)
-            self._desk = actor.remote(self.scaling.workers, self.scaling.max_failures, self.renewal, secrets())
-        elif ray.get(self._desk.renewing.remote()):
+            self._queue = actor.remote(self.scaling.workers, self.scaling.max_failures, self.recycle, secrets())
+        elif ray.get(self._queue.renewing.remote()):
             self._join()
-            ray.get(self._desk.reopen.remote())
+            ray.get(self._queue.reopen.remote())
         if self._thread is None or not self._thread.is_alive():
             self._start()
         self._busy, self._job = True, job
-        ray.get(self._desk.submit.remote(job, stop))
+        ray.get(self._queue.submit.remote(job, stop))
 
     def next(self, over: Callable[[], bool] | None = None) -> Progress | Result:
         """Wait for what happens next in the job: its evaluations (or how far it is), in order, then its result.
@@ -163,7 +163,7 @@ class WorkerGroup:
 
     def break_off(self) -> None:
         """End the job at its next evaluation; its outcome is then ``cancelled``."""
-        ray.get(self._desk.cancel.remote())
+        ray.get(self._queue.cancel.remote())
 
     def cancel(self) -> None:
         """End the job at its next evaluation, and wait for that."""
@@ -176,15 +176,15 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Send the workers home and give back what they held."""
-        if self._desk is None:
+        if self._queue is None:
             return
-        ray.get(self._desk.send_home.remote())
+        ray.get(self._queue.send_home.remote())
         self._join(0.0 if self._busy else _END_S)
-        ray.kill(self._desk)
+        ray.kill(self._queue)
         shutil.rmtree(self.storage, ignore_errors=True)
 
     def _event(self, over: Callable[[], bool] | None = None) -> Event:
-        self._waiting = self._waiting or self._desk.event.remote()
+        self._waiting = self._waiting or self._queue.event.remote()
         while True:
             if over and over():
                 self._give_up()
@@ -194,18 +194,18 @@ class WorkerGroup:
                 try:
                     event: Event = ray.get(waiting)
                 except ray.exceptions.RayActorError as error:
-                    self._desk = self._thread = None  # the next job gets a new one
+                    self._queue = self._thread = None  # the next job gets a new one
                     return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
                 return event
             if self._thread is not None and self._thread.is_alive():
-                with suppress(ray.exceptions.RayActorError):  # the desk is gone, as its event will say
-                    self._end_silence(ray.get(self._desk.overdue.remote()))
+                with suppress(ray.exceptions.RayActorError):  # the queue is gone, as its event will say
+                    self._end_silence(ray.get(self._queue.overdue.remote()))
                 continue
             self._give_back()
             if self._error is None or not out_of_memory(self._error):
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
             # Where a node runs low, Ray kills the controller's helpers too, and the controller gives up.
-            ray.get(self._desk.crashed.remote(root_cause(self._error), memory=True))
+            ray.get(self._queue.crashed.remote(root_cause(self._error), memory=True))
             self._start()
 
     def _give_back(self) -> None:
@@ -215,7 +215,7 @@ class WorkerGroup:
 
     def _kill_workers(self) -> None:
         """Take the workers' place away, and with it their processes, wherever they are and whatever they do."""
-        if (place := ray.get(self._desk.place.remote())) is not None:
+        if (place := ray.get(self._queue.place.remote())) is not None:
             ray.util.remove_placement_group(place)
 
     def _end_silence(self, silent: dict[int, Sign]) -> None:
@@ -229,7 +229,7 @@ class WorkerGroup:
             path.write_text("\n".join(f"worker {rank}\n{text}" for rank, text in stacks.items()))
             where = f"; the stacks are in {path}"
         each = "; ".join(_silence(rank, sign, stacks[rank]) for rank, sign in sorted(silent.items()))
-        ray.get(self._desk.hung.remote(f"no sign of life: {each}{where}"))
+        ray.get(self._queue.hung.remote(f"no sign of life: {each}{where}"))
         self._kill_workers()
 
     def _stack(self, rank: int) -> str:
@@ -238,7 +238,7 @@ class WorkerGroup:
 
     def _give_up(self) -> None:
         """End the job at once."""
-        ray.get(self._desk.abandon.remote())
+        ray.get(self._queue.abandon.remote())
         self._busy = False
         self._kill_workers()
         raise GivenUp("the job was given up")
@@ -263,8 +263,8 @@ class WorkerGroup:
         # One process less to start: it tells workers of a node that is going, and ours would not listen.
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         trainer = ray.train.torch.TorchTrainer(
-            serve,
-            train_loop_config={"desk": self._desk, "stacks": str(self._stacks)},
+            worker_loop,
+            train_loop_config={"queue": self._queue, "stacks": str(self._stacks)},
             torch_config=NodeInterface(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.scaling.workers,
@@ -274,10 +274,10 @@ class WorkerGroup:
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=str(self.storage),
-                # The desk counts the failures of each job. Without a limit on the controller, a group that
+                # The queue counts the failures of each job. Without a limit on the controller, a group that
                 # cannot start is retried for ever.
                 failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=2),
-                callbacks=[_TellDesk(self._desk)],
+                callbacks=[_TellQueue(self._queue)],
                 worker_runtime_env={"env_vars": worker_environment()},
             ),
         )
@@ -321,21 +321,21 @@ def _failed(failure: Failure) -> RunFailed:
     return error
 
 
-class _TellDesk(ray.train.UserCallback):  # type: ignore[misc]
+class _TellQueue(ray.train.UserCallback):  # type: ignore[misc]
     """Pass on, from Ray Train's controller, why a group failed."""
 
-    def __init__(self, desk: Any) -> None:
-        self._desk = desk
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell the desk."""
+        """Tell the queue."""
         failures = worker_exceptions.values()
         reason, memory, trace = root_cause(*failures), out_of_memory(*failures), traceback_of(*failures)
         if not memory and trace is None:  # Ray only knows that it is gone
-            killed, used = kernel_killed(ray.get(self._desk.kills.remote()))
+            killed, used = kernel_killed(ray.get(self._queue.kills.remote()))
             if killed:
-                reason, memory = killed_by_kernel(ray.get(self._desk.held.remote()), used), True
-        ray.get(self._desk.crashed.remote(reason, memory, trace, not memory and raised(*failures)))
+                reason, memory = killed_by_kernel(ray.get(self._queue.held.remote()), used), True
+        ray.get(self._queue.crashed.remote(reason, memory, trace, not memory and raised(*failures)))
 
 
 def kernel_killed(before: dict[str, int]) -> tuple[bool, tuple[float, float] | None]:

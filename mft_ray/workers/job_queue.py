@@ -117,10 +117,10 @@ class JobQueue:
     """
 
     def __init__(
-        self, workers: int, max_failures: int, renewal: RecyclePolicy, secrets: Mapping[str, str] | None = None
+        self, workers: int, max_failures: int, recycle: RecyclePolicy, secrets: Mapping[str, str] | None = None
     ) -> None:
         self._secrets = dict(secrets or {})
-        self._workers, self._max_failures, self._renewal = workers, max_failures, renewal
+        self._workers, self._max_failures, self._renewal = workers, max_failures, recycle
         self._changed = asyncio.Condition()
         self._task: Task | None = None
         self._settled = 0

@@ -23,78 +23,78 @@ from mft_ray.workers.failures import note_traceback, out_of_memory, root_cause
 from mft_ray.workers.job_queue import Failure, Result, Task
 
 
-def serve(config: Mapping[str, Any]) -> None:
-    """Do the jobs on a desk until sent home: the function of every worker of a group.
+def worker_loop(config: Mapping[str, Any]) -> None:
+    """Do the jobs on a queue until sent home: the function of every worker of a group.
 
     Args:
-        config: ``desk``, the handle of a `JobQueue`, and ``stacks``, a folder for what workers leave that hang.
+        config: ``queue``, the handle of a `JobQueue`, and ``stacks``, a folder for what workers leave that hang.
     """
-    desk, after = config["desk"], 0
-    take(ray.get(desk.secrets.remote()))
+    queue, after = config["queue"], 0
+    take(ray.get(queue.secrets.remote()))
     # Imports torch and DeepSpeed, which only workers need.
     from mft_ray.training.cache import WorkerCache
 
-    kept = WorkerCache(ray.train.torch.get_device())
+    cache = WorkerCache(ray.train.torch.get_device())
     rank = ray.train.get_context().get_world_rank()
-    signs = Heartbeat(partial(desk.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
+    heartbeat = Heartbeat(partial(queue.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
     node = ray.get_runtime_context().get_node_id()
-    ray.get(desk.placed.remote(ray.util.get_current_placement_group(), node, kills()))
-    while (task := ray.get(desk.take.remote(after))) is not None:
+    ray.get(queue.placed.remote(ray.util.get_current_placement_group(), node, kills()))
+    while (task := ray.get(queue.take.remote(after))) is not None:
         after = task.number
         minutes = task.job.scaling.silence_minutes
-        signs.begin(None if minutes is None else minutes * 60)
+        heartbeat.begin(None if minutes is None else minutes * 60)
         try:
-            result = _done(task, desk, kept, signs)
+            result = _done(task, queue, cache, heartbeat)
         except Exception as error:
             note_traceback(error)
             raise
         _give_back_memory()
-        signs.rest()
-        ray.get(desk.finish.remote(rank, result, _resident_bytes()))
+        heartbeat.rest()
+        ray.get(queue.finish.remote(rank, result, _resident_bytes()))
 
 
-def _done(task: Task, desk: Any, kept: Any, alive: Alive) -> Result | Failure:
+def _done(task: Task, queue: Any, cache: Any, alive: Alive) -> Result | Failure:
     """Do a job; a lone worker that runs out of memory tries again by itself, with smaller batches."""
     alone = ray.train.get_context().get_world_size() == 1
     while True:
         try:
-            return _do(task, desk, kept, alive)
+            return _do(task, queue, cache, alive)
         except Exception as error:
             # Other workers would wait for this one in vain: then the group starts anew, and gets the smaller task.
             if not (alone and out_of_memory(error)):
                 raise
             reason = root_cause(error)
-            again = ray.get(desk.too_many.remote(reason))
+            again = ray.get(queue.too_many.remote(reason))
             if again is None:
                 raise
             task = again
         # After the exception is gone, and all that its frames held. The model may have been left in any state.
-        kept.forget()
+        cache.forget()
         _give_back_memory()
 
 
-def _do(task: Task, desk: Any, kept: Any, alive: Alive) -> Result | Failure:
+def _do(task: Task, queue: Any, cache: Any, alive: Alive) -> Result | Failure:
     from mft_ray.training.loop import train
     from mft_ray.training.scoring import answer, score
 
     job = task.job
 
     def sized(sizes: Sizes) -> None:
-        ray.get(desk.sized.remote(sizes))
+        ray.get(queue.sized.remote(sizes))
 
     if isinstance(job, GenerateJob):
-        return answer(job, kept, task.limit, sized, alive)
+        return answer(job, cache, task.limit, sized, alive)
     if isinstance(job, ScoreJob):
-        return score(job, kept, desk.count.remote, task.limit, sized, alive)
+        return score(job, cache, queue.count.remote, task.limit, sized, alive)
     outcome = Path(job.out) / "outcome.json"
     if outcome.exists():  # by workers that died before they could say so
         return Outcome.load(outcome)
     try:
         return train(
             job,
-            kept,
+            cache,
             task.stop,
-            report=lambda evaluation: ray.get(desk.report.remote(task, evaluation)),
+            report=lambda evaluation: ray.get(queue.report.remote(task, evaluation)),
             limit=task.limit,
             sized=sized,
             alive=alive,

@@ -65,8 +65,8 @@ def start(ground: Ground, tmp_path: Path) -> Iterator[Start]:
     """Start groups, and end them with the test."""
     groups: list[WorkerGroup] = []
 
-    def make(renewal: RecyclePolicy | None = None, **scale: Any) -> WorkerGroup:
-        groups.append(WorkerGroup(scaling(**scale), tmp_path / f"group-{len(groups)}", renewal))
+    def make(recycle: RecyclePolicy | None = None, **scale: Any) -> WorkerGroup:
+        groups.append(WorkerGroup(scaling(**scale), tmp_path / f"group-{len(groups)}", recycle))
         return groups[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""The desk by itself, without Ray: who gets which job, and what the driver hears of it."""
+"""The queue by itself, without Ray: who gets which job, and what the driver hears of it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def outcome(step: int = 10) -> Outcome:
     return Outcome("completed", [evaluation(step)], 0)
 
 
-def desk(workers: int = 1, max_failures: int = 0, renewal: RecyclePolicy | None = None) -> JobQueue:
-    return JobQueue(workers, max_failures, renewal or RecyclePolicy())
+def queue(workers: int = 1, max_failures: int = 0, recycle: RecyclePolicy | None = None) -> JobQueue:
+    return JobQueue(workers, max_failures, recycle or RecyclePolicy())
 
 
 async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -45,7 +45,7 @@ async def taken(place: JobQueue, after: int = 0) -> Task:
 
 def test_a_job_goes_to_every_worker_and_its_events_to_the_driver_in_order() -> None:
     async def story() -> None:
-        place = desk(workers=2)
+        place = queue(workers=2)
         early = await waits(place.take(0))
         await place.submit(JOB, None)
         first, second = await early, await taken(place)
@@ -64,7 +64,7 @@ def test_a_job_goes_to_every_worker_and_its_events_to_the_driver_in_order() -> N
 
 def test_workers_wait_for_the_next_job() -> None:
     async def story() -> None:
-        place = desk()
+        place = queue()
         await place.submit(JOB, None)
         await taken(place)
         await place.finish(0, outcome(), 0)
@@ -79,7 +79,7 @@ def test_workers_wait_for_the_next_job() -> None:
 
 def test_a_group_that_crashed_takes_its_job_again_until_it_has_failed_too_often() -> None:
     async def story() -> None:
-        place = desk(workers=2, max_failures=1)
+        place = queue(workers=2, max_failures=1)
         await place.submit(JOB, None)
         await taken(place)
         await place.finish(0, outcome(), 0)
@@ -104,7 +104,7 @@ SCORING = ScoreJob("model", "data", "test", "exact_match", EvaluationConfig(), S
 
 def test_out_of_memory_halves_the_micro_batch_and_is_no_failure() -> None:
     async def story() -> None:
-        place = desk(workers=2, max_failures=0)
+        place = queue(workers=2, max_failures=0)
         await place.submit(JOB, None)
         assert (await taken(place)).limit is None
         for sizes in (Sizes(8, 64), Sizes(4, 16)):
@@ -128,7 +128,7 @@ def test_out_of_memory_halves_the_micro_batch_and_is_no_failure() -> None:
 
 def test_out_of_memory_with_one_example_fails_and_says_what_to_do() -> None:
     async def story() -> None:
-        place = desk(max_failures=1)
+        place = queue(max_failures=1)
         await place.submit(JOB, None)
         for sizes in (Sizes(2, 1), Sizes(1, 1)):
             await place.sized(sizes)
@@ -149,7 +149,7 @@ def test_out_of_memory_with_one_example_fails_and_says_what_to_do() -> None:
 
 def test_a_lone_worker_gets_a_smaller_task_without_a_crash() -> None:
     async def story() -> None:
-        place = desk()
+        place = queue()
         await place.submit(SCORING, None)
         assert await place.too_many("while it was loaded") is None
         await place.sized(Sizes(1, 3))
@@ -168,7 +168,7 @@ def test_a_lone_worker_gets_a_smaller_task_without_a_crash() -> None:
 
 def test_a_crash_between_jobs_is_nobodys_failure() -> None:
     async def story() -> None:
-        place = desk()
+        place = queue()
         await place.crashed("before any job")
         await place.submit(JOB, None)
         await taken(place)
@@ -182,7 +182,7 @@ def test_a_crash_between_jobs_is_nobodys_failure() -> None:
 
 def test_an_evaluation_that_is_reported_again_is_told_once() -> None:
     async def story() -> None:
-        place = desk(max_failures=1)
+        place = queue(max_failures=1)
         await place.submit(JOB, None)
         task = await taken(place)
         await place.report(task, evaluation(5))
@@ -196,7 +196,7 @@ def test_an_evaluation_that_is_reported_again_is_told_once() -> None:
 
 def test_to_break_off_is_told_to_all_workers_at_the_same_evaluation() -> None:
     async def story() -> None:
-        place = desk(workers=2)
+        place = queue(workers=2)
         await place.submit(JOB, None)
         task = await taken(place)
         assert not await place.report(task, evaluation(5))
@@ -216,9 +216,9 @@ def test_to_break_off_is_told_to_all_workers_at_the_same_evaluation() -> None:
     [(RecyclePolicy(jobs=2), [0.0, 0.0]), (RecyclePolicy(growth=5.0), [10.0, 16.0])],
     ids=["jobs", "memory"],
 )
-def test_workers_are_sent_home_in_time(renewal: RecyclePolicy, memory: list[float]) -> None:
+def test_workers_are_sent_home_in_time(recycle: RecyclePolicy, memory: list[float]) -> None:
     async def story() -> None:
-        place = desk(workers=2, renewal=renewal)
+        place = queue(workers=2, recycle=recycle)
         for number, occupied in enumerate(memory, start=1):
             await place.submit(JOB, None)
             assert not await place.renewing()
@@ -240,7 +240,7 @@ def test_workers_are_sent_home_in_time(renewal: RecyclePolicy, memory: list[floa
 
 def test_workers_that_are_sent_home_finish_their_job_first() -> None:
     async def story() -> None:
-        place = desk()
+        place = queue()
         await place.submit(JOB, None)
         await place.send_home()
         assert (await taken(place)).number == 1
@@ -255,7 +255,7 @@ def test_workers_hang_when_none_of_those_at_the_job_gives_a_sign(monkeypatch: py
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
 
     async def story() -> None:
-        place = desk(workers=2, max_failures=1)
+        place = queue(workers=2, max_failures=1)
         assert await place.overdue() == {}
         await place.submit(JOB, None)
         await place.alive(0, "trains", 300.0)
@@ -279,7 +279,7 @@ def test_workers_hang_when_none_of_those_at_the_job_gives_a_sign(monkeypatch: py
 
 def test_a_job_that_is_given_up_leaves_nothing_to_the_next() -> None:
     async def story() -> None:
-        place = desk()
+        place = queue()
         await place.submit(JOB, None)
         task = await taken(place)
         await place.report(task, evaluation(0))
@@ -297,7 +297,7 @@ def test_a_job_that_is_given_up_leaves_nothing_to_the_next() -> None:
 
 def test_what_code_raised_comes_with_its_traceback_and_memory_is_no_such_thing() -> None:
     async def story() -> None:
-        place = desk()
+        place = queue()
         await place.submit(JOB, None)
         await taken(place)
         await place.crashed("KeyError: 'id'", traceback="Traceback ...", raised=True)
