@@ -212,7 +212,7 @@ def test_to_break_off_is_told_to_all_workers_at_the_same_evaluation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("renewal", "memory"),
+    ("recycle", "memory"),
     [(RecyclePolicy(jobs=2), [0.0, 0.0]), (RecyclePolicy(growth=5.0), [10.0, 16.0])],
     ids=["jobs", "memory"],
 )
