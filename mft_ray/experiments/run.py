@@ -12,6 +12,7 @@ from pathlib import Path
 from mft_ray.baselines.fft import take_over
 from mft_ray.comparison.run import check_rows, compare, one_group
 from mft_ray.config import Config, parse_config
+from mft_ray.config.stages import flatten, made_from
 from mft_ray.data.examples import Example
 from mft_ray.data.splits import load
 from mft_ray.errors import UserError
@@ -178,10 +179,11 @@ def _run(cells: list[Cell], folder: RunFolder, group: WorkerGroup | None) -> Non
 
 def _fft_of(config: Config) -> str:
     """Return all that the FFT model, the data and its scores follow from: where it is equal, so are they."""
-    tree = config.model_dump(mode="json")
-    evaluation = {name: value for name, value in tree["evaluation"].items() if "task" not in name}
-    parts = [tree["run"]["seed"], evaluation, *(tree[name] for name in ("model", "data", "fft", "scaling"))]
-    return json.dumps([*parts, tree["train"]["eval_batch_size"]])
+    flat = flatten(config.model_dump(mode="json"))
+    settings = made_from("data", flat) | made_from("baseline", flat)
+    # How a run is called, and where it lies, makes no difference.
+    kept = {path: value for path, value in settings.items() if path == "run.seed" or not path.startswith("run.")}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[JsonObject]) -> None:
