@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from mft_ray.config import Config, ScalingConfig, TrainConfig
@@ -84,10 +83,11 @@ def fft_baseline(run: RunContext) -> FftModel:
         scores=str(scores_file(folder, candidate, "validation", watched)),
         pretrained=config.model.pretrained if config.fft.given else start,
     )
+    scored, monitored = (SplitScore.of(each, standard_error(each)) for each in (values, during))
     known = trained.model_dump(exclude_unset=True, exclude={"method", "metric", "validation"})
-    public = records.Baseline(method="fft", metric=metric, validation=_on_validation(values), model=model, **known)
+    public = records.Baseline(method="fft", metric=metric, validation=scored, model=model, **known)
     if watched != metric:
-        public.watched = FftScores(metric=watched, validation=_on_validation(during))
+        public.watched = FftScores(metric=watched, validation=monitored)
     if folder.baseline.exists():  # what was judged by it stays, where only our own record of it was damaged
         before = records.Baseline.load(folder.baseline)
         public.test, public.continued = before.test, before.continued
@@ -186,7 +186,3 @@ def described(outcome: Outcome) -> Measured:
         tokens=last.tokens,
         seconds=last.seconds,
     )
-
-
-def _on_validation(values: Sequence[float]) -> SplitScore:
-    return SplitScore(score=sum(values) / len(values), n=len(values), standard_error=standard_error(values))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 
+from mft_ray.data.collate import collate_prompts
 from mft_ray.data.text import thoughts
 from mft_ray.data.text.ends import stop_tokens
 from mft_ray.data.text.tokens import prompt_tokens, rendered_tokens
@@ -76,7 +76,7 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     until: Sequence[str] = (),
-    ends: frozenset[int] = frozenset(),
+    ends: frozenset[int] | None = None,
     max_new_tokens: int = 256,
     batch_size: int = 16,
     autocast: torch.dtype | None = None,
@@ -90,7 +90,7 @@ def generate(
         tokenizer: the model's.
         prompts: texts or their tokens; the left of one that is too long for the model is cut off.
         until: strings that end a text.
-        ends: tokens that end a text, beside the model's own.
+        ends: tokens that end a text; None takes the model's own.
         max_new_tokens: largest number of new tokens of each.
         batch_size: prompts per forward.
         autocast: compute dtype, or None for the model's own.
@@ -101,8 +101,7 @@ def generate(
     Raises:
         UserError: the model's positions leave no room for ``max_new_tokens``.
     """
-    encoded = encode(model, tokenizer, prompts, until, max_new_tokens, rendered)
-    encoded = replace(encoded, ends=encoded.ends | ends)
+    encoded = encode(model, tokenizer, prompts, until, max_new_tokens, rendered, ends)
     # The longest first: a batch too large for the memory fails at once.
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded.prompts[index]))
     for start in range(0, len(order), batch_size):
@@ -122,6 +121,7 @@ def encode(
     until: Sequence[str],
     max_new_tokens: int,
     rendered: bool = False,
+    ends: frozenset[int] | None = None,
 ) -> Encoded:
     """Turn prompts into tokens, and tell stop strings that are tokens from others. Arguments as of `generate`."""
     room = room_for_prompts(model.config, max_new_tokens)
@@ -131,7 +131,8 @@ def encode(
     return Encoded(
         [each[-room:] for each in tokens],
         [stop for stop in until if stop not in special],
-        stop_tokens(model, tokenizer) | {tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in special},
+        (stop_tokens(model, tokenizer) if ends is None else ends)
+        | {tokenizer.convert_tokens_to_ids(stop) for stop in until if stop in special},
         [thoughts.open_at_end(tokenizer, each) for each in tokens],
     )
 
@@ -155,7 +156,8 @@ def _batch(model: Any, tokenizer: Any, encoded: Encoded, limit: int, in_step: In
     """Return the tokens that follow each prompt, up to what stopped it."""
     prompts, until, ends = encoded.prompts, encoded.until, encoded.ends
     made: list[list[int]] = [[] for _ in prompts]
-    tokens, mask = _left_padded(prompts, tokenizer.pad_token_id or 0, model.device)
+    padded = collate_prompts([{"prompt_ids": prompt} for prompt in prompts], tokenizer.pad_token_id or 0)
+    tokens, mask = (padded[name].to(model.device) for name in ("input_ids", "attention_mask"))
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     rows = list(range(len(prompts)))  # of `made`, in the batch's order
@@ -213,11 +215,3 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
             "fewer (evaluation.task_max_new_tokens; --max-new-tokens of mft_ray.evaluate)."
         )
     return most - max_new_tokens
-
-
-def _left_padded(sequences: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (B, T) tokens and their mask; the last column holds each prompt's last token."""
-    longest = max(len(sequence) for sequence in sequences)
-    tokens = [[pad] * (longest - len(sequence)) + sequence for sequence in sequences]
-    mask = [[0] * (longest - len(sequence)) + [1] * len(sequence) for sequence in sequences]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)

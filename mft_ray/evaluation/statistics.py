@@ -51,6 +51,26 @@ class Paired:
     detectable: float
     needed: int | None
 
+    @property
+    def better(self) -> bool:
+        """Whether a gain is believed: interval and test must agree."""
+        return self.ci95[0] > 0 and self.p_value < LEVEL
+
+    @property
+    def worse(self) -> bool:
+        """Whether a loss is believed, by the same rule."""
+        return loss_believed(self.ci95, self.p_value)
+
+
+def loss_believed(ci95: tuple[float, float], p_value: float) -> bool:
+    """Say whether a candidate is worse beyond chance: interval and test must agree.
+
+    Args:
+        ci95: interval of candidate minus baseline.
+        p_value: two-sided p-value, adjusted where several are looked at.
+    """
+    return ci95[1] < 0 and p_value < LEVEL
+
 
 def paired(
     candidate: Sequence[float],

@@ -53,7 +53,7 @@ def check(config: Config, also: Check | None = None) -> None:
             f"model.architecture makes a model without a tokenizer, which only the arithmetic task has; task "
             f"{config.data.task} needs model.path."
         )
-    check_before(config)
+    check_pretrained(config)
     check_attention(config.model.attention)
     if config.data.task != "arithmetic":
         locate_training(config.data), locate_test(config.data)
@@ -115,7 +115,7 @@ def check_tasks(config: Config) -> None:
             room_for_prompts(model, task.max_new_tokens)
 
 
-def check_before(config: Config) -> None:
+def check_pretrained(config: Config) -> None:
     """A delta is measured from the checkpoint before fine-tuning, which only the user knows if FFT is given."""
     if config.model.pretrained is not None:
         if not config.fft.given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mft_ray.config.params import Params
 from mft_ray.errors import UserError
-from mft_ray.evaluation.statistics import LEVEL
+from mft_ray.evaluation.statistics import loss_believed
 from mft_ray.training.job import Cost
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.json_types import JsonObject
@@ -74,6 +75,11 @@ class SplitScore(Record):
     score: Score
     n: int
     standard_error: Score = None
+
+    @classmethod
+    def of(cls, values: Sequence[float], standard_error: float | None = None) -> SplitScore:
+        """Return the mean of scores, one per example."""
+        return cls(score=sum(values) / len(values), n=len(values), standard_error=standard_error)
 
 
 class Measured(Record):
@@ -260,12 +266,7 @@ class Verdict(FileRecord):
         """Whether the winner is worse than FFT beyond chance; an older file does not say so itself."""
         if self.worse_than_fft is not None:
             return self.worse_than_fft
-        return worse(self.ci95, self.p_value)
-
-
-def worse(ci95: Interval, p_value: float) -> bool:
-    """Say whether a loss is believed: interval and test must agree."""
-    return ci95[1] < 0 and p_value < LEVEL
+        return loss_believed(self.ci95, self.p_value)
 
 
 class Example(Record):

@@ -7,7 +7,7 @@ import torch
 from mft_ray.config import Config
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
-from mft_ray.runs.prepare import check_before
+from mft_ray.runs.prepare import check_pretrained
 from mft_ray.search.space import points_to_evaluate, what_may_be_chosen
 from mft_ray.training.batches import micro_batch_size
 
@@ -30,7 +30,7 @@ def check_search(config: Config, model: torch.nn.Module) -> None:
     points_to_evaluate(config, depth(model))
     places = set()
     for chosen in what_may_be_chosen(config, depth(model)):
-        check_before(chosen)
+        check_pretrained(chosen)
         micro_batch_size(chosen.train, config.scaling)
         places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
     for layers, target in places:

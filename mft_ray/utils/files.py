@@ -61,7 +61,7 @@ def replacing(path: str | os.PathLike[str], ending: str = "") -> Iterator[Path]:
             os.replace(old, path)
         _remove(partial)
         raise
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
     _remove(old)
 
 
@@ -72,10 +72,10 @@ def put_in_place(partial: Path, path: Path) -> None:
         partial: the folder, complete.
         path: its name, on the same disk; what is there goes.
     """
-    sync_tree(partial)
+    _sync_tree(partial)
     _remove(path)
     os.replace(partial, path)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -159,7 +159,7 @@ def set_aside(path: Path, to: Path) -> None:
     os.replace(path, to)
 
 
-def sync_tree(path: Path) -> None:
+def _sync_tree(path: Path) -> None:
     """Have a file, or all files below a folder, on the disk before anything else is done.
 
     Args:
@@ -168,12 +168,12 @@ def sync_tree(path: Path) -> None:
     for folder, _, names in os.walk(path):
         for name in names:
             _sync(Path(folder) / name)
-        sync_folder(Path(folder))
+        _sync_folder(Path(folder))
     if not path.is_dir():
         _sync(path)
 
 
-def sync_folder(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     """Have the names in a folder on the disk: after a rename, that it has happened.
 
     Args:
@@ -186,7 +186,7 @@ def _settle(path: Path) -> None:
     for file in (path, *path.rglob("*")):
         if file.is_file() and not file.is_symlink() and not (mode := file.stat().st_mode) & 0o077:
             file.chmod(mode & 0o777 | 0o666 & ~_umask())
-    sync_tree(path)
+    _sync_tree(path)
 
 
 def _sync(path: Path, of_folder: bool = False) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mft_ray.config import METHODS
-from mft_ray.evaluation.statistics import LEVEL, Paired, holm, paired, right_or_wrong
-from mft_ray.runs.records import MetricComparison, Rival, SeedSpread, Verdict, worse
+from mft_ray.evaluation.statistics import Paired, holm, loss_believed, paired, right_or_wrong
+from mft_ray.runs.records import MetricComparison, Rival, SeedSpread, Verdict
 from mft_ray.utils.formatting import Unit, p_value, unit
 
 # What a verdict may have to do without, as ``not_run`` names it; rivals are "rival METHOD".
@@ -94,14 +94,14 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         ci95=fft.ci95,
         p_value=fft.p_value,
         test=fft.test,
-        beats_fft=better(fft) and (continued is None or better(continued)) and not noise and evidence.complete,
-        better_than_fft=better(fft),
-        worse_than_fft=worse(fft.ci95, fft.p_value),
+        beats_fft=fft.better and (continued is None or continued.better) and not noise and evidence.complete,
+        better_than_fft=fft.better,
+        worse_than_fft=fft.worse,
         continued_fft=continued.baseline if continued else None,
         delta_continued_fft=continued.delta if continued else None,
         ci95_continued_fft=continued.ci95 if continued else None,
         p_value_continued_fft=continued.p_value if continued else None,
-        beats_continued_fft=better(continued) if continued else None,
+        beats_continued_fft=continued.better if continued else None,
         rival=_rival(evidence.rival[0], rival) if evidence.rival and rival else None,
         detectable=fft.detectable,
         needed=fft.needed,
@@ -137,14 +137,9 @@ def warn(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
     """
     adjusted = holm([1.0 if row.p_value is None else row.p_value for row in rows])
     return [
-        row.model_copy(update={"p_holm": p, "worse": row.ci95 is not None and worse(row.ci95, p)})
+        row.model_copy(update={"p_holm": p, "worse": row.ci95 is not None and loss_believed(row.ci95, p)})
         for row, p in zip(rows, adjusted, strict=True)
     ]
-
-
-def better(result: Paired) -> bool:
-    """Say whether a gain is believed: interval and test must agree."""
-    return result.ci95[0] > 0 and result.p_value < LEVEL
 
 
 def _versus(mine: Sequence[float], theirs: Sequence[float], rules: Rules) -> Paired:
@@ -158,10 +153,6 @@ def _versus(mine: Sequence[float], theirs: Sequence[float], rules: Rules) -> Pai
     )
 
 
-def _worse(result: Paired) -> bool:
-    return worse(result.ci95, result.p_value)
-
-
 def _rival(method: str, against: Paired) -> Rival:
     return Rival(
         method=method,
@@ -169,7 +160,7 @@ def _rival(method: str, against: Paired) -> Rival:
         delta=against.delta,
         ci95=against.ci95,
         p_value=against.p_value,
-        beaten=better(against),
+        beaten=against.better,
     )
 
 
@@ -182,28 +173,28 @@ def _sentence(evidence: Evidence, fft: Paired, continued: Paired | None, rival: 
         f"{shown.score(fft.baseline)}: {_difference(shown, fft)}"
     )
     seeds = evidence.seeds
-    if better(fft):
+    if fft.better:
         start = "Yes"
         if seeds and seeds.within_noise:
             start = "Not surely"
         if not evidence.complete:
             start = "Not shown"
-        if continued is not None and not better(continued):
+        if continued is not None and not continued.better:
             start = "Only in part"
         end = "a gain over FFT beyond chance"
-    elif _worse(fft):
+    elif fft.worse:
         start, end = "No", f"the {made} is worse than FFT"
     else:
         start, end = "No", "no gain over FFT beyond chance"
     said = [f"{start}: {facts}, {end}."]
     if continued is not None:
         said.append(_against("FFT continued for the same number of tokens", shown, continued))
-    said += _not_run(evidence, gain=better(fft))
+    said += _not_run(evidence, gain=fft.better)
     if evidence.rival is not None and rival is not None:
         said.append(_against(f"the best rival on validation, {evidence.rival[0]}", shown, rival))
     if seeds:
         said.append(_noise(shown, seeds))
-    if not better(fft) and not _worse(fft):
+    if not fft.better and not fft.worse:
         said.append(_power(shown, fft))
     for row in evidence.other_tasks:
         if row.worse:
@@ -248,9 +239,9 @@ def _warning(made: str, row: MetricComparison) -> str:
 
 def _against(whom: str, shown: Unit, against: Paired) -> str:
     end = "no difference"
-    if better(against):
+    if against.better:
         end = "better"
-    elif _worse(against):
+    elif against.worse:
         end = "worse"
     score = shown.score(against.baseline)
     return f"Against {whom} ({score}) it is {_difference(shown, against)}, {end} beyond chance."

@@ -163,18 +163,14 @@ def _complete_baseline(
 ) -> None:
     config, folder = session.config, session.folder
     record = records.Baseline.load(folder.baseline)
-    record.test, record.continued = _mean(test["fft"]), None
+    record.test, record.continued = SplitScore.of(test["fft"]), None
     if "continued" in test:
         known = described(Outcome.load(folder.continued / "outcome.json"))
         record.continued = known.model_copy(
             update={
                 "metric": config.evaluation.metric,
-                "validation": _mean(validation["continued"]),
-                "test": _mean(test["continued"]),
+                "validation": SplitScore.of(validation["continued"]),
+                "test": SplitScore.of(test["continued"]),
             }
         )
     record.save(folder.baseline)
-
-
-def _mean(values: list[float]) -> SplitScore:
-    return SplitScore(score=sum(values) / len(values), n=len(values))

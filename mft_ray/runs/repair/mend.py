@@ -21,7 +21,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.artifacts import ADAPTER, MASK, MODEL, find
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
+from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, Leaderboard, Trial, Verdict
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
 from mft_ray.runs.study_storage import sound
 from mft_ray.training.job import Evaluation, Outcome, StopReason
@@ -30,7 +30,6 @@ from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write
 from mft_ray.utils.json_types import JsonObject
 
 _T = TypeVar("_T")
-_R = TypeVar("_R", bound=FileRecord)
 _AGAIN = "it is made again"
 
 
@@ -55,9 +54,9 @@ class _Mender:
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.root = folder, folder.root
         self.begun = set(read_settled(folder.settled) or {}) - {"data"}
-        board = _sound_or(folder.leaderboard, _record(Leaderboard), Leaderboard(trials=[]))
+        board = _sound_or(folder.leaderboard, Leaderboard.load, Leaderboard(trials=[]))
         self.board = {row.trial_id: row for row in board.trials}
-        self.curves: Curves = _sound_or(folder.curves, _record(Curves), Curves())
+        self.curves: Curves = _sound_or(folder.curves, Curves.load, Curves())
 
     def refuse(self) -> None:
         """Look for what cannot be made again, before anything is changed."""
@@ -86,7 +85,7 @@ class _Mender:
         found = _wrong(folder.fft_model, FftModel.load)
         for path in folder.scores.glob("fft-validation-*"):
             found = found or _wrong(path, _of_scores)
-        return found or (_wrong(folder.baseline, _record(Baseline)) if self._baseline_copy() is None else None)
+        return found or (_wrong(folder.baseline, Baseline.load) if self._baseline_copy() is None else None)
 
     def _baseline_copy(self) -> JsonObject | None:
         """Return what the leaderboard has of ``baseline.json``."""
@@ -136,12 +135,12 @@ class _Mender:
 
     def _others(self) -> Iterator[tuple[Path, Callable[[Path], object], str]]:
         folder, root = self.folder, self.root
-        yield folder.leaderboard, _record(Leaderboard), _AGAIN
-        yield folder.curves, _record(Curves), _AGAIN
-        yield folder.verdict, _record(Verdict), f"{_AGAIN}, by the scores that there are"
-        yield folder.comparison, _record(Comparison), f"{_AGAIN} from what was trained"
+        yield folder.leaderboard, Leaderboard.load, _AGAIN
+        yield folder.curves, Curves.load, _AGAIN
+        yield folder.verdict, Verdict.load, f"{_AGAIN}, by the scores that there are"
+        yield folder.comparison, Comparison.load, f"{_AGAIN} from what was trained"
         yield folder.data_counts, _of_mapping, "what became of each row is not known any more; nothing else needs it"
-        yield folder.discordant, _record(Differences), "the report shows no examples until there is another verdict"
+        yield folder.discordant, Differences.load, "the report shows no examples until there is another verdict"
         yield folder.work / "spent.json", _of_spent, "what trials spend is counted anew"
         yield root / "experiments.json", _of_names, "the experiments that are named now are this run's"
         for path in folder.scores.glob("*.json"):
@@ -195,7 +194,7 @@ class _Mender:
         if found := self._baseline_lost():
             self._aside(found.path, found, _AGAIN)
             self._drop(kept)
-        if found := _wrong(public, _record(Baseline)):
+        if found := _wrong(public, Baseline.load):
             copy = self._baseline_copy()
             self._aside(public, found, _AGAIN if copy is None else "leaderboard.json has the same")
             if copy is not None:
@@ -255,7 +254,7 @@ class _Mender:
                 self._drop(path.with_name(f"{path.name}.json"))
 
     def _verdict(self) -> JsonObject:
-        return _sound_or(self.folder.verdict, lambda path: _record(Verdict)(path).model_dump(exclude_unset=True), {})
+        return _sound_or(self.folder.verdict, lambda path: Verdict.load(path).model_dump(exclude_unset=True), {})
 
     def _aside(self, path: Path, found: Damaged, then: str) -> None:
         if path.exists():
@@ -337,10 +336,6 @@ def _sound_or(path: Path, read: Callable[[Path], _T], otherwise: _T) -> _T:
         return read(path)
     except (FileNotFoundError, Damaged):
         return otherwise
-
-
-def _record(kind: type[_R]) -> Callable[[Path], _R]:
-    return kind.load
 
 
 def _of_mapping(path: Path) -> object:
