@@ -43,7 +43,7 @@ def main() -> None:
     print(f"| FFT | | {baseline['score']:.4f} | |", flush=True)
     with connected(), tempfile.TemporaryDirectory() as scratch:
         group = WorkerGroup(config.scaling, Path(scratch) / "group")
-        for number, (knobs, lr) in enumerate(POINTS):
+        for number, (settings, lr) in enumerate(POINTS):
             scores = {}
             for optimizer in ("adamw", "rmsprop"):
                 update = {"optimizer": optimizer, "lr": lr, "steps": options.steps}
@@ -57,12 +57,12 @@ def main() -> None:
                     train=config.train.model_copy(update=update),
                     evaluation=config.evaluation,
                     scaling=config.scaling,
-                    mask=MaskSettings(**knobs),
+                    mask=MaskSettings(**settings),
                 )
                 best = group.run(job).best_evaluation
                 scores[optimizer] = best.score if best else None
-            rows.append({**knobs, "lr": lr, **scores})
-            print(f"| {knobs} | {lr:g} | {scores['adamw']:.4f} | {scores['rmsprop']:.4f} |", flush=True)
+            rows.append({**settings, "lr": lr, **scores})
+            print(f"| {settings} | {lr:g} | {scores['adamw']:.4f} | {scores['rmsprop']:.4f} |", flush=True)
         group.close()
     if options.out:
         options.out.write_text(json.dumps({"fft": baseline["score"], "steps": options.steps, "rows": rows}, indent=1))

@@ -20,7 +20,7 @@ from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import FftScores, Measured, SplitScore
 from mft_ray.training.job import Outcome, StopReason, TrainJob
-from mft_ray.training.methods.recipes import train_job
+from mft_ray.training.methods.jobs import train_job
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import replacing
 
@@ -35,7 +35,7 @@ def job_on(
     Args:
         baseline: the FFT model.
         method: one of `mft_ray.config.METHODS`.
-        config: as described in `mft_ray.training.methods.recipes.recipe`.
+        config: resolved configuration.
         start: folder or hub id of the model that FFT started from.
         data: folder of the prepared splits.
         out: folder for the result.

@@ -29,7 +29,6 @@ from mft_ray.training.stopping import Patience
 from mft_ray.utils.console import log
 from mft_ray.utils.json_types import JsonObject
 from mft_ray.workers.group import WorkerGroup, workers
-from mft_ray.workers.progress import JobProgress
 
 FFT = "fft"
 
@@ -190,9 +189,8 @@ def _train(row: Entry, group: WorkerGroup, run: Session, baseline: FftModel) -> 
     job = job_on(baseline, row.method, row.config, start=run.start, data=folder.data, out=out, scaling=scaling)
     log(f"{row.name}: {METHODS[row.method].description}")
     patience = row.config.fft.train.patience if row.method == FFT else row.config.train.patience
-    lines = JobProgress(row.name, row.config.evaluation.monitor, job.train.steps)
     try:
-        outcome = group.train(job, Patience(patience), lines)
+        outcome = RunContext(row.config, folder, run.start, group).train(job, row.name, Patience(patience))
     except RunFailed as error:
         log(f"{row.name} has failed: {error.told}. The others go on.")
         return str(error)

@@ -91,7 +91,7 @@ def by_name(space: JsonObject, method: str) -> JsonObject:
     """Return a search space, as people write it, as `SpaceConfig` has it.
 
     Args:
-        space: knobs by short name or by path, or nested as sections.
+        space: parameters by short name or by path, or nested as sections.
         method: whose short names a path is given, where it has one.
 
     Raises:
@@ -104,12 +104,12 @@ def by_name(space: JsonObject, method: str) -> JsonObject:
     paths = dict(given or {})
     short = {path: name for name, path in METHODS[method].short_names.items()}
     for key, value in space.items():
-        for path, knob in _leaves(key, value) if _is_path(key, value) else ():
+        for path, parameter in _leaves(key, value) if _is_path(key, value) else ():
             name, into = (short[path], named) if path in short else (path, paths)
             if name in into:
                 also = f" and {name}, which are the same setting" if name != path else " twice"
                 raise ValueError(f"space has {path}{also}; leave one out")
-            into[name] = knob
+            into[name] = parameter
     return {**named, "paths": paths} if paths else named
 
 

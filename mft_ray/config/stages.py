@@ -76,7 +76,7 @@ FREE: dict[str, str] = {
 }
 # Of the file that keeps what stages were made with.
 SCHEMA = 1
-# What is deeper is one value: a row of a comparison, a knob of a search, a domain.
+# What is deeper is one value: a row of a comparison, a parameter of a search, a domain.
 _DEPTH = 3
 _SHOWN = 120
 

@@ -71,12 +71,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _searched_settings(self) -> Config:
-        for path, knob in self.search.space.paths.items():
+        for path, parameter in self.search.space.paths.items():
             try:
                 kind = setting_type(type(self), path)
             except ValueError as error:
                 raise ValueError(f"search.space.{path} names no setting: {error}") from None
-            if isinstance(knob, SettingRange) and not {int, float} & {kind, *get_args(kind)}:
+            if isinstance(parameter, SettingRange) and not {int, float} & {kind, *get_args(kind)}:
                 raise ValueError(f"search.space.{path} is a range, and {path} is no number; give a list of its values")
         return self
 

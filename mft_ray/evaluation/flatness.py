@@ -42,7 +42,7 @@ def flatness(
     iterations: int = 20,
     seed: int = 0,
 ) -> Flatness:
-    """Measure a model's surroundings.
+    """Measure the loss around a model's weights.
 
     Directions are random and filter-normalised (Li et al. 2018, arXiv 1712.09913): each row of a matrix is as long as
     the model's own, so that models whose weights differ in scale can be compared. What a mask has removed stays

@@ -1,1 +1,1 @@
-"""The paper's experiments over seeds: what each compares, how it is run, gathered and drawn."""
+"""The paper's experiments over seeds: what each compares, how it is run, collected and drawn."""

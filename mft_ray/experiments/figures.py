@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, ScalarFormatter
 
 from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
-from mft_ray.experiments.results import Curve, Gathered, Summary
+from mft_ray.experiments.results import Curve, Results, Summary
 from mft_ray.experiments.tables import unit_of
 from mft_ray.utils.files import replacing
 from mft_ray.utils.formatting import Unit
@@ -26,26 +26,26 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9
 INK = "#1f2933"
 
 
-def draw(gathered: Gathered, path: Path) -> Path:
+def draw(results: Results, path: Path) -> Path:
     """Draw an experiment and return where the PNG is; the SVG is beside it.
 
     Args:
-        gathered: what was found.
+        results: what was found.
         path: path of the files, without their endings.
     """
     figure = {"curves": _curves, "transfer": _transfer, "cost": _cost, "flatness": _flatness}.get(
-        gathered.name, _differences
-    )(gathered)
+        results.name, _differences
+    )(results)
     for ending in ("png", "svg"):
         with replacing(path.with_name(f"{path.name}.{ending}")) as partial:
             figure.savefig(partial, format=ending, dpi=150, metadata={"Date": None} if ending == "svg" else None)
     return path.with_name(f"{path.name}.png")
 
 
-def _figure(gathered: Gathered, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(results: Results, columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(7.2 * columns if columns == 1 else 4.8 * columns, 4.6), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.suptitle(EXPERIMENTS[gathered.name].question, fontsize=12)
+    figure.suptitle(EXPERIMENTS[results.name].question, fontsize=12)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", color="#e4e7eb", linewidth=0.8)
@@ -53,19 +53,19 @@ def _figure(gathered: Gathered, columns: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _test(gathered: Gathered) -> list[Summary]:
+def _test(results: Results) -> list[Summary]:
     """The rows on the test examples, by the metric that decides."""
-    rows = [each for each in gathered.summary() if each.on == "test"]
+    rows = [each for each in results.summary() if each.on == "test"]
     return [each for each in rows if each.metric == rows[0].metric]
 
 
-def _differences(gathered: Gathered) -> Figure:
+def _differences(results: Results) -> Figure:
     """The difference to FFT against what was varied, with Student's interval and every seed."""
-    rows = [each for each in _test(gathered) if each.row != FFT]
+    rows = [each for each in _test(results) if each.row != FFT]
     numbers = all(each.x is not None for each in rows)
     # By name one plot for each comparison; by number all in one, a line for each row.
     panels = [None] if numbers else list(dict.fromkeys(each.panel for each in rows))
-    figure, axes = _figure(gathered, len(panels))
+    figure, axes = _figure(results, len(panels))
     for panel, axis in zip(panels, axes, strict=True):
         mine = [each for each in rows if panel in (None, each.panel)]
         if numbers:
@@ -78,14 +78,14 @@ def _differences(gathered: Gathered) -> Figure:
                 _errorbars(axis, [each.x or 0.0 for each in line], line, colour, name, joined=True)
         else:
             _errorbars(axis, list(range(len(mine))), mine, COLOURS[0], "mean over seeds, 95% interval")
-            labels = [each.row.removeprefix(f"{gathered.name} ") for each in mine]
+            labels = [each.row.removeprefix(f"{results.name} ") for each in mine]
             axis.set_xticks(
                 range(len(mine)), labels, rotation=30 if len(mine) > 5 else 0, ha="right" if len(mine) > 5 else "center"
             )
             axis.set_title((len(panels) > 1 and panel) or "", fontsize=10)
             _make_room(axis, mine)
         _fft_line(axis, 0.0, "FFT")
-        axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
+        axis.set_xlabel(EXPERIMENTS[results.name].axis)
     unit = unit_of(rows[0])
     axes[0].set_ylabel(f"{unit.label} on test: difference to FFT\n({_unit_name(unit)})")
     axes[-1].legend(frameon=False, fontsize=9)
@@ -121,13 +121,13 @@ def _make_room(axis: Axes, rows: Sequence[Summary]) -> None:
         )
 
 
-def _curves(gathered: Gathered) -> Figure:
+def _curves(results: Results) -> Figure:
     """Validation against tokens, FFT first, then every method from where it ended: means over seeds, and each seed."""
-    figure, (axis,) = _figure(gathered)
-    unit = unit_of(_test(gathered)[0])
-    names = list(dict.fromkeys(curve.row for curve in gathered.curves))
+    figure, (axis,) = _figure(results)
+    unit = unit_of(_test(results)[0])
+    names = list(dict.fromkeys(curve.row for curve in results.curves))
     for colour, name in zip((INK, *COLOURS), names, strict=False):
-        curves = [curve for curve in gathered.curves if curve.row == name]
+        curves = [curve for curve in results.curves if curve.row == name]
         start = 0.0 if name == FFT else 1.0
         for curve in curves:
             tokens, scores = _points(curve, unit)
@@ -136,7 +136,7 @@ def _curves(gathered: Gathered) -> Figure:
         label = "FFT" if name == FFT else name
         marker = "o" if len(tokens) == 1 else None  # a mask that was cut once
         axis.plot(tokens - tokens[-1] * (1 - start), scores, color=colour, linewidth=2, marker=marker, label=label)
-    best = [max(point["score"] for point in curve.points) for curve in gathered.curves if curve.row == FFT]
+    best = [max(point["score"] for point in curve.points) for curve in results.curves if curve.row == FFT]
     if best:
         _fft_line(axis, unit.scale * sum(best) / len(best), "FFT, best checkpoint")
     axis.axvline(0, color="#9aa5b1", linewidth=0.8)
@@ -160,16 +160,16 @@ def _mean(curves: Sequence[Curve], unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     return tokens, scores
 
 
-def _transfer(gathered: Gathered) -> Figure:
+def _transfer(results: Results) -> Figure:
     """A matrix, masked for one domain and judged on each: differences to FFT, those beyond noise in bold."""
-    rows = [*_test(gathered), *(each for each in gathered.summary() if each.on != "test")]
+    rows = [*_test(results), *(each for each in results.summary() if each.on != "test")]
     rows = [each for each in rows if each.row == "mft"]
     panels = list(dict.fromkeys(each.panel for each in rows))
     tasks = list(dict.fromkeys(each.on for each in rows if each.on != "test"))
     tasks.sort(key=lambda task: panels.index(task) if task in panels else len(panels))  # own domains on the diagonal
     # A domain without a task is judged on its own test examples, which the others are judged on by its name.
     by_place = {(each.panel, each.panel if each.on == "test" else each.on): each for each in rows}
-    figure, (axis,) = _figure(gathered)
+    figure, (axis,) = _figure(results)
     axis.grid(visible=False)
     values = np.full((len(panels), len(tasks)), np.nan)
     for (panel, task), each in by_place.items():
@@ -192,18 +192,18 @@ def _transfer(gathered: Gathered) -> Figure:
             axis.text(x, y, unit.signed(each.delta) + interval, color=colour, **style)
     axis.set_xticks(range(len(tasks)), tasks)
     axis.set_yticks(range(len(panels)), panels)
-    axis.set_xlabel(EXPERIMENTS[gathered.name].axis)
+    axis.set_xlabel(EXPERIMENTS[results.name].axis)
     axis.set_ylabel("mask trained for")
     units = ", ".join(dict.fromkeys(_unit_name(unit_of(each)) for each in by_place.values()))
     axis.set_title(f"difference to FFT in {units} [95% over seeds], bold where beyond noise", fontsize=10)
     return figure
 
 
-def _cost(gathered: Gathered) -> Figure:
+def _cost(results: Results) -> Figure:
     """Each cost by method, relative to continued FFT."""
     costs = (("flops", "FLOPs"), ("seconds", "time"), ("memory", "peak memory"), ("artifact_bytes", "size on disk"))
-    figure, axes = _figure(gathered, len(costs))
-    rows = [row for row in gathered.rows if row.on == "test" and row.cost and row.row != FFT]
+    figure, axes = _figure(results, len(costs))
+    rows = [row for row in results.rows if row.on == "test" and row.cost and row.row != FFT]
     names = list(dict.fromkeys(row.row for row in rows))
     for (key, label), axis in zip(costs, axes, strict=True):
         for place, name in enumerate(names):
@@ -222,11 +222,11 @@ def _cost(gathered: Gathered) -> Figure:
     return figure
 
 
-def _flatness(gathered: Gathered) -> Figure:
+def _flatness(results: Results) -> Figure:
     """The loss along random directions: means over seeds and directions, and each seed's."""
-    figure, (axis,) = _figure(gathered)
-    for colour, name in zip((INK, *COLOURS), dict.fromkeys(each["row"] for each in gathered.more), strict=False):
-        mine = [each for each in gathered.more if each["row"] == name]
+    figure, (axis,) = _figure(results)
+    for colour, name in zip((INK, *COLOURS), dict.fromkeys(each["row"] for each in results.more), strict=False):
+        mine = [each for each in results.more if each["row"] == name]
         lines = [np.mean(each["losses"], axis=0) for each in mine]
         for line in lines:
             axis.plot(mine[0]["distances"], line, color=colour, alpha=0.3, linewidth=0.8)
@@ -234,7 +234,7 @@ def _flatness(gathered: Gathered) -> Figure:
         label = f"{'FFT' if name == FFT else name}, top eigenvalue {sum(tops) / len(tops):.3g}"
         axis.plot(mine[0]["distances"], np.mean(lines, axis=0), "o-", color=colour, linewidth=2, label=label)
     axis.set_yscale("log")
-    axis.set_xlabel(EXPERIMENTS[gathered.name].axis + ", as a multiple of the weights' norm")
+    axis.set_xlabel(EXPERIMENTS[results.name].axis + ", as a multiple of the weights' norm")
     axis.set_ylabel("loss on validation (nats per answer token)")
     axis.legend(frameon=False, fontsize=9)
     return figure

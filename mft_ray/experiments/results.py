@@ -103,7 +103,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Results:
     """All that an experiment found.
 
     Attributes:
@@ -132,7 +132,7 @@ class Gathered:
         return [_summary(rows) for rows in found.values()]
 
 
-def gather(name: str, cells: Sequence[Cell], more: list[JsonObject]) -> Gathered:
+def collect(name: str, cells: Sequence[Cell], more: list[JsonObject]) -> Results:
     """Read what every comparison of an experiment has left; ``more`` is what was measured beside."""
     rows: list[Row] = []
     curves: list[Curve] = []
@@ -148,7 +148,7 @@ def gather(name: str, cells: Sequence[Cell], more: list[JsonObject]) -> Gathered
             at = folder.fft if each.name == FFT else folder.methods / each.name
             if (at / "outcome.json").exists():
                 curves.append(Curve(cell.seed, cell.panel.name, each.name, _points(at / "outcome.json")))
-    return Gathered(name, rows, curves, failed, more)
+    return Results(name, rows, curves, failed, more)
 
 
 def _row(cell: Cell, each: records.Row, table: ScoreTable) -> Row:

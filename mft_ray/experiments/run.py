@@ -19,7 +19,7 @@ from mft_ray.errors import UserError
 from mft_ray.experiments.catalogue import EXPERIMENTS, Cell, Panel
 from mft_ray.experiments.figures import draw
 from mft_ray.experiments.landscape import surroundings
-from mft_ray.experiments.results import gather
+from mft_ray.experiments.results import collect
 from mft_ray.experiments.tables import write_tables
 from mft_ray.masking import depth
 from mft_ray.runs.folder import RunFolder, lock, open_folder
@@ -187,8 +187,8 @@ def _fft_of(config: Config) -> str:
 
 
 def _report(name: str, cells: list[Cell], folder: RunFolder, more: list[JsonObject]) -> None:
-    gathered = gather(name, cells, more)
-    write_json(folder.root / f"{name}.json", gathered.raw())
-    table = write_tables(gathered, folder.root / f"{name}.md")
-    figure = draw(gathered, folder.root / name)
+    results = collect(name, cells, more)
+    write_json(folder.root / f"{name}.json", results.raw())
+    table = write_tables(results, folder.root / f"{name}.md")
+    figure = draw(results, folder.root / name)
     print(f"\n{table.read_text()}\ntable   {table}\nfigure  {figure}\nrows    {folder.root / name}.json", flush=True)

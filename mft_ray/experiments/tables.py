@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mft_ray.experiments.catalogue import CONTINUED, EXPERIMENTS, FFT
-from mft_ray.experiments.results import Gathered, Summary
+from mft_ray.experiments.results import Results, Summary
 from mft_ray.utils import formatting as units
 from mft_ray.utils.files import write_text
 from mft_ray.utils.formatting import Unit
@@ -13,24 +13,24 @@ from mft_ray.utils.formatting import Unit
 COSTS = ("tokens", "FLOPs", "time", "peak memory", "trained", "size")
 
 
-def write_tables(gathered: Gathered, path: Path) -> Path:
+def write_tables(results: Results, path: Path) -> Path:
     """Write the scores of all rows over seeds, then what each cost, and return where."""
-    experiment = EXPERIMENTS[gathered.name]
-    seeds = len({row.seed for row in gathered.rows})
-    lines = [f"# {gathered.name}: {experiment.question}", ""]
+    experiment = EXPERIMENTS[results.name]
+    seeds = len({row.seed for row in results.rows})
+    lines = [f"# {results.name}: {experiment.question}", ""]
     lines += [
         f"Means over {seeds} seeds; intervals are Student's 95% over seeds, of the difference to the FFT model of the",
         "same seed on the same examples. An interval that holds zero shows no difference.",
         "",
-        *_scores(gathered),
+        *_scores(results),
         "",
-        *(_wins(gathered) if gathered.name == "recipes" else []),
-        *_costs(gathered),
+        *(_wins(results) if results.name == "recipes" else []),
+        *_costs(results),
     ]
-    if gathered.more:
-        lines += ["", *_flatness(gathered)]
-    if gathered.failed:
-        lines += ["", "Not trained:", "", *(f"- {each}" for each in gathered.failed)]
+    if results.more:
+        lines += ["", *_flatness(results)]
+    if results.failed:
+        lines += ["", "Not trained:", "", *(f"- {each}" for each in results.failed)]
     write_text(path, "\n".join(lines) + "\n")
     return path
 
@@ -42,9 +42,9 @@ def unit_of(summary: Summary) -> Unit:
     return units.unit(summary.metric)
 
 
-def _scores(gathered: Gathered) -> list[str]:
+def _scores(results: Results) -> list[str]:
     lines = ["| comparison | row | on | score | − FFT (95%) | each seed |", "| --- | --- | --- | --: | --: | --- |"]
-    for each in gathered.summary():
+    for each in results.summary():
         unit = unit_of(each)
         cells = [each.panel, each.row, f"{each.on}, {unit.axis}", unit.number(each.score)]
         if each.row == FFT:
@@ -56,14 +56,14 @@ def _scores(gathered: Gathered) -> list[str]:
     return lines
 
 
-def _wins(gathered: Gathered) -> list[str]:
+def _wins(results: Results) -> list[str]:
     """On how many seeds of each comparison a row scores more on test than FFT, and than FFT that went on."""
     by_cell: dict[tuple[str, int], dict[str, float]] = {}
-    for each in gathered.rows:
+    for each in results.rows:
         if each.on == "test":
             by_cell.setdefault((each.panel, each.seed), {}).setdefault(each.row, each.score)
     panels = list(dict.fromkeys(panel for panel, _ in by_cell))
-    names = [name for name in dict.fromkeys(each.row for each in gathered.rows) if name not in (FFT, CONTINUED)]
+    names = [name for name in dict.fromkeys(each.row for each in results.rows) if name not in (FFT, CONTINUED)]
     rivals = [rival for rival in (FFT, CONTINUED) if any(rival in scores for scores in by_cell.values())]
     heads = [f"{panel}, > {rival}" for panel in panels for rival in rivals]
     lines = [f"| seeds won | {' | '.join(heads)} |", "| --- |" + " --: |" * len(heads)]
@@ -82,10 +82,10 @@ def units_interval(unit: Unit, summary: Summary) -> str:
     return ", ".join(unit.signed(bound) for bound in summary.ci95)
 
 
-def _costs(gathered: Gathered) -> list[str]:
+def _costs(results: Results) -> list[str]:
     lines = [f"| comparison | row | {' | '.join(COSTS)} |", "| --- | --- |" + " --: |" * len(COSTS)]
     spent: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for row in gathered.rows:
+    for row in results.rows:
         if row.cost is not None and row.on == "test":
             spent.setdefault((row.panel, row.row), []).append(row.cost)
     for (panel, name), costs in spent.items():
@@ -102,15 +102,15 @@ def _costs(gathered: Gathered) -> list[str]:
     return lines
 
 
-def _flatness(gathered: Gathered) -> list[str]:
+def _flatness(results: Results) -> list[str]:
     lines = [
         "Loss on validation, nats per answer token, and the largest eigenvalue of its Hessian:",
         "",
         "| row | loss | rise at the largest distance | top eigenvalue | of each seed |",
         "| --- | --: | --: | --: | --- |",
     ]
-    for name in dict.fromkeys(each["row"] for each in gathered.more):
-        mine = [each for each in gathered.more if each["row"] == name]
+    for name in dict.fromkeys(each["row"] for each in results.more):
+        mine = [each for each in results.more if each["row"] == name]
         middle, ends = mine[0]["distances"].index(0.0), (0, -1)
         loss = [_mean([losses[middle] for losses in each["losses"]]) for each in mine]
         far = [_mean([losses[end] for losses in each["losses"] for end in ends]) for each in mine]

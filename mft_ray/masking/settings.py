@@ -1,4 +1,4 @@
-"""What a mask is: the knobs of the method, and the paper's setting of them."""
+"""What a mask is: the settings of the method, and the paper's setting of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Removes = Literal["weight", "delta"]
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """The knobs of one mask. The defaults are the paper's preset, but for the layer group.
+    """The settings of one mask. The defaults are the paper's preset, but for the layer group.
 
     Attributes:
         ratio: masking ratio, the fraction of weights REMOVED, 0 <= ratio < 1.
@@ -78,20 +78,20 @@ class MaskSettings:
         """Refuse what no mask can be.
 
         Raises:
-            UserError: naming the knob, what was given and what is allowed.
+            UserError: naming the setting, what was given and what is allowed.
         """
         for ratio in (self.ratio, self.ratio_attn, self.ratio_mlp):
             if ratio is not None:
                 check_ratio(ratio)
         if self.layers != "all":
             parse_layers(self.layers)
-        for knob, allowed in _CHOICES.items():
-            if getattr(self, knob) not in get_args(allowed):
-                given, choices = getattr(self, knob), ", ".join(get_args(allowed))
-                raise UserError(f"mask {knob} {given!r} is unknown; choose one of {choices}.")
-        for knob in ("init_scale", "temperature"):
-            if not 0 < getattr(self, knob) < math.inf:  # nor NaN
-                raise UserError(f"mask {knob} must be above 0, got {getattr(self, knob)}.")
+        for setting, allowed in _CHOICES.items():
+            if getattr(self, setting) not in get_args(allowed):
+                given, choices = getattr(self, setting), ", ".join(get_args(allowed))
+                raise UserError(f"mask {setting} {given!r} is unknown; choose one of {choices}.")
+        for setting in ("init_scale", "temperature"):
+            if not 0 < getattr(self, setting) < math.inf:  # nor NaN
+                raise UserError(f"mask {setting} must be above 0, got {getattr(self, setting)}.")
         if not math.isfinite(self.threshold):
             raise UserError(f"mask threshold must be a number, got {self.threshold}.")
         if not 0 < self.anneal_fraction <= 1:
@@ -126,7 +126,7 @@ class MaskSettings:
             "ratio_mlp": self.ratio_mlp is not None,
             "hardness": self.hardness != "hard",
         }
-        if clash := [knob for knob, changed in given.items() if changed]:
+        if clash := [setting for setting, changed in given.items() if changed]:
             raise UserError(
                 f"mask rule threshold has no ratio, so {', '.join(clash)} cannot be set with it; leave it out, or "
                 "use rule ratio."

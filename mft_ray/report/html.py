@@ -57,7 +57,7 @@ def _content(run: Run) -> JsonObject:
         "metric": unit.axis,
         "product": run.product,
         **verdict.content(run),
-        "knobs": leaderboard.knobs(run),
+        "parameters": leaderboard.parameters(run),
         "board": leaderboard.lines(run),
         "n_validation": run.baseline.validation.n,
         "standard_error": unit.number(run.baseline.error),

@@ -15,7 +15,7 @@ from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Trial
 from mft_ray.utils import formatting as units
 
-KNOBS = ("ratio", "layers", "target", "init", "schedule", "lr")
+PARAMETERS = ("ratio", "layers", "target", "init", "schedule", "lr")
 REASONS = {
     "completed": "completed",
     "below_fft": "below FFT",
@@ -36,7 +36,7 @@ class Line:
         place: place among the trials, empty where there is none.
         name: the trial's id, or what the line is.
         winner: whether this trial is the one that was, or would be, judged.
-        settings: the trial's configuration, in the order of `knobs`; empty for a baseline.
+        settings: the trial's configuration, in the order of `parameters`; empty for a baseline.
         step: optimizer step of the score.
         score: on validation, in the metric's unit.
         delta: against FFT, signed; empty for FFT itself.
@@ -60,16 +60,16 @@ class Line:
     front: bool = False
 
 
-def knobs(run: Run) -> tuple[str, ...]:
+def parameters(run: Run) -> tuple[str, ...]:
     """Names of the settings that the trials differ by: the usual ones, then any other."""
     used = {key for trial in run.trials for key in trial.config}
-    return tuple(k for k in KNOBS if k in used) + tuple(sorted(used.difference(KNOBS)))
+    return tuple(k for k in PARAMETERS if k in used) + tuple(sorted(used.difference(PARAMETERS)))
 
 
 def lines(run: Run) -> list[Line]:
     """Every line, best first; a trial level with a baseline stands below it, for it gained nothing."""
     unit = units.unit(run.baseline.metric)
-    names = knobs(run)
+    names = parameters(run)
     board = [(trial.score, _trial(trial, place, run, names, unit)) for place, trial in enumerate(run.trials, 1)]
     fft = run.baseline.validation.score
     for kind, name, score in (
@@ -97,7 +97,7 @@ def table(run: Run, limit: int | None = None) -> Table:
         limit: show this many trials at most, the best; the baselines are always shown.
     """
     unit = units.unit(run.baseline.metric)
-    names = knobs(run)
+    names = parameters(run)
     shown = Table(
         title=f"Leaderboard: {unit.axis.lower()} on {run.baseline.validation.n:,} validation examples",
         title_justify="left",

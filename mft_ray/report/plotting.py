@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go
 
-from mft_ray.report.leaderboard import KNOBS, reason
+from mft_ray.report.leaderboard import PARAMETERS, reason
 from mft_ray.runs.reading import Run
 from mft_ray.runs.records import Point, Trial
 from mft_ray.utils import formatting as units
@@ -27,7 +27,7 @@ def plain(text: str) -> str:
 def describe(trial_id: str, trial: Trial | None) -> str:
     """A trial's name and settings, for hovering."""
     known = {} if trial is None else trial.config
-    lines = [f"trial {trial_id}"] + [f"{k} {units.setting(known[k])}" for k in KNOBS if k in known]
+    lines = [f"trial {trial_id}"] + [f"{k} {units.setting(known[k])}" for k in PARAMETERS if k in known]
     return "<br>".join(plain(line) for line in lines)
 
 

@@ -21,7 +21,7 @@ from mft_ray.runs.ray_logs import kept_logs
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import Settled
 from mft_ray.training.job import Outcome
-from mft_ray.training.methods.recipes import recipe, train_job
+from mft_ray.training.methods.jobs import train_job
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import Damaged
 from mft_ray.utils.formatting import unit
@@ -37,7 +37,7 @@ def train_once(method: str, config: Config, out: str) -> None:
 
     Args:
         method: one of `mft_ray.config.METHODS`.
-        config: as described in `mft_ray.training.methods.recipes.recipe`.
+        config: resolved configuration.
         out: folder for the result.
 
     Raises:
@@ -128,7 +128,7 @@ def _of_earlier_version(method: str, config: Config, folder: RunFolder) -> Settl
 
 
 def _could_have_made(method: str, config: Config, artifact: Path | None) -> bool:
-    how = recipe(method, config)
+    how = METHODS[method].recipe(config)
     if artifact is not None and artifact.name == MASK:
         return load_mask(artifact).settings == how.mask
     return artifact is None or (how.mask is None and (artifact.name == ADAPTER) == (how.lora is not None))

@@ -141,7 +141,7 @@ def build_search(
 
     Args:
         storage: storage of the study.
-        space: distribution by knob.
+        space: distribution by parameter.
         points: configurations tried first.
         sampler: name of a sampler of `build_sampler`.
         startup_trials: random trials before the sampler proposes.

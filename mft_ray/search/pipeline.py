@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mft_ray.baselines.fft import fft_baseline
-from mft_ray.config import Config
+from mft_ray.config import METHODS, Config
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.models.artifacts import ADAPTER, MASK
 from mft_ray.report.html import render
@@ -26,7 +26,6 @@ from mft_ray.search.leaderboard import write_results
 from mft_ray.search.progress import TrialProgress
 from mft_ray.search.trial import TrialPlan
 from mft_ray.search.tuner import run_trials
-from mft_ray.training.methods.recipes import recipe
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.console import log
 from mft_ray.utils.formatting import unit
@@ -85,7 +84,7 @@ def _run(run: Session, look_again: bool) -> None:
 def _searched(run: Session, baseline: FftModel) -> list[Trial]:
     """Run the trials that there are to be; return those of the leaderboard."""
     config, folder, search = run.config, run.folder, run.config.search
-    steps = recipe(search.method, config).train.steps
+    steps = METHODS[search.method].recipe(config).train.steps
     begun = begun_trials(folder)
     log(
         f"2/4 search: {search.trials} trials of at most {steps} steps, {run.concurrent} at a time"

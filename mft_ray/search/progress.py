@@ -195,7 +195,7 @@ def _raised(out: Path) -> bool:
     return read_json(out / "error.json", lambda content: bool(content.get("raised")))
 
 
-_KNOBS = {
+_LABELS = {
     "ratio": "ratio {:.3f}",
     "layers": "layers {}",
     "target": "{}",
@@ -208,4 +208,4 @@ _KNOBS = {
 
 def describe(point: Params) -> str:
     """Return a configuration in one short line."""
-    return ", ".join(_KNOBS.get(knob, knob + " {}").format(value) for knob, value in point.items())
+    return ", ".join(_LABELS.get(parameter, parameter + " {}").format(value) for parameter, value in point.items())

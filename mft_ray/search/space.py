@@ -40,12 +40,12 @@ def build_space(config: Config, depth: int) -> dict[str, BaseDistribution]:
     for group in groups:
         check_group(group, depth)
     ratio = _fixed_ratio(config)
-    knobs: dict[str, FloatRange | Sequence[Any]] = {name: getattr(space, name) for name in _short(config)}
-    if "layers" in knobs:
-        knobs["layers"] = groups
+    parameters: dict[str, FloatRange | Sequence[Any]] = {name: getattr(space, name) for name in _short(config)}
+    if "layers" in parameters:
+        parameters["layers"] = groups
     if ratio is not None:
-        knobs["ratio"] = [ratio]
-    return {name: _distribution(name, knob) for name, knob in (knobs | space.paths).items()}
+        parameters["ratio"] = [ratio]
+    return {name: _distribution(name, parameter) for name, parameter in (parameters | space.paths).items()}
 
 
 def points_to_evaluate(config: Config, depth: int) -> list[Params]:
@@ -199,44 +199,44 @@ def _extra(config: Config, point: Params, first: Params, space: dict[str, BaseDi
     given = {names.get(name, name): value for name, value in point.items()}
     if unknown := sorted(given.keys() - first.keys()):
         raise UserError(
-            f"search.extra_points has the unknown knob {', '.join(unknown)}; known: {', '.join(sorted(first))}."
+            f"search.extra_points has the unknown parameter {', '.join(unknown)}; known: {', '.join(sorted(first))}."
         )
-    for knob in {"ratio", "lr"} & given.keys():
-        _check_number(knob, given[knob])
+    for parameter in {"ratio", "lr"} & given.keys():
+        _check_number(parameter, given[parameter])
     if "layers" in given:
         given["layers"] = str(given["layers"])  # a layer group such as 4 is a number to YAML
         check_group(given["layers"], depth)
     whole = {**first, **given}
     apply(config, whole)
-    for knob, value in given.items():
-        if not _holds(space[knob], value):
+    for parameter, value in given.items():
+        if not _holds(space[parameter], value):
             raise UserError(
-                f"search.extra_points has {knob} {value}, which lies outside search.space.{knob} "
-                f"({_described(space[knob])}). Widen the space or leave the point out."
+                f"search.extra_points has {parameter} {value}, which lies outside search.space.{parameter} "
+                f"({_described(space[parameter])}). Widen the space or leave the point out."
             )
     return whole
 
 
-def _check_number(knob: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or (knob == "lr" and not value > 0):
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or (name == "lr" and not value > 0):
         raise UserError(
-            f"search.extra_points has {knob} {value!r}; it must be a number{' above 0' if knob == 'lr' else ''}."
+            f"search.extra_points has {name} {value!r}; it must be a number{' above 0' if name == 'lr' else ''}."
         )
 
 
-def _distribution(name: str, knob: FloatRange | Sequence[Any]) -> BaseDistribution:
-    if not isinstance(knob, FloatRange):
+def _distribution(name: str, given: FloatRange | Sequence[Any]) -> BaseDistribution:
+    if not isinstance(given, FloatRange):
         # By type as well: 1 and true are not the same.
-        return CategoricalDistribution(list({(type(value), value): value for value in knob}.values()))
-    step = knob.step if isinstance(knob, SettingRange) else None
+        return CategoricalDistribution(list({(type(value), value): value for value in given}.values()))
+    step = given.step if isinstance(given, SettingRange) else None
     kind = setting_type(Config, name) if "." in name else float
     if float in (kind, *get_args(kind)):
-        return FloatDistribution(knob.low, knob.high, log=knob.log, step=step)
-    numbers = (knob.low, knob.high, step or 1)
+        return FloatDistribution(given.low, given.high, log=given.log, step=step)
+    numbers = (given.low, given.high, step or 1)
     if any(number != int(number) for number in numbers):
-        raise UserError(f"search.space.{name} is a range of {knob.low:g} to {knob.high:g}; {name} is a whole number.")
+        raise UserError(f"search.space.{name} is a range of {given.low:g} to {given.high:g}; {name} is a whole number.")
     low, high, each = map(int, numbers)
-    return IntDistribution(low, high, log=knob.log, step=each)
+    return IntDistribution(low, high, log=given.log, step=each)
 
 
 def _nearest(value: Any, distribution: BaseDistribution) -> Any:

@@ -19,7 +19,7 @@ from mft_ray.search.restarts import note_restart
 from mft_ray.search.trial_report import Ended, Evaluated
 from mft_ray.training.checkpoint import drop_checkpoints
 from mft_ray.training.job import Evaluation, Outcome, Restart, StopReason, TrainJob, best_index, read_step
-from mft_ray.training.methods.recipes import train_job
+from mft_ray.training.methods.jobs import train_job
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.files import write_json
 from mft_ray.workers.environment import inherit

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray.tune
 
+from mft_ray.config import METHODS
 from mft_ray.errors import RunFailed
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.settled import begun_trials
@@ -28,7 +29,6 @@ from mft_ray.search.progress import TrialProgress
 from mft_ray.search.space import build_space, left_out, points_to_evaluate
 from mft_ray.search.stopper import TrialStopper
 from mft_ray.search.trial import MaskTrial, TrialPlan
-from mft_ray.training.methods.recipes import recipe
 from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json
 
@@ -212,7 +212,7 @@ def _new(
             name=experiment.name,
             storage_path=str(folder.tune),
             callbacks=[progress],
-            stop=TrialStopper(plan.stop, recipe(search.method, plan.config).train.steps),
+            stop=TrialStopper(plan.stop, METHODS[search.method].recipe(plan.config).train.steps),
             verbose=0,
             # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
             failure_config=ray.tune.FailureConfig(max_failures=1),

@@ -14,7 +14,6 @@ from mft_ray.models.artifacts import MASK, MODEL, export, find
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Trial
-from mft_ray.training.methods.recipes import recipe
 from mft_ray.utils.files import replacing
 
 BEST_MODEL = "model"
@@ -37,7 +36,7 @@ def keep_winner(folder: RunFolder, config: Config, baseline: FftModel, trial: Tr
     method = config.search.method
     tree = {"trial_id": trial.trial_id, "mask" if method == "mft" else method: trial.config}
     # With what the search chose of it.
-    tree["train"] = recipe(method, apply(config, trial.config)).train.model_dump(mode="json")
+    tree["train"] = METHODS[method].recipe(apply(config, trial.config)).train.model_dump(mode="json")
     with replacing(folder.best) as partial:
         partial.mkdir()
         _copy(artifact, partial / (BEST_MODEL if artifact.name == MODEL else artifact.name))
@@ -53,7 +52,7 @@ def _copy(source: Path, to: Path) -> None:
 
 def _card(folder: RunFolder, config: Config, baseline: FftModel, trial: Trial, sentence: str, artifact: Path) -> str:
     made = METHODS[config.search.method].makes
-    point = ", ".join(f"{knob} {value}" for knob, value in trial.config.items())
+    point = ", ".join(f"{parameter} {value}" for parameter, value in trial.config.items())
     facts = f"""# {made.capitalize()} learned by mft_ray
 
 {sentence}

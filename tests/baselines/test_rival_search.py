@@ -20,9 +20,8 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.search.checks import check_search
 from mft_ray.search.space import build_space, points_to_evaluate
 from mft_ray.training.job import Outcome
-from mft_ray.training.methods.recipes import recipe
 
-KNOBS = {
+PARAMETERS = {
     "mft": {"ratio", "layers", "target", "lr", "init", "schedule"},
     "lora": {"rank", "layers", "target", "lr"},
     "fft": {"lr", "weight_decay", "dropout"},
@@ -31,21 +30,21 @@ KNOBS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_knobs_and_trials_follow_them(tiny: dict[str, Any], method: str) -> None:
+def test_every_method_has_parameters_and_trials_follow_them(tiny: dict[str, Any], method: str) -> None:
     config = parse_config({**tiny, "search": {"method": method, "trials": 16}})
     space, points = build_space(config, 32), points_to_evaluate(config, 32)
-    assert space.keys() == points[0].keys() == KNOBS.get(method, {"ratio", "layers", "target"})
+    assert space.keys() == points[0].keys() == PARAMETERS.get(method, {"ratio", "layers", "target"})
     assert len(points) == (2 if METHODS[method].masks else 1)  # the paper's second group of layers
     changed = {"ratio": 0.5, "layers": "0-3", "lr": 0.123, "rank": 3, "weight_decay": 0.25, "dropout": 0.2}
-    point = {knob: changed.get(knob, value) for knob, value in points[0].items()}
-    how = recipe(method, apply(config, point))
+    point = {parameter: changed.get(parameter, value) for parameter, value in points[0].items()}
+    how = METHODS[method].recipe(apply(config, point))
     if "lr" in point:
         assert how.train.lr == 0.123
     for part in (how.train, how.mask, how.lora):
-        for knob in ("ratio", "layers", "rank", "weight_decay", "dropout"):
-            own_dropout = part is how.lora and knob == "dropout"
-            if hasattr(part, knob) and knob in point and not own_dropout:
-                assert getattr(part, knob) == changed[knob]
+        for parameter in ("ratio", "layers", "rank", "weight_decay", "dropout"):
+            own_dropout = part is how.lora and parameter == "dropout"
+            if hasattr(part, parameter) and parameter in point and not own_dropout:
+                assert getattr(part, parameter) == changed[parameter]
 
 
 def test_fft_cannot_be_searched_where_it_is_given(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -67,7 +66,7 @@ def run(lora_run: RunFolder) -> Path:
 @pytest.mark.slow
 def test_trials_are_of_the_method_and_the_best_is_kept(run: Path) -> None:
     rows = json.loads((run / "leaderboard.json").read_text())["trials"]
-    assert [set(row["config"]) for row in rows] == [KNOBS["lora"]] * 3
+    assert [set(row["config"]) for row in rows] == [PARAMETERS["lora"]] * 3
     assert all(row["cost"]["flops"] > 0 for row in rows)
     kept = {path.parent.name for path in (run / "work" / "trials").glob("*/adapter")}
     assert kept == {rows[0]["trial_id"]}

@@ -40,7 +40,7 @@ def test_methods_are_as_the_comparison_says(config: Config) -> None:
     assert cost.rows.keys() == panel.rows.keys() | {"wanda_mask", "movement"}
 
 
-def test_masks_differ_in_one_knob(config: Config) -> None:
+def test_masks_differ_in_one_setting(config: Config) -> None:
     [panel] = panels("ratio", config)
     assert panel.x == {"ratio 0.1": 0.1, "ratio 0.5": 0.5}
     for name, row in panel.rows.items():

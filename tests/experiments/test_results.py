@@ -12,7 +12,7 @@ import pytest
 
 from mft_ray.experiments.catalogue import EXPERIMENTS
 from mft_ray.experiments.figures import draw
-from mft_ray.experiments.results import Curve, Gathered, Row
+from mft_ray.experiments.results import Curve, Results, Row
 from mft_ray.experiments.tables import write_tables
 
 COST = {"tokens": 100, "flops": 1e9, "seconds": 2.0, "memory": 1e9, "trainable": 10, "artifact_bytes": 1000}
@@ -39,7 +39,7 @@ def row(seed: int, name: str, delta: float, **more: object) -> Row:
     return replace(found, **more)  # type: ignore[arg-type]
 
 
-def gathered(name: str) -> Gathered:
+def results(name: str) -> Results:
     """Three seeds: continued FFT gains a point on all of them, the mask on average."""
     rows, curves, more = [], [], []
     for seed, gain in enumerate((0.03, -0.01, 0.01)):
@@ -60,20 +60,20 @@ def gathered(name: str) -> Gathered:
         other = {"addition": "subtraction", "subtraction": "addition"}
         rows = [replace(each, panel=domain) for each in rows for domain in other]
         rows += [replace(each, on=other[each.panel]) for each in rows]
-    return Gathered(name, rows, curves, ["mft of seed 2: too hot"], more if name == "flatness" else [])
+    return Results(name, rows, curves, ["mft of seed 2: too hot"], more if name == "flatness" else [])
 
 
 def test_recipes_count_the_seeds_won_against_fft_and_what_went_on(tmp_path: Path) -> None:
-    text = write_tables(gathered("recipes"), tmp_path / "recipes.md").read_text()
+    text = write_tables(results("recipes"), tmp_path / "recipes.md").read_text()
     assert "| seeds won | all, > fft | all, > continued_fft |" in text
     assert "| mft | 2 of 3 | 1 of 3 |" in text  # +3, -1 and +1 points against 0 and +1: a tie is not won
     assert "| lora | 2 of 3 | 0 of 3 |" in text
     assert "| continued_fft | 3 of 3" not in text
-    assert "seeds won" not in write_tables(gathered("cost"), tmp_path / "cost.md").read_text()
+    assert "seeds won" not in write_tables(results("cost"), tmp_path / "cost.md").read_text()
 
 
 def test_the_table_has_means_over_seeds_with_their_interval(tmp_path: Path) -> None:
-    text = write_tables(gathered("cost"), tmp_path / "cost.md").read_text()
+    text = write_tables(results("cost"), tmp_path / "cost.md").read_text()
     # The mean of +3, -1 and +1, and Student's 4.303 x 2 / sqrt(3) about it.
     assert "| all | mft | test, Exact match (%) | 91.00 | +1.00 [−3.97, +5.97] | +3.00, −1.00, +1.00 |" in text
     assert "| all | continued_fft | test, Exact match (%) | 91.00 | +1.00 [+1.00, +1.00] |" in text
@@ -84,7 +84,7 @@ def test_the_table_has_means_over_seeds_with_their_interval(tmp_path: Path) -> N
 
 
 def test_metrics_are_not_mixed(tmp_path: Path) -> None:
-    both = gathered("curves")
+    both = results("curves")
     both = replace(both, rows=both.rows + [replace(each, metric="answer_logprob", score=-1.0) for each in both.rows])
     text = write_tables(both, tmp_path / "curves.md").read_text()
     assert "| all | fft | test, Exact match (%) | 90.00 |" in text
@@ -92,20 +92,20 @@ def test_metrics_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
-    one = gathered("curves")
+    one = results("curves")
     one = replace(one, rows=[each for each in one.rows if each.seed == 0])
     assert "| +3.00 | +3.00 |" in write_tables(one, tmp_path / "curves.md").read_text()
     assert draw(one, tmp_path / "curves").exists()
 
 
 def test_flatness_has_a_table_of_its_own(tmp_path: Path) -> None:
-    text = write_tables(gathered("flatness"), tmp_path / "flatness.md").read_text()
+    text = write_tables(results("flatness"), tmp_path / "flatness.md").read_text()
     assert "| mft | 1.0000 | +1.500 | 7 | 7, 7, 7 |" in text
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_figure_says_what_it_shows(name: str, tmp_path: Path) -> None:
-    png = draw(gathered(name), tmp_path / name)
+    png = draw(results(name), tmp_path / name)
     assert matplotlib.image.imread(png).std() > 0.01  # there is something on it
     words = (tmp_path / f"{name}.svg").read_text()
     ElementTree.fromstring(words)
@@ -119,7 +119,7 @@ def test_every_figure_says_what_it_shows(name: str, tmp_path: Path) -> None:
 
 
 def test_a_row_far_off_leaves_room_for_the_others(tmp_path: Path) -> None:
-    near = gathered("recipes")
+    near = results("recipes")
     said = "logarithmic beyond"
     assert said not in draw(near, tmp_path / "near").with_suffix(".svg").read_text()
     far = replace(near, rows=[*near.rows, *(row(seed, "seed 2", -0.4) for seed in range(3))])
@@ -129,6 +129,6 @@ def test_a_row_far_off_leaves_room_for_the_others(tmp_path: Path) -> None:
 
 
 def test_raw_rows_are_json() -> None:
-    content = json.loads(json.dumps(gathered("ratio").raw()))
+    content = json.loads(json.dumps(results("ratio").raw()))
     assert {"seed", "panel", "row", "score", "delta_fft", "cost"} <= content["rows"][0].keys()
     assert content["summary"][1]["deltas"] == pytest.approx([0.003, -0.001, 0.001])

@@ -31,7 +31,7 @@ MASK = MaskSettings(ratio=0.3, init="magnitude", schedule="anneal", anneal_fract
 # A part of the model, so that a checkpoint's size tells whether the rest is in it.
 ONE_LAYER = MaskSettings(ratio=0.3, layers="0", target="attn")
 # What else a mask can be, each with what is special about sharding it.
-KNOBS = {
+SETTINGS = {
     "model": replace(MASK, scope="model"),  # all scores are ranked together
     "pattern": replace(MASK, ratio=0.5, pattern="2:4"),
     "soft": replace(MASK, hardness="soft"),  # the forward computes with scores

@@ -12,10 +12,10 @@ import ray.cloudpickle
 from ground import (
     EVALUATION,
     FFT,
-    KNOBS,
     MASK,
     MFT,
     ONE_LAYER,
+    SETTINGS,
     Ground,
     Jobs,
     file_hashes,
@@ -118,7 +118,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             looked_into(1, 0, compute="bfloat16"),
             looked_into(1, 0),
             partial(plain, add(mft_job, "rmsprop-z0w1", scaling(), optimizer="rmsprop")),
-            *(partial(plain, add(mft_job, f"{knob}-z0w1", scaling(), mask)) for knob, mask in KNOBS.items()),
+            *(partial(plain, add(mft_job, f"{name}-z0w1", scaling(), mask)) for name, mask in SETTINGS.items()),
         ],
         ground.root,
     )
@@ -143,7 +143,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(interrupted, add(mft_job, "resumed-z3w2", scaling(2, 3)), 15),
             looked_into(2, 3),
             partial(plain, add(mft_job, "rmsprop-z3w2", scaling(2, 3), optimizer="rmsprop")),
-            *(partial(plain, add(mft_job, f"{knob}-z3w2", scaling(2, 3), mask)) for knob, mask in KNOBS.items()),
+            *(partial(plain, add(mft_job, f"{name}-z3w2", scaling(2, 3), mask)) for name, mask in SETTINGS.items()),
         ],
         ground.root,
     )

@@ -263,7 +263,7 @@ def test_any_change_of_a_masks_bytes_makes_a_mask_or_a_paragraph(path: Path, dat
 
 TEXTS = st.text(max_size=6) | st.sampled_from(["{}", "[]", "null", '{"layers.0.weight": [3, 5]}', '{"ratio": 1}'])
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
-KNOBS = PLAIN | st.lists(st.integers(), max_size=2)
+SETTING_VALUES = PLAIN | st.lists(st.integers(), max_size=2)
 
 
 @given(
@@ -272,14 +272,18 @@ KNOBS = PLAIN | st.lists(st.integers(), max_size=2)
     st.lists(st.integers(0, 4), max_size=3),
     st.dictionaries(
         st.sampled_from(["ratio", "layers", "init", "pattern", "removes", "threshold", "target", "x"]),
-        KNOBS,
+        SETTING_VALUES,
     ),
 )
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_forged_file_makes_a_mask_or_a_paragraph(
-    path: Path, changes: dict[str, str], dtype: torch.dtype, shape: list[int], knobs: dict[str, object]
+    path: Path, changes: dict[str, str], dtype: torch.dtype, shape: list[int], changed_settings: dict[str, object]
 ) -> None:
-    forged(path, {"layers.0.weight": torch.zeros(shape, dtype=dtype)}, **{"settings": json.dumps(knobs), **changes})
+    forged(
+        path,
+        {"layers.0.weight": torch.zeros(shape, dtype=dtype)},
+        **{"settings": json.dumps(changed_settings), **changes},
+    )
     loaded = read(path)
     if isinstance(loaded, MaskFile):
         assert all(mask.dtype == torch.bool for mask in loaded.masks.values())

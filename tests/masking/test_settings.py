@@ -17,7 +17,7 @@ def test_the_defaults_are_the_papers_preset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "says"),
+    ("setting", "value", "says"),
     [
         ("ratio", 1.0, r"masking ratio 1.0 is outside \[0, 1\)"),
         ("ratio", -0.01, "masking ratio -0.01"),
@@ -47,9 +47,9 @@ def test_the_defaults_are_the_papers_preset() -> None:
         ("pattern", "2:4", "pattern 2:4 removes 0.5 of all weights, but the ratio is 0.1. Set ratio 0.5"),
     ],
 )
-def test_what_no_mask_can_be_is_refused(knob: str, value: Any, says: str) -> None:
+def test_what_no_mask_can_be_is_refused(setting: str, value: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        MaskSettings(**{knob: value})
+        MaskSettings(**{setting: value})
 
 
 @pytest.mark.parametrize("own", [{"ratio_attn": 0.4}, {"ratio_mlp": 0.0}])
@@ -66,7 +66,7 @@ def test_a_pattern_is_hard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"),
+    ("setting", "value"),
     [
         ("schedule", "anneal"),
         ("schedule", "linear"),
@@ -77,9 +77,9 @@ def test_a_pattern_is_hard() -> None:
         ("hardness", "soft"),
     ],
 )
-def test_a_threshold_takes_no_knob_of_a_ratio(knob: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"rule threshold has no ratio, so {knob} cannot be set"):
-        MaskSettings(rule="threshold", **{knob: value})
+def test_a_threshold_takes_no_setting_of_a_ratio(setting: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"rule threshold has no ratio, so {setting} cannot be set"):
+        MaskSettings(rule="threshold", **{setting: value})
 
 
 def test_a_half_without_a_ratio_of_its_own_has_the_common_one() -> None:

@@ -21,7 +21,7 @@ from mft_ray.config import METHODS, Config, parse_config, setting_type
 from mft_ray.config.methods import GROUP, Methods, MethodSpec, Product, Recipe
 from mft_ray.config.params import apply
 from mft_ray.search.space import build_space, first_point
-from mft_ray.training.methods.recipes import train_job
+from mft_ray.training.methods.jobs import train_job
 
 DOCS = Path(__file__).parents[2] / "docs" / "your_own_method.md"
 [TOY] = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)

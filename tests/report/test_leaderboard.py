@@ -28,13 +28,13 @@ def test_a_trial_level_with_fft_stands_below_it(make_run):
     assert lines[1].ahead == 0
 
 
-def test_new_knobs_get_a_column(make_run):
+def test_new_parameters_get_a_column(make_run):
     run = make_run(trials=1)
     board = json.loads((run / "leaderboard.json").read_text())
     board["trials"][0]["config"]["scope"] = "model"
     (run / "leaderboard.json").write_text(json.dumps(board))
     records = read(run)
-    assert leaderboard.knobs(records)[-1] == "scope"
+    assert leaderboard.parameters(records)[-1] == "scope"
     assert "model" in leaderboard.text(records)
 
 

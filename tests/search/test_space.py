@@ -36,8 +36,8 @@ def test_paper_preset_comes_first_and_lies_inside_the_space(tiny, depth):
     assert preset["ratio"] == 0.1
     assert preset["lr"] == 2e-5
     assert space.keys() == preset.keys()
-    for knob, value in preset.items():
-        assert space[knob]._contains(space[knob].to_internal_repr(value)), knob
+    for parameter, value in preset.items():
+        assert space[parameter]._contains(space[parameter].to_internal_repr(value)), parameter
 
 
 NARROW = {
@@ -55,7 +55,7 @@ def test_the_space_is_a_bound_and_what_is_nearest_to_the_preset_is_tried_first(t
     space = build_space(config, 32)
     assert space["ratio"] == FloatDistribution(0.3, 0.5)
     assert space["lr"] == FloatDistribution(1e-4, 1e-2, log=True)
-    assert [space[knob].choices for knob in ("layers", "target", "init", "schedule")] == [
+    assert [space[parameter].choices for parameter in ("layers", "target", "init", "schedule")] == [
         ("0-1",),
         ("mlp",),
         ("magnitude",),
@@ -82,11 +82,11 @@ def test_a_list_of_numbers_is_a_choice_among_them(tiny):
     assert points_to_evaluate(config, 8)[0]["ratio"] == 0.2
 
 
-@pytest.mark.parametrize("knob", SpaceConfig.model_fields)
-def test_an_empty_list_is_refused(tiny, knob):
-    value = {"train.warmup": []} if knob == "paths" else []
-    with pytest.raises(UserError, match=r"search\.space\.(paths\.train\.warmup|" + knob + r").*at least 1 item"):
-        _config(tiny, space={knob: value})
+@pytest.mark.parametrize("parameter", SpaceConfig.model_fields)
+def test_an_empty_list_is_refused(tiny, parameter):
+    value = {"train.warmup": []} if parameter == "paths" else []
+    with pytest.raises(UserError, match=r"search\.space\.(paths\.train\.warmup|" + parameter + r").*at least 1 item"):
+        _config(tiny, space={parameter: value})
 
 
 SETTINGS = {
@@ -257,7 +257,7 @@ def test_a_layer_that_yaml_reads_as_a_number_is_the_same_group(tiny):
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ({"sparsity": 0.9}, "unknown knob sparsity; known: init, layers, lr, ratio, schedule, target"),
+        ({"sparsity": 0.9}, "unknown parameter sparsity; known: init, layers, lr, ratio, schedule, target"),
         ({"layers": "4-9"}, "4-9 reaches beyond"),
         ({"ratio": 1.0}, r"ratio 1.0 is outside \[0, 1\)"),
         ({"target": "heads"}, "target: got 'heads'; Input should be 'attn', 'mlp' or 'both'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import on_workers
 import pytest
 import torch
-from ground import KNOBS, MASK, Ground, Jobs, file_hashes
+from ground import MASK, SETTINGS, Ground, Jobs, file_hashes
 
 from mft_ray.data.store import open_split
 from mft_ray.evaluation.metrics import per_example
@@ -48,12 +48,12 @@ def test_a_mask_does_not_depend_on_how_it_was_computed(jobs: Jobs, name: str) ->
     assert disagreement(final_mask(jobs[name]), final_mask(jobs["mft-z0w1"])) <= 0.001
 
 
-@pytest.mark.parametrize("knob", [*KNOBS, "rmsprop"])
-def test_every_knob_works_sharded(jobs: Jobs, ground: Ground, knob: str) -> None:
-    whole, sharded = jobs[f"{knob}-z0w1"], jobs[f"{knob}-z3w2"]
+@pytest.mark.parametrize("setting", [*SETTINGS, "rmsprop"])
+def test_every_setting_works_sharded(jobs: Jobs, ground: Ground, setting: str) -> None:
+    whole, sharded = jobs[f"{setting}-z0w1"], jobs[f"{setting}-z3w2"]
     assert_same_curve(outcome(sharded), outcome(whole))
     assert disagreement(final_mask(sharded), final_mask(whole)) <= 0.001
-    assert disagreement(final_mask(whole), final_mask(jobs["mft-z0w1"])) > 0.001  # the knob does something
+    assert disagreement(final_mask(whole), final_mask(jobs["mft-z0w1"])) > 0.001  # the setting does something
     # What was scored last is what the file holds.
     masked = load_masked(ground.backbone, load_mask(Path(whole.out) / "mask.safetensors"), pretrained=ground.start)
     tokenizer, rows = load_tokenizer(ground.backbone), list(open_split(Path(ground.data), "validation"))

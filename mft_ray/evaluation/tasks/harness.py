@@ -15,6 +15,8 @@ from typing import Any
 from mft_ray.errors import UserError
 from mft_ray.evaluation.tasks.base import ExampleScores, Task, TaskOptions
 
+_FEWSHOT_SEED = 1234  # the harness's own, which only its evaluator sets
+
 
 class HarnessTask(Task):
     """One of the harness's tasks that generate text.
@@ -46,6 +48,7 @@ class HarnessTask(Task):
         self.name, self.metric = name, metric
         _prepare(name, prepare)
         self._task = _load(name, task, options, shots, files)
+        self._task.set_fewshot_seed(_FEWSHOT_SEED)
         with _quiet():
             self._task.build_all_requests(
                 limit=options.limit,

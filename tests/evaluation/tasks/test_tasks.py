@@ -91,6 +91,23 @@ def test_ifeval_counts_instructions_and_prompts(ifeval: Task) -> None:
     assert summary["prompt_level_strict_acc"] == 0.5
 
 
+class Asked(Texts):
+    """What it was asked, beside the texts that it gives back."""
+
+    def generate_until(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[str]:
+        self.prompts = [request.args[0] for request in requests]
+        return super().generate_until(requests, *args, **kwargs)
+
+
+def test_few_shot_prompts_are_the_harness_own(gsm8k: Path) -> None:
+    task = load_task("gsm8k", TaskOptions(str(gsm8k)))
+    assert isinstance(task, HarnessTask)
+    ours, asked = list(task.prompts), Asked([""] * len(task.prompts))
+    # Its evaluator draws the examples before each prompt with a seed; a task alone would draw others each time.
+    simple_evaluate(asked, tasks=[task._task], limit=len(ours), bootstrap_iters=0)
+    assert asked.prompts == ours
+
+
 def test_scores_are_the_harness_own(gsm8k: Path, ifeval: Task) -> None:
     texts = {
         "gsm8k": ["#### 1", "it is 2", "", "#### 4.", "five"],

@@ -8,7 +8,7 @@ import pytest
 
 from mft_ray.config import METHODS, Config, ScalingConfig, TrainConfig, parse_config
 from mft_ray.masking import MaskSettings
-from mft_ray.training.methods.recipes import recipe, train_job
+from mft_ray.training.methods.jobs import train_job
 
 ONE_SHOT = ("random_mask", "l1_mask", "wanda_mask")
 
@@ -27,7 +27,7 @@ def config(tiny: dict[str, Any]) -> Config:
 
 def test_every_method_trains_one_thing(config: Config) -> None:
     for method in METHODS:
-        how = recipe(method, config)
+        how = METHODS[method].recipe(config)
         assert (how.mask is not None) == METHODS[method].masks
         assert (how.lora is not None) == (method == "lora")
 
@@ -36,29 +36,29 @@ def test_all_but_fft_have_the_budget_and_the_batches_of_a_mask(config: Config) -
     def budget(train: TrainConfig) -> tuple[int, int, int, int]:
         return train.steps, train.batch_size, train.seed, train.eval_every
 
-    assert recipe("fft", config).train == config.fft.train
+    assert METHODS["fft"].recipe(config).train == config.fft.train
     for method in METHODS.keys() - {"fft", *ONE_SHOT}:
-        assert budget(recipe(method, config).train) == (100, 4, 5, 10)
+        assert budget(METHODS[method].recipe(config).train) == (100, 4, 5, 10)
 
 
 def test_continued_fft_keeps_ffts_optimizer(config: Config) -> None:
-    train = recipe("continued_fft", config).train
+    train = METHODS["continued_fft"].recipe(config).train
     assert (train.lr, train.weight_decay, train.dropout) == (1e-4, 0.3, 0.1)
     slower = config.model_copy(update={"fft": config.fft.model_copy(update={"continued_lr": 1e-5})})
-    assert recipe("continued_fft", slower).train.lr == 1e-5
+    assert METHODS["continued_fft"].recipe(slower).train.lr == 1e-5
 
 
 def test_lora_has_a_learning_rate_of_its_own(config: Config) -> None:
-    assert recipe("lora", config).train.lr == config.lora.lr == 2e-4
+    assert METHODS["lora"].recipe(config).train.lr == config.lora.lr == 2e-4
     same = config.model_copy(update={"lora": config.lora.model_copy(update={"lr": None})})
-    assert recipe("lora", same).train.lr == 1e-3
+    assert METHODS["lora"].recipe(same).train.lr == 1e-3
     # arXiv 2503.22764: rank 64, alpha 16, all seven projections.
     assert (config.lora.rank, config.lora.alpha, config.lora.target, config.lora.layers) == (64, 16, "both", "all")
 
 
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_a_one_shot_mask_is_where_and_as_large_as_the_learned_one(method: str, config: Config) -> None:
-    how = recipe(method, config)
+    how = METHODS[method].recipe(config)
     assert how.mask is not None
     assert (how.mask.ratio, how.mask.layers, how.mask.target) == (0.3, "1", "both")
     assert (how.mask.schedule, how.mask.hardness) == ("constant", "hard")
@@ -66,11 +66,11 @@ def test_a_one_shot_mask_is_where_and_as_large_as_the_learned_one(method: str, c
 
 
 def test_movement_starts_at_zero_and_is_annealed(config: Config) -> None:
-    mask = recipe("movement", config).mask
+    mask = METHODS["movement"].recipe(config).mask
     assert mask is not None
     assert (mask.rule, mask.init, mask.hardness, mask.schedule) == ("movement", "zero", "hard", "linear")
     constant = config.model_copy(update={"mask": MaskSettings()})
-    annealed = recipe("movement", constant).mask
+    annealed = METHODS["movement"].recipe(constant).mask
     assert annealed is not None
     assert annealed.schedule == "anneal"
 
@@ -83,4 +83,4 @@ def test_a_job_is_of_its_method(config: Config) -> None:
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_what_is_cut_once_has_no_epochs(method: str, config: Config) -> None:
     epochs = config.model_copy(update={"train": TrainConfig(epochs=2)})
-    assert recipe(method, epochs).train.in_steps(100).steps == 0
+    assert METHODS[method].recipe(epochs).train.in_steps(100).steps == 0

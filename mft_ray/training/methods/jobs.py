@@ -5,21 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mft_ray.config import METHODS, Config, ScalingConfig
-from mft_ray.config.methods import Recipe
 from mft_ray.training.job import TrainJob
-
-
-def recipe(method: str, config: Config) -> Recipe:
-    """Return how a method trains under a configuration.
-
-    All but ``fft`` take the steps, batches and seed of ``train``: they see the same examples in the same order, and
-    so the same tokens. Continued FFT has the optimizer's settings of ``fft.train``.
-
-    Args:
-        method: name of a method in `mft_ray.config.METHODS`.
-        config: resolved configuration.
-    """
-    return METHODS[method].recipe(config)
 
 
 def train_job(
@@ -35,9 +21,12 @@ def train_job(
 ) -> TrainJob:
     """Return the job that trains by a method.
 
+    All but ``fft`` take the steps, batches and seed of ``train``: they see the same examples in the same order, and
+    so the same tokens. Continued FFT has the optimizer's settings of ``fft.train``.
+
     Args:
         method: one of `mft_ray.config.METHODS`.
-        config: as described in `recipe`.
+        config: resolved configuration.
         model: folder or hub id of what is trained, or masked.
         data: folder of the prepared splits.
         out: folder for the result.
@@ -45,7 +34,7 @@ def train_job(
         backbone: fingerprint of ``model``, where that is frozen.
         more: other fields of `TrainJob`.
     """
-    how = recipe(method, config)
+    how = METHODS[method].recipe(config)
     return TrainJob(
         method=method,
         model=model,

@@ -1,4 +1,4 @@
-"""What must hold of every mask, whatever the knobs say."""
+"""What must hold of every mask, whatever the settings say."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mft_ray.masking import (
     load_mask,
     removed_count,
     save_mask,
-    settings,
 )
+from mft_ray.masking.settings import _CHOICES
 
 TWO_OF_FOUR = {"ratio": 0.5, "pattern": "2:4"}
-KNOBS: list[MaskSettings] = [
+SETTINGS: list[MaskSettings] = [
     MaskSettings(),
     MaskSettings(ratio=0.0),
     MaskSettings(ratio=0.99),
@@ -58,13 +58,13 @@ KNOBS: list[MaskSettings] = [
 ]
 
 
-def short(knobs: MaskSettings) -> str:
+def short(chosen: MaskSettings) -> str:
     defaults = asdict(MaskSettings())
-    return " ".join(f"{knob}={value}" for knob, value in asdict(knobs).items() if value != defaults[knob]) or "paper"
+    return " ".join(f"{name}={value}" for name, value in asdict(chosen).items() if value != defaults[name]) or "paper"
 
 
-@pytest.fixture(params=KNOBS, ids=short)
-def knobs(request: pytest.FixtureRequest) -> MaskSettings:
+@pytest.fixture(params=SETTINGS, ids=short)
+def settings(request: pytest.FixtureRequest) -> MaskSettings:
     chosen: MaskSettings = request.param
     return chosen
 
@@ -94,8 +94,8 @@ def autocast(cache: bool | torch.dtype) -> AbstractContextManager[None]:
     return context
 
 
-def masks_on(model: nn.Module, knobs: MaskSettings, cache: bool | torch.dtype, seed: int = 0) -> Masks:
-    return Masks(model, knobs, seed=seed, before=BEFORE, calibrate=lambda: model(TOKENS), cache=cache)
+def masks_on(model: nn.Module, settings: MaskSettings, cache: bool | torch.dtype, seed: int = 0) -> Masks:
+    return Masks(model, settings, seed=seed, before=BEFORE, calibrate=lambda: model(TOKENS), cache=cache)
 
 
 def wanted_counts(masks: Masks) -> dict[object, list[int]]:
@@ -115,39 +115,39 @@ def wanted_counts(masks: Masks) -> dict[object, list[int]]:
     return counts
 
 
-def test_the_list_has_every_value_of_every_knob() -> None:
-    allowed = {**settings._CHOICES, "layers": None, "pattern": None, "ratio_attn": None, "ratio_mlp": None}
-    for knob in asdict(MaskSettings()):
-        given = {getattr(knobs, knob) for knobs in KNOBS}
-        assert given >= set(get_args(allowed.get(knob))), knob
-        assert len(given) > 1, knob
+def test_the_list_has_every_value_of_every_setting() -> None:
+    allowed = {**_CHOICES, "layers": None, "pattern": None, "ratio_attn": None, "ratio_mlp": None}
+    for setting in asdict(MaskSettings()):
+        given = {getattr(each, setting) for each in SETTINGS}
+        assert given >= set(get_args(allowed.get(setting))), setting
+        assert len(given) > 1, setting
 
 
-def test_every_mask_keeps_its_promises(knobs: MaskSettings, cache: bool | torch.dtype, tmp_path: Path) -> None:
+def test_every_mask_keeps_its_promises(settings: MaskSettings, cache: bool | torch.dtype, tmp_path: Path) -> None:
     with autocast(cache):
         plain = logits_of(backbone())
-        masks = masks_on(backbone(), knobs, cache)
-        if knobs.schedule != "constant":
+        masks = masks_on(backbone(), settings, cache)
+        if settings.schedule != "constant":
             for mode in (True, False):
                 assert torch.equal(logits_of(masks.model.train(mode)), plain), "step 0 is the FFT model"
 
         train(masks, steps=4)
         learned, logits = copies(masks.masks()), logits_of(masks.model)
         assert masks.at_full_ratio
-        if knobs.rule == "ratio":
+        if settings.rule == "ratio":
             for removed, wanted in wanted_counts(masks).values():
                 assert removed == wanted
 
-        again = masks_on(backbone(), knobs, cache)
+        again = masks_on(backbone(), settings, cache)
         train(again, steps=4)
         assert same(again.masks(), learned), "the same seed gives the same masks"
 
         path = tmp_path / "mask.safetensors"
-        save_mask(path, MaskFile(learned, knobs, fingerprint(backbone()), fingerprint(before())))
+        save_mask(path, MaskFile(learned, settings, fingerprint(backbone()), fingerprint(before())))
         loaded = load_mask(path)
-        assert loaded.settings == knobs
+        assert loaded.settings == settings
         assert same(loaded.masks, learned)
-        applied = apply_masks(backbone(), loaded.masks, BEFORE if knobs.removes == "delta" else None)
+        applied = apply_masks(backbone(), loaded.masks, BEFORE if settings.removes == "delta" else None)
         assert torch.equal(logits_of(applied), logits)
 
         assert bits(masks.merge()) == bits(applied)
@@ -160,20 +160,20 @@ def test_every_mask_keeps_its_promises(knobs: MaskSettings, cache: bool | torch.
         assert depth(masks.model) == 2
 
 
-def test_training_moves_every_score(knobs: MaskSettings) -> None:
-    masks = masks_on(backbone(), knobs, cache=True)
+def test_training_moves_every_score(settings: MaskSettings) -> None:
+    masks = masks_on(backbone(), settings, cache=True)
     first = [score.detach().clone() for score in masks.scores()]
     train(masks, steps=2)
     assert not any(torch.equal(*pair) for pair in zip(masks.scores(), first, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_backbones_have_fp32_scores(dtype: torch.dtype, knobs: MaskSettings) -> None:
-    masks = masks_on(backbone().to(dtype), knobs, cache=True)
+def test_half_precision_backbones_have_fp32_scores(dtype: torch.dtype, settings: MaskSettings) -> None:
+    masks = masks_on(backbone().to(dtype), settings, cache=True)
     assert all(score.dtype == torch.float32 for score in masks.scores())
     train(masks, steps=2)
     logits = logits_of(masks.model)
     assert logits.dtype == dtype
-    applied = apply_masks(backbone().to(dtype), masks.masks(), BEFORE if knobs.removes == "delta" else None)
+    applied = apply_masks(backbone().to(dtype), masks.masks(), BEFORE if settings.removes == "delta" else None)
     assert torch.equal(logits_of(applied), logits)
     assert bits(masks.unload()) == bits(backbone().to(dtype))
