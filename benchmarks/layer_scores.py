@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/layer_scores.py LAYERS_RUN --out benchmarks/results/layer_scores
 
-reads what `python -m mft_ray.experiment layers --config tune_spaces/experiments/toy.yaml` left: for every seed a mask
+reads what `mft-ray experiment layers --config tune_spaces/experiments/toy.yaml` left: for every seed a mask
 for each group of layers. A few batches of training examples give each group a score, from the FFT model alone;
 Spearman's correlation over groups with the gain on test is averaged over seeds, and its p-value is of a permutation of
 groups within seeds.

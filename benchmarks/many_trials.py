@@ -22,7 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from ray.util.state import list_actors, list_placement_groups
 
 from mft_ray.config import parse_config
-from mft_ray.search.pipeline import search
+from mft_ray.searches.pipeline import search
 from mft_ray.workers.connection import connected
 
 EVERY_S = 1.0

@@ -19,7 +19,7 @@ from keep_run import keep
 
 from mft_ray.config import parse_config
 from mft_ray.evaluation.statistics import interval
-from mft_ray.search.pipeline import search
+from mft_ray.searches.pipeline import search
 from mft_ray.workers.connection import connected
 
 TREE: dict[str, Any] = {

@@ -16,6 +16,7 @@ from typing import Any
 
 from mft_ray.config import load_config
 from mft_ray.masking import MaskSettings
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.training.job import TrainJob
 from mft_ray.workers.connection import connected
@@ -37,10 +38,10 @@ def main() -> None:
     options = arguments.parse_args()
     folder = RunFolder(options.run.resolve())
     config = load_config(folder.config).seeded()
-    baseline = json.loads((folder.work / "baseline.json").read_text())
+    baseline = FftModel.load(folder.fft_model)
     rows = []
     print("| mask | lr | adamw | rmsprop |\n| --- | --- | --- | --- |")
-    print(f"| FFT | | {baseline['score']:.4f} | |", flush=True)
+    print(f"| FFT | | {baseline.score:.4f} | |", flush=True)
     with connected(), tempfile.TemporaryDirectory() as scratch:
         group = WorkerGroup(config.scaling, Path(scratch) / "group")
         for number, (settings, lr) in enumerate(POINTS):
@@ -51,7 +52,7 @@ def main() -> None:
                 out.mkdir()
                 job = TrainJob(
                     method="mft",
-                    model=baseline["model"],
+                    model=baseline.model,
                     data=str(folder.data),
                     out=str(out),
                     train=config.train.model_copy(update=update),
@@ -59,13 +60,13 @@ def main() -> None:
                     scaling=config.scaling,
                     mask=MaskSettings(**settings),
                 )
-                best = group.run(job).best_evaluation
+                best = group.train(job).best_evaluation
                 scores[optimizer] = best.score if best else None
             rows.append({**settings, "lr": lr, **scores})
             print(f"| {settings} | {lr:g} | {scores['adamw']:.4f} | {scores['rmsprop']:.4f} |", flush=True)
         group.close()
     if options.out:
-        options.out.write_text(json.dumps({"fft": baseline["score"], "steps": options.steps, "rows": rows}, indent=1))
+        options.out.write_text(json.dumps({"fft": baseline.score, "steps": options.steps, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -26,13 +26,14 @@ import ray.tune
 from ray.tune import Callback
 
 from mft_ray.config import Config, load_config
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.study_storage import new_storage
-from mft_ray.search.optuna_search import build_search
-from mft_ray.search.space import build_space, points_to_evaluate
-from mft_ray.search.trial import MaskTrial, TrialPlan
-from mft_ray.search.trial_report import METRIC, Ended, from_tune
-from mft_ray.search.tuner import DRIVER
+from mft_ray.searches.optuna_search import build_search
+from mft_ray.searches.space import build_space, points_to_evaluate
+from mft_ray.searches.trial import MaskTrial, TrialPlan
+from mft_ray.searches.trial_report import METRIC, Ended, from_tune
+from mft_ray.searches.tuner import DRIVER
 from mft_ray.training.job import Outcome
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.workers.capacity import concurrent_trials
@@ -130,9 +131,7 @@ def plan_in(root: Path, config: Config, baseline: dict[str, Any], data: Path) ->
     folder.trials.mkdir(parents=True)
     folder.data.symlink_to(data)
     stop = config.search.stop.model_copy(update={"below_fft": False, "plateau": None})
-    return TrialPlan(
-        config, str(root), baseline["model"], baseline["fingerprint"], None, baseline["scores"], AgainstFft(stop)
-    )
+    return TrialPlan(config, str(root), baseline.model, baseline.fingerprint, None, baseline.scores, AgainstFft(stop))
 
 
 def main() -> None:
@@ -146,7 +145,7 @@ def main() -> None:
     given = RunFolder(options.run.resolve())
     config = load_config(given.config, [f"search.trials={options.trials}", "search.extra_points=[]"]).seeded()
     config.train.steps, config.train.eval_every = options.steps, max(1, options.steps // 3)
-    baseline = json.loads((given.work / "baseline.json").read_text())
+    baseline = FftModel.load(given.fft_model)
     rows: dict[str, dict[str, Any]] = {}
     print("| workers | wall s | trials/h | useful s per trial | efficiency | latency s, median and worst |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -159,7 +158,7 @@ def main() -> None:
         slots = concurrent_trials(config.scaling, config.search.max_concurrent)
         for name, (trainable, watch, reuse) in variants.items():
             plan = plan_in(Path(scratch) / name, config, baseline, given.data)
-            row = search(trainable, plan, watch(RunFolder(Path(plan.root))), baseline["depth"], slots, reuse)
+            row = search(trainable, plan, watch(RunFolder(Path(plan.root))), baseline.depth, slots, reuse)
             rows[name] = row
             print(
                 f"| {name} | {row['wall_s']:.0f} | {row['trials_per_hour']:.0f} | {row['useful_s_per_trial']:.1f} | "

@@ -34,9 +34,9 @@ from optuna.trial import TrialState
 from response import MadeUp, Point, Recorded, Response, record
 
 from mft_ray.config import Config, load_config
-from mft_ray.search.optuna_search import StudySearch, build_search
-from mft_ray.search.space import build_space, points_to_evaluate
-from mft_ray.search.trial_report import Ended, Evaluated
+from mft_ray.searches.optuna_search import StudySearch, build_search
+from mft_ray.searches.space import build_space, points_to_evaluate
+from mft_ray.searches.trial_report import Ended, Evaluated
 from mft_ray.training.job import Evaluation, StopReason
 from mft_ray.training.stopping import AgainstFft, projected
 
@@ -66,7 +66,7 @@ class Setting:
     """One way to search.
 
     Attributes:
-        sampler: of `mft_ray.search.optuna_search.build_sampler`.
+        sampler: of `mft_ray.searches.optuna_search.build_sampler`.
         told: what Optuna is told of trials that were stopped early: ``best`` (the product's), ``projection`` (for
             ``below_fft`` the score that the stop rule expected), ``below_fft pruned``, or ``pruned`` (all, as before).
     """

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/structured.py RECIPES_RUN --out benchmarks/results/structured
 
-takes the FFT models that `python -m mft_ray.experiment recipes --config tune_spaces/experiments/recipes.yaml` left. No
+takes the FFT models that `mft-ray experiment recipes --config tune_spaces/experiments/recipes.yaml` left. No
 training: units are removed one by one, each time the one of the most promising (by the first-order fall of the
 training loss) that scores best on validation, until none is better than leaving all as they are. That looks harder for
 a gain than a learned mask does; what was found is then judged on test.

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/votes.py RECIPES_RUN --out benchmarks/results/votes
 
-reads what `python -m mft_ray.experiment recipes --config tune_spaces/experiments/recipes.yaml` left: in every
+reads what `mft-ray experiment recipes --config tune_spaces/experiments/recipes.yaml` left: in every
 comparison three masks that differ in the seed of their batches. A weight is removed where any, most or all of them
 remove it.
 """

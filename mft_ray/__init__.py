@@ -1,3 +1,9 @@
-"""Mask Fine-Tuning on Ray: learn which weights of a fine-tuned LLM to switch off."""
+"""Mask Fine-Tuning on Ray: learn which weights of a fine-tuned LLM to switch off, and whether that made it better."""
 
-__version__ = "0.1.0"
+import lazy_loader
+
+__version__ = "0.2.0"
+
+# What is here stands in __init__.pyi, for type checkers and for this: `import mft_ray` waits for neither torch nor Ray.
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [*_names, "__version__"]

@@ -6,13 +6,12 @@ import json
 import re
 import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import run_command
 
-from mft_ray import evaluate
 from mft_ray.config import Config
 from mft_ray.data import arithmetic
 from mft_ray.evaluation.tasks import load_task
@@ -40,15 +39,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_its_commands_leave_what_it_says(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_commands_leave_what_it_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [shlex.split(block) for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)]
-    assert [command[:2] for command in commands] == [["python", "-m"], ["python", "-m"], ["python", "-c"]]
-    for _, _, module, *arguments in commands[:2]:
-        assert module == "mft_ray.evaluate"
-        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-        evaluate.main()
+    assert [command[:2] for command in commands] == [["mft-ray", "evaluate"], ["mft-ray", "evaluate"], ["python", "-c"]]
+    for _, *arguments in commands[:2]:
+        run_command(*arguments)
     capsys.readouterr()
     exec(commands[2][2], {})
     assert "'n': 3" in capsys.readouterr().out
@@ -78,5 +73,5 @@ def test_the_page_of_checkpoints_names_commands_and_settings_that_there_are() ->
     for setting in re.findall(r"`((?:model|data|run|compare|study)\.\w+)", page):
         section, name = setting.split(".")
         assert name in Config.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
-    [command] = re.findall(r"`python -m mft_ray\.export ([^`]*)`", page)
+    [command] = re.findall(r"`mft-ray export ([^`]*)`", page)
     assert re.findall(r"--\w+", command) == ["--backbone", "--adapter", "--out"]

@@ -25,7 +25,7 @@ from mft_ray.evaluation.tasks import TASKS
 from mft_ray.masking import load_mask
 from mft_ray.models.export import save_model
 from mft_ray.models.loading import load_model, load_tokenizer, new_model
-from mft_ray.search.space import points_to_evaluate
+from mft_ray.searches.space import points_to_evaluate
 from mft_ray.training.job import Outcome
 from mft_ray.workers.group import WorkerGroup
 

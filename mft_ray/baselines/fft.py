@@ -20,7 +20,7 @@ from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import FftScores, Measured, SplitScore
 from mft_ray.training.job import Outcome, StopReason, TrainJob
-from mft_ray.training.methods.jobs import train_job
+from mft_ray.training.method_jobs import train_job
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import replacing
 

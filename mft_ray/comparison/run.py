@@ -1,4 +1,4 @@
-"""All methods on one backbone, under one budget, in one table: `python -m mft_ray.compare`."""
+"""All methods on one backbone, under one budget, in one table: `mft-ray compare`."""
 
 from __future__ import annotations
 

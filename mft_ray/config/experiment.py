@@ -17,7 +17,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class ExperimentConfig(Section):
-    """What `python -m mft_ray.experiment` varies. Each run is a comparison on an FFT model of its own seed."""
+    """What `mft-ray experiment` varies. Each run is a comparison on an FFT model of its own seed."""
 
     seeds: int = Field(3, ge=1, description="each experiment is run so often, with other data, weights and batches")
     ratios: list[Ratio] = Field([0.02, 0.05, 0.1, 0.2, 0.3, 0.5], description="of experiment ratio")

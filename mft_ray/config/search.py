@@ -42,7 +42,7 @@ class BudgetConfig(Section):
 class SearchConfig(Section):
     """The search over masks, or over settings of a rival method."""
 
-    method: MethodName = Field("mft", description="what trials do; see python -m mft_ray.train --help")
+    method: MethodName = Field("mft", description="what trials do; see mft-ray train --help")
     trials: int = Field(16, ge=1)
     budget: BudgetConfig = BudgetConfig()
     space: SpaceConfig = SpaceConfig()

@@ -40,7 +40,7 @@ MADE_FROM: dict[str, tuple[Stage, ...]] = {
     "verdict": ("verdict",),
     "compare": ("methods",),
     "experiment": (),
-    "method": ("training",),  # of python -m mft_ray.train, which is no setting
+    "method": ("training",),  # of mft-ray train, which is no setting
 }
 # What may change at any time, and why: results do not depend on it, or it only adds to them.
 FREE: dict[str, str] = {

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mft_ray.config import bundled
 from mft_ray.config.comparison import CompareConfig
 from mft_ray.config.data import DataConfig, EvaluationConfig
 from mft_ray.config.experiment import ExperimentConfig
 from mft_ray.config.parsing.explain import explain, explain_yaml
 from mft_ray.config.parsing.paths import setting_type
 from mft_ray.config.parsing.values import check_name, mistaken, unusable
-from mft_ray.config.parsing.yaml_text import apply_override, read_yaml, write_yaml
+from mft_ray.config.parsing.yaml_text import Overrides, apply_overrides, read_yaml, write_yaml
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
 from mft_ray.config.space import SettingRange
@@ -154,22 +155,22 @@ class Config(Section):
         write_text(path, write_yaml(self.model_dump(mode="json")))
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | os.PathLike[str], overrides: Overrides = ()) -> Config:
     """Read a YAML file, apply ``path=value`` overrides, and validate the whole.
 
     Args:
-        path: a YAML file holding differences from the defaults.
-        overrides: entries such as ``search.trials=4``; values are parsed as YAML.
+        path: a YAML file holding differences from the defaults, or the name of one that comes with the package.
+        overrides: settings to change: lines such as ``search.trials=4``, or values by path.
 
     Raises:
         UserError: the file cannot be read, or a key or value is not allowed.
     """
     try:
-        tree = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        tree = read_yaml(bundled.found(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(
-            f"Cannot read the config {path}: {error.strerror}. Give --config a YAML file, "
-            "such as tune_spaces/quickstart.yaml."
+            f"Cannot read the config {path}: {error.strerror}. Give --config a YAML file, or one of these names: "
+            f"{', '.join(bundled.names())}."
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"The config {path} is not text. Give --config a YAML file in UTF-8.") from None
@@ -177,8 +178,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise UserError(f"The config {path} is not valid YAML: {explain_yaml(error)}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"The config {path} must be a mapping of settings, got {type(tree).__name__}.")
-    for override in overrides:
-        apply_override(tree, override)
+    apply_overrides(tree, overrides)
     return parse_config(tree, where=str(path))
 
 

@@ -24,6 +24,7 @@ from mft_ray.utils.json_types import JsonObject
 
 logger = logging.getLogger(__name__)
 
+RESULTS = "results.json"
 _TELL_S = 10.0
 
 
@@ -120,7 +121,7 @@ def benchmark(
                 "metrics": {metric: {"score": summary[metric], "standard_error": errors[metric]} for metric in summary},
                 "unfinished": sum(not row["finished"] for row in texts),
             }
-            write_json(out / "results.json", results)
+            write_json(out / RESULTS, results)
             yield f"{task.name}, {one.name}: {task.metric} {summary[task.metric]:.4f} ± {errors[task.metric]:.4f}"
 
 

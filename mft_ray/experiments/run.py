@@ -22,6 +22,7 @@ from mft_ray.experiments.landscape import surroundings
 from mft_ray.experiments.results import collect
 from mft_ray.experiments.tables import write_tables
 from mft_ray.masking import depth
+from mft_ray.runs.environment import keep_environment
 from mft_ray.runs.folder import RunFolder, lock, open_folder
 from mft_ray.runs.prepare import check_tasks, skeleton
 from mft_ray.runs.repair.mend import mend_run
@@ -66,6 +67,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
                 mend_run(each)
             settled.begin("experiments")
             config.save(folder.config)
+            keep_environment(folder)
             write_json(folder.root / "experiments.json", {"names": list(cells)})
             _write_tasks(every, folder)
             for cell in every:
@@ -78,7 +80,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
             return folder.root
         except KeyboardInterrupt:
             begun = " ".join(cells)
-            log(f"interrupted; what was finished is kept: python -m mft_ray.experiment {begun} --resume {folder.root}")
+            log(f"interrupted; what was finished is kept: mft-ray experiment {begun} --resume {folder.root}")
             raise
         finally:
             held.release()
@@ -93,7 +95,7 @@ def _check_names(names: Sequence[str], folder: RunFolder) -> None:
     if set(begun) != set(names):
         raise UserError(
             f"{folder.root} holds the experiments {', '.join(begun)}, not {', '.join(names)}: "
-            f"python -m mft_ray.experiment {' '.join(begun)} --resume it."
+            f"mft-ray experiment {' '.join(begun)} --resume it."
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mft_ray.errors import UserError
-from mft_ray.masking.select import Weight
+from mft_ray.masking.selection import Weight
 from mft_ray.masking.settings import MaskSettings
 
 

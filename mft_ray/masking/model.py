@@ -15,7 +15,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking.init import initial_scores, input_norms
 from mft_ray.masking.ranking import make_masks, ranked_together
 from mft_ray.masking.schedule import full_ratio_reached, share_at, temperature_at
-from mft_ray.masking.select import Weight, select
+from mft_ray.masking.selection import Weight, select
 from mft_ray.masking.settings import MaskSettings, parse_pattern
 from mft_ray.masking.straight_through import masked
 from mft_ray.masking.weight import WeightMask

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from mft_ray.masking.select import Weight
+from mft_ray.masking.selection import Weight
 from mft_ray.masking.settings import MaskSettings, parse_pattern
 from mft_ray.masking.topk import keep_largest, refuse_nan, removed_count
 

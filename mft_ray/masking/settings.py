@@ -16,6 +16,9 @@ Init = Literal["normal", "magnitude", "wanda", "constant", "zero"]
 Schedule = Literal["constant", "anneal", "linear"]
 Hardness = Literal["hard", "soft"]
 Removes = Literal["weight", "delta"]
+INITS: tuple[str, ...] = get_args(Init)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+TARGETS: tuple[str, ...] = get_args(Target)
 
 
 @dataclass(frozen=True)

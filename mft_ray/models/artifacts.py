@@ -13,9 +13,7 @@ from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.models.export import generation_config_of, load_masked, replace_folder
 from mft_ray.models.loading import load_model, load_tokenizer
-
-# Names within a run's folder.
-MODEL, MASK, ADAPTER = "best", "mask.safetensors", "adapter"
+from mft_ray.models.names import ADAPTER, MASK, MODEL
 
 
 def find(folder: Path) -> Path | None:

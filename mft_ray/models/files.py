@@ -154,13 +154,13 @@ def _refuse_adapter(folder: Path, weights: Path | None) -> None:
         base = _read_json(folder, folder / ADAPTER).get("base_model_name_or_path") or "ITS_MODEL"
         raise UserError(
             f"{folder} holds an adapter, not a model. Make it part of the model that it was trained on, and give the "
-            f"folder that this writes: python -m mft_ray.export --backbone {base} --adapter {folder} --out FOLDER"
+            f"folder that this writes: mft-ray export --backbone {base} --adapter {folder} --out FOLDER"
             "."
         )
     raise UserError(
         f"{folder} holds a model and an adapter ({ADAPTER}), which transformers would put on the model unasked: its "
         "weights would be others than these. Move the adapter's files to a folder of their own; to have it in the "
-        "weights, then: python -m mft_ray.export --backbone MODEL --adapter ADAPTER --out FOLDER."
+        "weights, then: mft-ray export --backbone MODEL --adapter ADAPTER --out FOLDER."
     )
 
 

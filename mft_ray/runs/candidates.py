@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mft_ray.models.artifacts import MODEL, find
+from mft_ray.models.artifacts import find
+from mft_ray.models.names import MODEL
 
 
 @dataclass(frozen=True)

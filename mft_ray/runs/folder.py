@@ -34,6 +34,7 @@ class RunFolder:
         self.study = root / "study.db"
         self.best = root / "best"
         self.data_counts = root / "data.json"
+        self.environment = root / "environment.json"
         self.work = root / "work"
         self.study_copy = self.work / "study.db"
         self.start_model = self.work / "model"

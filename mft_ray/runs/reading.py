@@ -13,11 +13,44 @@ from mft_ray.config import METHODS, parse_config
 from mft_ray.config.parsing.yaml_text import read_yaml
 from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
 from mft_ray.errors import UserError
+from mft_ray.models.names import ADAPTER, BEST_MODEL, MASK
 from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
 from mft_ray.utils.files import Damaged
 from mft_ray.utils.json_types import JsonObject
 
 T = TypeVar("T", bound=FileRecord)
+
+
+@dataclass(frozen=True)
+class Best:
+    """What a search leaves of its winner.
+
+    Attributes:
+        folder: folder of the mask (or adapter), its settings, its card and, if wanted, the model.
+        trial: row of the leaderboard.
+    """
+
+    folder: Path
+    trial: Trial
+
+    @property
+    def mask_path(self) -> Path | None:
+        """Mask file; None where another method was searched."""
+        return self._there(MASK)
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """Folder of a LoRA adapter; None where another method was searched."""
+        return self._there(ADAPTER)
+
+    @property
+    def model_path(self) -> Path | None:
+        """Folder of the model with the mask in its weights; None with ``run.export_model: false``."""
+        return self._there(BEST_MODEL)
+
+    def _there(self, name: str) -> Path | None:
+        path = self.folder / name
+        return path if path.exists() else None
 
 
 @dataclass(frozen=True)
@@ -43,6 +76,22 @@ class Run:
         section = self.config.get("run")
         name = section.get("name") if isinstance(section, dict) else None
         return str(name or self.folder.resolve().name)
+
+    @property
+    def leaderboard(self) -> list[Trial]:
+        """All trials, best first."""
+        return self.trials
+
+    @property
+    def backbone(self) -> str | None:
+        """Folder or hub id of the FFT model, which masks are learned on."""
+        return self.baseline.model
+
+    @property
+    def best(self) -> Best | None:
+        """What is left of the trial that was judged; None before the verdict."""
+        folder, winner = self.folder / "best", self.winner
+        return Best(folder, winner) if folder.is_dir() and winner is not None else None
 
     @property
     def product(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
+from mft_ray.runs.environment import keep_environment
 from mft_ray.runs.folder import RunFolder, check_owner, lock, open_folder
 from mft_ray.runs.prepare import Check, check, check_tasks, make_ready, with_absolute_paths, with_fixed_date
 from mft_ray.runs.ray_logs import kept_logs
@@ -84,6 +85,7 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
             settled = check_settled(folder, config)  # again, now that nobody else is at it
             mend_run(folder)
             start = _prepare(config, seeded, settled, new=resume is None)
+            keep_environment(folder)
             with kept_logs(folder):
                 yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:

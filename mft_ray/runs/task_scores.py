@@ -11,7 +11,7 @@ import ray
 from mft_ray.config import Config
 from mft_ray.data.store import TOKENIZER
 from mft_ray.errors import RunFailed, UserError
-from mft_ray.evaluation.benchmark import benchmark, load_tasks, one_each, texts_file
+from mft_ray.evaluation.benchmark import RESULTS, benchmark, load_tasks, one_each, texts_file
 from mft_ray.evaluation.loaded_model import Backbone
 from mft_ray.models.loading import load_tokenizer
 from mft_ray.runs.candidates import Candidate
@@ -54,7 +54,7 @@ def score_on_tasks(session: Session, candidates: Sequence[Candidate]) -> dict[tu
         raise failed from error
     except ray.exceptions.RayError as error:
         raise RunFailed(f"benchmark tasks failed: {root_cause(error)}") from error
-    first = read_json(out / candidates[0].name / "results.json", dict)
+    first = read_json(out / candidates[0].name / RESULTS, dict)
     metrics = {task: results[candidates[0].name]["metric"] for task, results in first.items()}
     return {
         (task, metric): {each.name: _example_scores(out, each.name, task, metric) for each in candidates}

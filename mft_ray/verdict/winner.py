@@ -10,13 +10,12 @@ import yaml
 from mft_ray.config import METHODS, Config
 from mft_ray.config.params import apply
 from mft_ray.masking import load_mask
-from mft_ray.models.artifacts import MASK, MODEL, export, find
+from mft_ray.models.artifacts import export, find
+from mft_ray.models.names import BEST_MODEL, MASK, MODEL
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Trial
 from mft_ray.utils.files import replacing
-
-BEST_MODEL = "model"
 
 
 def keep_winner(folder: RunFolder, config: Config, baseline: FftModel, trial: Trial, sentence: str) -> None:
@@ -69,5 +68,5 @@ def _card(folder: RunFolder, config: Config, baseline: FftModel, trial: Trial, s
     return f"""{facts}
 Make an ordinary Hugging Face model of it:
 
-    python -m mft_ray.export --backbone {baseline.model} {learned} --out MODEL_FOLDER
+    mft-ray export --backbone {baseline.model} {learned} --out MODEL_FOLDER
 """

@@ -40,7 +40,10 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     keep_local()
+    in_main = threading.current_thread() is threading.main_thread()
     with ExitStack() as stack:
+        if in_main:  # Ray changes it
+            stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
             _keeper = share()  # it lives as long as this holds it
@@ -49,7 +52,7 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
             stack.callback(_end, _start(num_cpus))
         stack.callback(ray.shutdown)
         # A stopped job gets SIGTERM: the same as Ctrl-C, once Ray's own handler is out of the way.
-        if threading.current_thread() is threading.main_thread():
+        if in_main:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield
 

@@ -17,8 +17,8 @@ from mft_ray.evaluation.answers import match
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_model
 from mft_ray.runs.folder import RunFolder
-from mft_ray.search.checks import check_search
-from mft_ray.search.space import build_space, points_to_evaluate
+from mft_ray.searches.checks import check_search
+from mft_ray.searches.space import build_space, points_to_evaluate
 from mft_ray.training.job import Outcome
 
 PARAMETERS = {

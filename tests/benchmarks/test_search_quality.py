@@ -11,7 +11,7 @@ import search_quality as quality
 from response import MadeUp, Recorded
 
 from mft_ray.config import Config, load_config
-from mft_ray.search.space import points_to_evaluate
+from mft_ray.searches.space import points_to_evaluate
 
 RECORDING = Path(quality.__file__).parent / "results" / "recordings" / "quickstart-grid.json"
 

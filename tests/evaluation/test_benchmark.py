@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from command_line import run_command
 
-from mft_ray import evaluate
 from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
 from mft_ray.evaluation import loaded_model as judged
@@ -57,11 +56,10 @@ def task(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(tmp_path: Path, task: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(tmp_path: Path, task: Path) -> Command:
     def run(*arguments: str | Path, out: str = "out") -> dict[str, Any]:
         options = ["--tasks", f"{task}:{tmp_path / 'code.py'}", "--out", str(tmp_path / out), "--batch-size", "5"]
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments), *options])
-        evaluate.main()
+        run_command("evaluate", *arguments, *options)
         results: dict[str, Any] = json.loads((tmp_path / out / "results.json").read_text())
         return results[f"{task}:{tmp_path / 'code.py'}"]
 
@@ -196,14 +194,12 @@ def test_a_mask_of_another_model_is_refused(command: Command, model: Path, tmp_p
 
 
 @pytest.mark.parametrize("arguments", [["--tasks", "gsm8k"], ["M", "--tasks", "gsm8k"], ["M"], ["--out", "x"]])
-def test_half_an_order_is_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+def test_half_an_order_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        evaluate.main()
+        run_command("evaluate", *arguments)
     assert caught.value.code == 2
 
 
-def test_data_of_a_task_that_is_not_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate", "M", "--tasks", "ifeval", "--data", "gsm8k=x", "--out", "y"])
+def test_data_of_a_task_that_is_not_asked_for_is_refused() -> None:
     with pytest.raises(UserError, match="--data names gsm8k"):
-        evaluate.main()
+        run_command("evaluate", "M", "--tasks", "ifeval", "--data", "gsm8k=x", "--out", "y")

@@ -10,7 +10,7 @@ import pytest
 
 from mft_ray.config import parse_config
 from mft_ray.runs.folder import RunFolder
-from mft_ray.search.pipeline import search
+from mft_ray.searches.pipeline import search
 
 
 @pytest.fixture(scope="session")

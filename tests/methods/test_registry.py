@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import searches
+import small_searches
 import yaml
 
 from mft_ray.config import METHODS, Config, parse_config, setting_type
 from mft_ray.config.methods import GROUP, Methods, MethodSpec, Product, Recipe
 from mft_ray.config.params import apply
-from mft_ray.search.space import build_space, first_point
-from mft_ray.training.methods.jobs import train_job
+from mft_ray.searches.space import build_space, first_point
+from mft_ray.training.method_jobs import train_job
 
 DOCS = Path(__file__).parents[2] / "docs" / "your_own_method.md"
 [TOY] = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
@@ -93,7 +93,7 @@ def installed(site: Path, text: str) -> dict[str, str]:
 
 def test_a_broken_package_is_named(tmp_path: Path) -> None:
     environment = installed(tmp_path / "site", "raise RuntimeError('no such luck')")
-    command = [sys.executable, "-m", "mft_ray.train", "--method", "mft", "--config", "none", "--out", "x"]
+    command = [sys.executable, "-m", "mft_ray", "train", "--method", "mft", "--config", "none", "--out", "x"]
     ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert (
@@ -110,7 +110,7 @@ def test_a_method_of_another_package_is_searched_and_judged(
     tree = make_tiny()
     tree["search"] = {"method": "toy", "trials": 2, "space": {"ratio": [0.1, 0.3]}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    ended = searches.run(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run", **environment)
+    ended = small_searches.run(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run", **environment)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert verdict["method"] == "toy"

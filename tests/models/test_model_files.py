@@ -345,7 +345,7 @@ def make_adapter(model: Path, folder: Path, spoil: Callable[[dict[str, torch.Ten
 def test_an_adapter_is_no_model_and_is_not_put_on_one_unasked(llama: Path, tmp_path: Path) -> None:
     adapter = make_adapter(llama, tmp_path / "adapter")
     told = refused(adapter)
-    assert f"python -m mft_ray.export --backbone {llama} --adapter {adapter} --out FOLDER" in told
+    assert f"mft-ray export --backbone {llama} --adapter {adapter} --out FOLDER" in told
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(adapter / name, llama / name)
     assert "holds a model and an adapter (adapter_config.json)" in refused(llama)

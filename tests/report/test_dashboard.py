@@ -11,8 +11,8 @@ import urllib.request
 import optuna
 import pytest
 
-from mft_ray.dashboard import open_server
 from mft_ray.errors import UserError
+from mft_ray.report.study_server import open_server
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def fetch(address):
 
 
 def test_command_serves_the_study_until_it_is_stopped(run):
-    command = [sys.executable, "-m", "mft_ray.dashboard", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "mft_ray", "dashboard", str(run), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
@@ -114,7 +114,7 @@ def test_not_a_study_is_left_alone(tmp_path, content):
 
 
 def test_command_ends_with_2_on_a_users_mistake(tmp_path):
-    command = [sys.executable, "-m", "mft_ray.dashboard", str(tmp_path)]
+    command = [sys.executable, "-m", "mft_ray", "dashboard", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "no study" in done.stderr

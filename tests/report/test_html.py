@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mft_ray.cli.main import main
 from mft_ray.config import parse_config
 from mft_ray.config.stages import flatten, made_from
-from mft_ray.report.__main__ import main
 from mft_ray.report.html import render
 from mft_ray.report.leaderboard import text
 from mft_ray.report.verdict import banner
@@ -262,12 +262,12 @@ def test_nothing_half_written_and_written_again(make_run):
 
 def test_command_prints_where_the_report_is(make_run, capsys):
     run = make_run()
-    assert main([str(run)]) == 0
+    assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"report  {run / 'report.html'}\n"
 
 
 def test_command_refuses_what_is_no_run_folder(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "baseline.json" in printed.err

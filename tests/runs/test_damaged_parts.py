@@ -12,7 +12,7 @@ from mft_ray.errors import UserError
 from mft_ray.evaluation.benchmark import _continued
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.repair.mend import mend_run
-from mft_ray.search.progress import TrialProgress
+from mft_ray.searches.progress import TrialProgress
 from mft_ray.training.job import Evaluation, Outcome
 from mft_ray.utils.files import write_json
 

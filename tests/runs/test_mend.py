@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import searches
+import small_searches
 import yaml
 
 from mft_ray.config import load_config, parse_config
-from mft_ray.dashboard import open_server
 from mft_ray.errors import UserError
 from mft_ray.models.artifacts import export
 from mft_ray.report.html import render
+from mft_ray.report.study_server import open_server
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import check_settled
-from mft_ray.search.budget import Budget
-from mft_ray.search.leaderboard import write_results
-from mft_ray.search.pipeline import search
+from mft_ray.searches.budget import Budget
+from mft_ray.searches.leaderboard import write_results
+from mft_ray.searches.pipeline import search
 from mft_ray.training.job import Outcome
 from mft_ray.utils.files import read_json
 from mft_ray.verdict.test_looks import looks
@@ -224,7 +224,7 @@ def test_a_search_with_several_damaged_files_goes_on(tmp_path: Path, make_tiny: 
     tree = make_tiny()
     tree["search"] = {"trials": 3, "max_concurrent": 1, "stop": {"below_fft": False, "plateau": None}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    first = searches.run(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run")
+    first = small_searches.run(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run")
     assert first.returncode == 0, first.stderr
     root = tmp_path / "run"
     board = json.loads((root / "leaderboard.json").read_text())["trials"]
@@ -250,7 +250,7 @@ def test_a_search_with_several_damaged_files_goes_on(tmp_path: Path, make_tiny: 
         content = (root / name).read_bytes()
         (root / name).write_bytes(content[: number % 2 * len(content) // 2])
     # best/'s copy of the mask is sound, its model is not.
-    resumed = searches.run(tmp_path, "--resume", "run", "--set", "search.trials=4")
+    resumed = small_searches.run(tmp_path, "--resume", "run", "--set", "search.trials=4")
     said = resumed.stdout + resumed.stderr
     assert "Traceback" not in said, said
     for name in damaged:
@@ -264,7 +264,7 @@ def test_a_search_with_several_damaged_files_goes_on(tmp_path: Path, make_tiny: 
     assert resumed.returncode in (0, 2), said  # another trial may be best: its look at the test examples is asked for
     assert (resumed.returncode == 0) == ("--look-again judges it" not in resumed.stderr)
     if resumed.returncode == 2:
-        again = searches.run(tmp_path, "--resume", "run", "--look-again")
+        again = small_searches.run(tmp_path, "--resume", "run", "--look-again")
         assert again.returncode == 0, again.stderr
     assert (root / "verdict.json").exists()
     assert len(list((root / "work" / "damaged").rglob("*"))) >= len(damaged)

@@ -30,7 +30,7 @@ from mft_ray.runs.prepare import (
     with_fixed_date,
     within_positions,
 )
-from mft_ray.search.pipeline import search
+from mft_ray.searches.pipeline import search
 
 SECONDS = 30  # generous: the machine may be busy
 CHAT = {"task": "chat", "prompt_column": "question", "answer_column": "answer"}

@@ -16,9 +16,9 @@ from mft_ray.config.stages import FREE, MADE_FROM, flatten, nested, stages_of
 from mft_ray.errors import UserError
 from mft_ray.experiments.run import run_experiments
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.once.train import train_once
 from mft_ray.runs.settled import Settled, check_settled
-from mft_ray.runs.train_once import train_once
-from mft_ray.search.pipeline import search
+from mft_ray.searches.pipeline import search
 
 Changed = Callable[..., Config]
 
@@ -264,7 +264,7 @@ def test_edited_experiments_are_refused_by_name(folder: RunFolder, changed: Chan
 
 
 class TestOneTraining:
-    """`python -m mft_ray.train --out X` on an X that is there."""
+    """`mft-ray train --out X` on an X that is there."""
 
     @pytest.fixture
     def out(self, folder: RunFolder) -> RunFolder:
@@ -272,7 +272,7 @@ class TestOneTraining:
         return folder
 
     def begun(self, out: RunFolder, config: Config, method: str = "fft") -> str:
-        from mft_ray.runs.train_once import _tree
+        from mft_ray.runs.once.train import _tree
 
         settled = Settled(out, _tree(method, config.seeded()))
         settled.begin("data")
@@ -345,14 +345,11 @@ class TestOneTraining:
 def test_set_with_resume_is_over_the_runs_own_config(
     folder: RunFolder, changed: Changed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mft_ray import cli, tune
+    from mft_ray.cli.main import main
 
     begun(folder, changed(), "data")
     written = folder.config.read_text()
-    monkeypatch.setattr("sys.argv", ["tune", "--resume", str(folder.root), "--set", "data.n_train=50"])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(tune.main)
-    assert ended.value.code == 2
+    assert main(["tune", "--resume", str(folder.root), "--set", "data.n_train=50"]) == 2
     assert "data.n_train was 60 for the data, and is now 50" in capsys.readouterr().err
     assert folder.config.read_text() == written
     assert yaml.safe_load(written)["data"]["n_train"] == 60

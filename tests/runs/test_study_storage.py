@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 from mft_ray.errors import RunFailed
 from mft_ray.runs import study_storage as study_file
 from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage
-from mft_ray.search.optuna_search import STUDY_NAME, build_search
+from mft_ray.searches.optuna_search import STUDY_NAME, build_search
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from mft_ray.config import METHODS, Config, ScalingConfig, TrainConfig, parse_config
 from mft_ray.masking import MaskSettings
-from mft_ray.training.methods.jobs import train_job
+from mft_ray.training.method_jobs import train_job
 
 ONE_SHOT = ("random_mask", "l1_mask", "wanda_mask")
 

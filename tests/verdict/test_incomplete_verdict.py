@@ -12,7 +12,7 @@ import yaml
 from mft_ray.config import parse_config
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
-from mft_ray.search.pipeline import search
+from mft_ray.searches.pipeline import search
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -11,6 +13,8 @@ from mft_ray.config.parsing.explain import explain_yaml
 from mft_ray.errors import UserError
 from mft_ray.utils.json_types import JsonObject
 
+# Settings to change: values by path, or lines as the command has them.
+Overrides = Mapping[str, Any] | Sequence[str]
 # Far more than any configuration has; a text of aliases to aliases of a few lines has billions.
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 50
@@ -127,28 +131,38 @@ def _check_keys(node: yaml.MappingNode) -> None:
             )
 
 
-def apply_override(tree: JsonObject, override: str) -> None:
-    """Change one setting of a tree.
+def apply_overrides(tree: JsonObject, overrides: Overrides) -> None:
+    """Change settings of a tree.
 
     Args:
-        tree: as YAML gives it; changed in place.
-        override: such as ``search.trials=4``; the value is read as YAML.
+        tree: tree of settings as YAML gives it; changed in place.
+        overrides: values by path, or lines such as ``search.trials=4``, whose values are read as YAML.
 
     Raises:
-        UserError: it is not of that form.
+        UserError: a line is not of that form, or a path leads through a value.
     """
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override!r} is not of the form path=value, such as --set search.trials=4.")
-    *parents, leaf = key.split(".")
+    if isinstance(overrides, Mapping):
+        for path, value in overrides.items():
+            _put(tree, str(path), os.fspath(value) if isinstance(value, os.PathLike) else value, f"override {path!r}")
+        return
+    for line in [overrides] if isinstance(overrides, str) else overrides:
+        path, equals, text = line.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {line!r} is not of the form path=value, such as --set search.trials=4.")
+        try:
+            value = read_yaml(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {line!r}: the value is not valid YAML: {explain_yaml(error)}.") from None
+        _put(tree, path, value, f"--set {line!r}")
+
+
+def _put(tree: JsonObject, path: str, value: Any, said: str) -> None:
+    *parents, leaf = path.split(".")
     for parent in parents:
         child = tree.get(parent)
         if child is None:  # absent, or a section left empty
             child = tree[parent] = {}
         if not isinstance(child, dict):
-            raise UserError(f"--set {override!r}: {parent} is a value, not a section.")
+            raise UserError(f"{said}: {parent} is a value, not a section.")
         tree = child
-    try:
-        tree[leaf] = read_yaml(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is not valid YAML: {explain_yaml(error)}.") from None
+    tree[leaf] = value

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from mft_ray.config.parsing.yaml_text import read_yaml
 from mft_ray.errors import UserError
 from mft_ray.masking import load_mask
-from mft_ray.models.artifacts import MASK
+from mft_ray.models.names import MASK
 from mft_ray.utils.files import Damaged, read_json
 
 _PICKLE = b"\x80"  # the first byte of every protocol from 2 on

@@ -18,7 +18,8 @@ from mft_ray.config import load_config
 from mft_ray.config.stages import read_settled
 from mft_ray.data.store import SPLITS, open_split
 from mft_ray.errors import UserError
-from mft_ray.models.artifacts import ADAPTER, MASK, MODEL, find
+from mft_ray.models.artifacts import find
+from mft_ray.models.names import ADAPTER, MASK, MODEL
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, Leaderboard, Trial, Verdict
@@ -179,7 +180,7 @@ class _Mender:
             if found and out != self.root:
                 self._aside(out, found, again)
                 self._drop(*folder.scores.glob(f"{name}-*"))
-            elif found:  # of python -m mft_ray.train, beside which there are other things
+            elif found:  # of mft-ray train, beside which there are other things
                 self._aside(found.path, found, again)
                 self._drop(*(out / each for each in ("outcome.json", "checkpoints", MASK, ADAPTER, MODEL)))
 
@@ -365,7 +366,7 @@ def _of_spent(path: Path) -> object:
 
 
 def _of_counts(path: Path) -> object:
-    """Read what `mft_ray.search.tuner.Experiment` keeps."""
+    """Read what `mft_ray.searches.tuner.Experiment` keeps."""
     return read_json(path, lambda content: [int(content[key]) for key in ("earlier", "trials", "concurrent")])
 
 

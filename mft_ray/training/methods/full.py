@@ -9,9 +9,9 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from mft_ray.models.artifacts import MODEL
 from mft_ray.models.export import save_model
 from mft_ray.models.loading import DTYPES, load_model
+from mft_ray.models.names import MODEL
 from mft_ray.training.engine import gathered, gathered_state
 from mft_ray.training.job import TrainJob
 from mft_ray.training.methods.base import Method

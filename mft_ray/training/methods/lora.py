@@ -15,7 +15,7 @@ from mft_ray.config import LoraConfig
 from mft_ray.errors import UserError
 from mft_ray.masking import select
 from mft_ray.models.adapter import save_adapter
-from mft_ray.models.artifacts import ADAPTER
+from mft_ray.models.names import ADAPTER
 from mft_ray.training.engine import gathered
 from mft_ray.training.job import TrainJob
 from mft_ray.training.methods.base import Method

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from mft_ray.masking import MaskFile, Masks, fingerprint, load_mask, save_mask
-from mft_ray.models.artifacts import MASK
 from mft_ray.models.loading import load_model
+from mft_ray.models.names import MASK
 from mft_ray.training.batches import micro_batch_size
 from mft_ray.training.engine import gathered
 from mft_ray.training.job import TrainJob

@@ -13,7 +13,6 @@ import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from mft_ray import evaluate
 from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
 from mft_ray.evaluation.generation import generate
@@ -29,6 +28,7 @@ STAND_IN = """
 from dataclasses import dataclass
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import torch
+from command_line import run_command
 
 @dataclass
 class SamplingParams:
@@ -154,9 +154,10 @@ def test_the_command_generates_with_it_and_mixes_no_texts(
     (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n{"prompt": "2+2=", "answer": "4"}\n')
     arguments = ["evaluate", tmp_path / "tiny", "--tasks", tmp_path / "mine.jsonl", "--out", tmp_path / "out"]
 
+    from command_line import run_command  # the engine's own process, which reads this file too, cannot see it
+
     def texts(*more: str, out: str = "out") -> list[dict[str, Any]]:
-        monkeypatch.setattr(sys, "argv", [*map(str, arguments[:-1]), str(tmp_path / out), *more])
-        evaluate.main()
+        run_command(*arguments[:-1], tmp_path / out, *more)
         [file] = (tmp_path / out).rglob("tiny.jsonl")
         return [json.loads(line) for line in file.read_text().splitlines()]
 

@@ -1,0 +1,85 @@
+"""What sub-commands share: --config, --set and --resume, and how each is described."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mft_ray.config import Config, load_config
+from mft_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command.
+
+    Attributes:
+        summary: one line for the list of commands.
+        description: paragraph for its own help.
+        examples: command lines, one a line.
+        add_options: adds its options to a parser.
+        run: does what the options say.
+    """
+
+    summary: str
+    description: str
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add ``--config FILE`` and ``--set path=value``."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        required=required,
+        help="YAML file of settings, or the name of one that comes with mft_ray, such as quickstart",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change one setting, such as search.trials=4; may be repeated",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add what a long command takes: ``--config`` for a new run, ``--resume`` for one to go on with, and ``--set``."""
+    add_config(parser, required=False)
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with an interrupted run, or add to a finished one (--set search.trials=32). With --set, settings "
+        "change that nothing was made with yet, and those that results do not depend on; others are refused by name",
+    )
+
+
+def read_run(options: argparse.Namespace) -> tuple[Config | None, str | None]:
+    """Return the configuration of a new run, or the folder of one to go on with, and its changed configuration.
+
+    Raises:
+        UserError: both are given, or neither.
+    """
+    if (options.config is None) == (options.resume is None):
+        raise UserError("Give either --config FILE for a new run or --resume RUN for an interrupted one.")
+    if options.resume is None:
+        return read_config(options), None
+    own = Path(options.resume).expanduser() / "config.yaml"
+    return (load_config(own, options.overrides) if options.overrides else None), options.resume
+
+
+def read_config(options: argparse.Namespace) -> Config:
+    """Return the configuration that the options name."""
+    return load_config(options.config, options.overrides)
+
+
+def count(given: str) -> int:
+    """Return a number from 1, for argparse."""
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {given!r}")
+    return int(given)

@@ -1,0 +1,1 @@
+"""One training, or one scoring, without a search."""

@@ -1,0 +1,37 @@
+"""What cannot be searched, refused before anything is written."""
+
+from __future__ import annotations
+
+import torch
+
+from mft_ray.config import Config
+from mft_ray.errors import UserError
+from mft_ray.masking import depth, select
+from mft_ray.runs.prepare import check_pretrained
+from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
+from mft_ray.training.batches import micro_batch_size
+
+
+def check_search(config: Config, model: torch.nn.Module) -> None:
+    """Refuse a search whose method cannot be searched, or whose space holds what no trial can be.
+
+    Args:
+        config: the run's configuration.
+        model: the model, or its structure.
+
+    Raises:
+        UserError: the first thing found, with what to do.
+    """
+    if config.fft.given and config.search.method == "fft":
+        raise UserError(
+            "search.method fft trains from the model before fine-tuning, and fft.given says that model.path is "
+            "fine-tuned already. Use continued_fft, or leave fft.given out."
+        )
+    points_to_evaluate(config, depth(model))
+    places = set()
+    for chosen in what_may_be_chosen(config, depth(model)):
+        check_pretrained(chosen)
+        micro_batch_size(chosen.train, config.scaling)
+        places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
+    for layers, target in places:
+        select(model, layers, target)

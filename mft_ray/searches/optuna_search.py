@@ -1,0 +1,160 @@
+"""Optuna under Ray Tune: the search algorithm, its study on disk, and the truth about stopped trials."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from mft_ray.config.params import Params
+from mft_ray.searches.trial_report import METRIC, RATIO, Ended, TuneResult, ended, from_tune
+from mft_ray.training.job import StopReason
+
+STUDY_NAME = "mft_ray"
+# Attributes of Optuna's trials, for whoever looks at the study.
+TRIAL_ID, STOPPED_REASON, VALUE_IS = "trial_id", "stopped_reason", "value_is"
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]
+    """`OptunaSearch` that tells Optuna what every trial scored, however it ended, and leaves no trial RUNNING.
+
+    A trial that was stopped early is COMPLETE with its best score, and one that diverged with the worst score of the
+    others: samplers learn from values. Told PRUNED, TPE ranks trials by the step that they reached and below all
+    complete ones, and GP and CMA-ES do not look at them; told FAIL, none does. How a trial ended is its attribute
+    ``stopped_reason``. Only one that came to nothing through no fault of its settings is FAIL.
+
+    Attributes:
+        over: asked before each suggestion; True ends the search.
+        keep: called when the study has changed.
+    """
+
+    over: Callable[[], bool] | None = None
+    keep: Callable[[], object] | None = None
+
+    def suggest(self, trial_id: str) -> Params | str | None:
+        """Propose a configuration, unless the search is over."""
+        if self.over and self.over():
+            return str(Searcher.FINISHED)
+        suggestion: Params | None = super().suggest(trial_id)
+        if self.keep:
+            self.keep()
+        return suggestion
+
+    def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
+        """Report an intermediate value, unless the mask is still being annealed and has none."""
+        report = from_tune(result)
+        # With two objectives Optuna takes no intermediate values. A trial's closing report repeats its last evaluation.
+        if len(self._ot_study.directions) > 1 or isinstance(report, Ended):
+            return
+        if math.isfinite(report.best):
+            # As in `on_trial_complete`.
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                # The optimizer step, rather than Tune's count of reports, which starts anew on resume.
+                self._ot_trials[trial_id].report(report.best, report.evaluation.step)
+
+    def on_trial_complete(self, trial_id: str, result: TuneResult | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended."""
+        if trial_id in self._completed_trials:
+            return
+        report, trial = ended(result, error), self._ot_trials[trial_id]
+        values, what = self._values(trial_id, report)
+        # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for name, attribute in ((TRIAL_ID, trial_id), (STOPPED_REASON, str(report.reason)), (VALUE_IS, what)):
+                trial.set_user_attr(name, attribute)
+        state = TrialState.COMPLETE if values else TrialState.FAIL
+        self._ot_study.tell(trial, values, state=state, skip_if_finished=True)
+        self._completed_trials.add(trial_id)
+        if self.keep:
+            self.keep()
+
+    def _values(self, trial_id: str, report: Ended) -> tuple[list[float] | None, str]:
+        """Return what a trial is worth to a sampler, and what that is; None if nothing can be learned from it."""
+        objectives = len(self._ot_study.directions)
+        ratio = report.ratio
+        values = [report.best, ratio][:objectives]
+        if report.reason != StopReason.FAILED and all(map(math.isfinite, values)):
+            return values, "its best score"
+        if not report.diverged:
+            return None, "none"
+        worst = self._worst_score()
+        # It may have diverged before its first evaluation.
+        ratio = ratio if math.isfinite(ratio) else self._ot_trials[trial_id].params.get(RATIO, 0.0)
+        return (None, "none") if worst is None else ([worst, ratio][:objectives], "the worst score: it diverged")
+
+    def _worst_score(self) -> float | None:
+        """Return the lowest score that a trial ended with, or, before any has, that one had on its way."""
+        trials = self._ot_study.get_trials(deepcopy=False)
+        ended = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+        return min(ended or [value for trial in trials for value in trial.intermediate_values.values()], default=None)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on with a study; trials that were asked for after the last snapshot are failed, not forgotten."""
+        super().restore(checkpoint_path)
+        known = {trial.number for trial in self._ot_trials.values()}
+        for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in known:
+                self._ot_study.tell(trial.number, state=TrialState.FAIL)
+                # What the sampler drew it draws again, from its restored state; a given point would be lost.
+                if trial.params in self._points_to_evaluate:
+                    self._ot_study.enqueue_trial(trial.params)
+
+
+def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
+    """Return one of Optuna's samplers.
+
+    Args:
+        name: ``tpe`` (multivariate), ``random``, ``cmaes`` (numbers only; it draws choices at random) or ``gp``.
+        startup_trials: random trials before it proposes.
+        seed: seed of all its draws.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "random":
+            return RandomSampler(seed=seed)
+        if name == "cmaes":
+            return CmaEsSampler(n_startup_trials=startup_trials, seed=seed, warn_independent_sampling=False)
+        if name == "gp":
+            return GPSampler(n_startup_trials=startup_trials, seed=seed)
+        return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
+
+
+def build_search(
+    storage: BaseStorage,
+    space: dict[str, BaseDistribution],
+    points: list[Params],
+    sampler: str,
+    startup_trials: int,
+    seed: int,
+    objectives: int = 1,
+) -> StudySearch:
+    """Return the search algorithm over a study: a new one, or one that goes on with the trials that it has.
+
+    Args:
+        storage: storage of the study.
+        space: distribution by parameter.
+        points: configurations tried first.
+        sampler: name of a sampler of `build_sampler`.
+        startup_trials: random trials before the sampler proposes.
+        seed: seed of the sampler.
+        objectives: 1 is the score, 2 the masking ratio as well.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return StudySearch(
+        space,
+        metric=[METRIC, RATIO][:objectives] if objectives > 1 else METRIC,
+        mode=["max"] * objectives if objectives > 1 else "max",
+        points_to_evaluate=points,
+        sampler=build_sampler(sampler, startup_trials, seed),
+        study_name=STUDY_NAME,
+        storage=storage,
+    )

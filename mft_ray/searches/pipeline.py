@@ -1,0 +1,133 @@
+"""The whole way: backbone, FFT baseline, search, verdict, mask and model. Every stage can be resumed."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mft_ray.baselines.fft import fft_baseline
+from mft_ray.config import METHODS, Config
+from mft_ray.errors import RunFailed, UserError
+from mft_ray.models.names import ADAPTER, BEST_MODEL, MASK
+from mft_ray.report.html import render
+from mft_ray.report.leaderboard import show
+from mft_ray.runs.context import at_work
+from mft_ray.runs.fft_model import FftModel
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.prepare import in_steps
+from mft_ray.runs.records import Trial, Verdict
+from mft_ray.runs.session import Session, session
+from mft_ray.runs.settled import begun_trials
+from mft_ray.searches.budget import Budget
+from mft_ray.searches.checks import check_search
+from mft_ray.searches.leaderboard import write_results
+from mft_ray.searches.progress import TrialProgress
+from mft_ray.searches.trial import TrialPlan
+from mft_ray.searches.tuner import run_trials
+from mft_ray.training.stopping import AgainstFft
+from mft_ray.utils.console import log
+from mft_ray.utils.formatting import unit
+from mft_ray.verdict.judge import judge_winner
+from mft_ray.verdict.winner import keep_winner
+
+
+def search(config: Config | None, resume: str | None = None, look_again: bool = False) -> RunFolder:
+    """Run a search from backbone to verdict, go on with an interrupted one, or add trials to a finished one.
+
+    Args:
+        config: configuration of a new search, or the changed one of a search to go on with.
+        resume: folder of the search to go on with, whose own configuration is used if no other is given.
+        look_again: the test examples may be looked at for another trial than before.
+
+    Raises:
+        UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
+    """
+    with session(config, resume, check_search) as run:
+        _run(replace(run, config=in_steps(run.config, run.folder)), look_again)
+    return run.folder
+
+
+def _run(run: Session, look_again: bool) -> None:
+    config, folder = run.config, run.folder
+    shown = unit(config.evaluation.metric)
+    log(f"run folder {folder.root}")
+    log("1/4 FFT baseline: " + ("given" if config.fft.given else "training until validation stops improving"))
+    run.settled.begin("baseline")
+    with at_work(config, folder, run.start) as its:
+        baseline = fft_baseline(its)
+    log(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
+
+    trials = _searched(run, baseline)
+    if not trials or trials[0].watched is None:
+        render(folder.root)
+        raise UserError(
+            f"No trial of {folder.root} reached its masking ratio and a score, so there is nothing to judge: "
+            f"{_reasons(trials)}. See report.html there."
+        )
+    log("3/4 verdict: one look at the untouched test examples")
+    for prefix, begun in (("fft.continued_lr", folder.continued), ("lora.", folder.rivals / "lora")):
+        if prefix in run.settled.reopened:
+            shutil.rmtree(begun, ignore_errors=True)  # what was begun with other settings is not gone on with
+    run.settled.begin("verdict")
+    verdict = judge_winner(run, baseline, trials, look_again)
+
+    log("4/4 mask, model and report")
+    [winner] = [trial for trial in trials if trial.trial_id == verdict.trial_id]
+    keep_winner(folder, config, baseline, winner, verdict.sentence or "")
+    write_results(folder, baseline, config.search.keep)
+    report = render(folder.root)
+    _tell(folder, verdict, report)
+
+
+def _searched(run: Session, baseline: FftModel) -> list[Trial]:
+    """Run the trials that there are to be; return those of the leaderboard."""
+    config, folder, search = run.config, run.folder, run.config.search
+    steps = METHODS[search.method].recipe(config).train.steps
+    begun = begun_trials(folder)
+    log(
+        f"2/4 search: {search.trials} trials of at most {steps} steps, {run.concurrent} at a time"
+        + (f"; {begun} have begun already" if begun else "")
+    )
+    run.settled.begin("trials")
+    plan = TrialPlan(
+        config,
+        str(folder.root),
+        baseline.model,
+        baseline.fingerprint,
+        baseline.pretrained,
+        baseline.scores,
+        AgainstFft(search.stop),
+    )
+    keep_results = partial(write_results, folder, baseline, search.keep)
+    keep_results()
+    progress = TrialProgress(
+        search.trials, steps, run.concurrent, config.evaluation, baseline.score, baseline.watched, folder, keep_results
+    )
+    try:
+        run_trials(plan, folder, baseline.depth, run.concurrent, progress)
+    except (KeyboardInterrupt, RunFailed):
+        if any(trial.watched is not None for trial in keep_results()):
+            log(f"report so far: {render(folder.root)}")
+        raise
+    if limit := Budget(search.budget, folder.work).reached():
+        missing = search.trials - begun_trials(folder)
+        more = f"; {missing} of {search.trials} trials have not begun, for which search.budget must be raised"
+        log(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
+    return keep_results()
+
+
+def _reasons(trials: list[Trial]) -> str:
+    reasons = sorted({trial.error or str(trial.stopped_reason) for trial in trials})
+    return "; ".join(reasons) or "no trial ran"
+
+
+def _tell(folder: RunFolder, verdict: Verdict, report: Path) -> None:
+    show(folder.root)
+    print(f"\n{verdict.sentence}\n")
+    print(f"report  {report}")
+    for label, path in (("mask", MASK), ("adapter", ADAPTER), ("model", BEST_MODEL)):
+        if (folder.best / path).exists():
+            print(f"{label:<7} {folder.best / path}")
+    print(f"study   mft-ray dashboard {folder.root}", flush=True)

@@ -1,0 +1,269 @@
+"""The search itself: Ray Tune over trials, started, resumed, or given more of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray.tune
+
+from mft_ray.config import METHODS
+from mft_ray.errors import RunFailed
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.settled import begun_trials
+from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage, sound
+from mft_ray.searches.budget import Budget, spent
+from mft_ray.searches.more_trials import continue_search
+from mft_ray.searches.optuna_search import build_search
+from mft_ray.searches.progress import TrialProgress
+from mft_ray.searches.space import build_space, left_out, points_to_evaluate
+from mft_ray.searches.stopper import TrialStopper
+from mft_ray.searches.trial import MaskTrial, TrialPlan
+from mft_ray.utils.console import log
+from mft_ray.utils.files import read_json, write_json
+
+_NAME = "search"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A driver waits for its workers. If it held CPUs, drivers could take what their workers need and wait for
+# ever. It asks for a thousandth of being the head node (Tune insists on something): there it survives the nodes
+# that come and go.
+DRIVER = {"node:__internal_head__": 0.001}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of Tune's experiments: a search that is given more trials has several, one after the other, on one study.
+
+    Attributes:
+        name: name of its folder.
+        earlier: trials that had begun before it.
+        trials: that it runs.
+        concurrent: number of them at once.
+    """
+
+    name: str
+    earlier: int
+    trials: int
+    concurrent: int
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment | None:
+        """Read what `save` wrote beside an experiment's folder; None for one of an earlier version.
+
+        Args:
+            path: path of the experiment's folder.
+        """
+        file = path.with_name(f"{path.name}.json")
+        return read_json(file, lambda content: cls(**content)) if file.exists() else None
+
+    def save(self, folder: RunFolder) -> None:
+        """Keep it beside the experiment's folder."""
+        folder.tune.mkdir(parents=True, exist_ok=True)
+        write_json(folder.tune / f"{self.name}.json", asdict(self))
+
+
+def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, progress: TrialProgress) -> None:
+    """Run all trials of a search, or those that an interrupted one still owes, or more than a finished one has.
+
+    Args:
+        plan: what all trials share.
+        folder: folder of the run.
+        depth: decoder layers of the backbone.
+        concurrent: trials that run at once.
+        progress: told of every trial.
+
+    Raises:
+        RunFailed: the study's file cannot be used, or several trials have failed with the same error.
+    """
+    # Tune's own tables would bury ours.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # Between two snapshots no trial must both begin and end: it would be lost with the process. Tune's own are
+    # 10 seconds apart.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_said_otherwise)
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
+    wanted = plan.config.search.trials
+    Budget(plan.config.search.budget, folder.work)  # it may have been raised since it was spent
+    with explained(folder.study):
+        begun = _resumed(trainable, folder, wanted, concurrent, progress)
+        while (missing := wanted - begun) > 0 and not spent(folder.work):
+            experiment = Experiment(_next_name(folder), begun, missing, concurrent)
+            _fit(_new(trainable, plan, folder, depth, experiment, progress), folder, experiment, progress)
+            before, begun = begun, begun_trials(folder)
+            if begun == before:  # none of them could begin, and none would
+                return
+
+
+def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, progress: TrialProgress) -> int:
+    """Run what the last experiment still owes, if there is one; return how many trials have begun."""
+    paths = _experiments(folder)
+    if not paths:
+        # Where Tune's state was damaged, and set aside, trials have ended.
+        _forget_lost_trials(folder, {path.parent.name for path in folder.trials.glob("*/error.json")})
+        shutil.rmtree(folder.tune, ignore_errors=True)
+        return begun_trials(folder)
+    if mend(folder.study, folder.study_copy):
+        log(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
+    tuners = [
+        ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False) for path in paths
+    ]
+    _forget_lost_trials(folder, {Path(result.path).name for tuner in tuners for result in tuner.get_results()})
+    earlier = sum(len(tuner.get_results()) for tuner in tuners[:-1])
+    last = Experiment.load(paths[-1]) or Experiment(paths[-1].name, earlier, wanted - earlier, concurrent)
+    if last.concurrent != concurrent or last.earlier + last.trials > wanted:
+        # What an experiment was begun with Tune does not change: another goes on with what is wanted now.
+        _closed(folder, last.name).touch()
+        if _unfinished(folder):
+            log(f"trials at work end as they began; those after them run {concurrent} at a time")
+    _fit(tuners[-1], folder, last, progress)
+    return begun_trials(folder)
+
+
+def _fit(tuner: ray.tune.Tuner, folder: RunFolder, experiment: Experiment, progress: TrialProgress) -> None:
+    progress.earlier = experiment.earlier
+    progress.give_up = partial(_give_up, _closed(folder, experiment.name))
+    with _ending_in_order():
+        tuner.fit()
+    if progress.gave_up:
+        raise RunFailed(f"{progress.gave_up} Once the cause is gone: --resume {folder.root}")
+
+
+def _give_up(closed: Path) -> None:
+    """Have no more trials begin, and those at work end in order, so that they can be resumed."""
+    closed.touch()
+    if threading.current_thread() is threading.main_thread():  # in another, Tune listens to no signal
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def _experiments(folder: RunFolder) -> list[Path]:
+    """Return the folders of Tune's experiments that can be restored, oldest first.
+
+    Without a snapshot there is nothing to restore: it was interrupted before its first trial began.
+    """
+    begun = {path.parent for path in folder.tune.glob("*/experiment_state-*.json")}
+    paths = [path for path in begun if (path / "tuner.pkl").exists()]
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
+
+
+def _next_name(folder: RunFolder) -> str:
+    number = len(_experiments(folder)) + 1
+    return _NAME if number == 1 else f"{_NAME}-{number}"
+
+
+def _closed(folder: RunFolder, name: str) -> Path:
+    """Return the sign that an experiment begins no more trials."""
+    return folder.tune / f"{name}.closed"
+
+
+def _unfinished(folder: RunFolder) -> bool:
+    paths = (path.parent for path in folder.trials.glob("*/config.json"))
+    return any(not (path / "outcome.json").exists() and not (path / "error.json").exists() for path in paths)
+
+
+def _over(folder: RunFolder, name: str) -> bool:
+    return spent(folder.work) or _closed(folder, name).exists()
+
+
+def _new(
+    trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, experiment: Experiment, progress: TrialProgress
+) -> ray.tune.Tuner:
+    search = plan.config.search
+    shutil.rmtree(folder.tune / experiment.name, ignore_errors=True)  # of one that was interrupted as it began
+    objectives = 1 if search.objectives == "score" else 2
+    if experiment.earlier and sound(folder.study):
+        algorithm = continue_search(folder.study, search.sampler, search.startup_trials, search.seed, objectives)
+    else:
+        if note := left_out(plan.config, depth):
+            log(note)
+        # There are such only where the study was damaged.
+        tried = [read_json(path, dict) for path in folder.trials.glob("*/config.json")]
+        algorithm = build_search(
+            new_storage(folder.study),
+            build_space(plan.config, depth),
+            [point for point in points_to_evaluate(plan.config, depth) if point not in tried],
+            search.sampler,
+            search.startup_trials,
+            search.seed,
+            objectives=objectives,
+        )
+    algorithm.over = partial(_over, folder, experiment.name)
+    algorithm.keep = partial(keep_copy, folder.study, folder.study_copy)
+    experiment.save(folder)
+    return ray.tune.Tuner(
+        trainable,
+        tune_config=ray.tune.TuneConfig(
+            search_alg=algorithm,  # which knows what to maximise
+            num_samples=experiment.trials,
+            trial_dirname_creator=_trial_id,
+            max_concurrent_trials=experiment.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=ray.tune.RunConfig(
+            name=experiment.name,
+            storage_path=str(folder.tune),
+            callbacks=[progress],
+            stop=TrialStopper(plan.stop, METHODS[search.method].recipe(plan.config).train.steps),
+            verbose=0,
+            # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
+            failure_config=ray.tune.FailureConfig(max_failures=1),
+            checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+
+
+def _said_otherwise(record: logging.LogRecord) -> bool:
+    """Keep back what Tune says of a driver that died, with a traceback: our progress says it in a line."""
+    return not record.getMessage().startswith("Trial task failed")
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let Tune save its state at the first Ctrl-C (or SIGTERM: a stopped job), then raise; the second raises at once.
+
+    Raises:
+        KeyboardInterrupt: one of them came.
+    """
+    caught: list[int] = []
+
+    def first(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        log("ending in order: what is finished is being saved (once more ends at once)")
+        for each in _SIGNALS:
+            signal.signal(each, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGUSR1)  # to Tune it means what SIGINT does, without its words
+
+    # Tune would take a SIGINT for itself and return as if nothing had happened.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(each, first) for each in _SIGNALS]
+    try:
+        yield
+    finally:
+        for each, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(each, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def _trial_id(trial: Any) -> str:
+    """Name Tune's folder of a trial as ours is named."""
+    return str(trial.trial_id)
+
+
+def _forget_lost_trials(folder: RunFolder, known: set[str]) -> None:
+    """Delete trials that began after Tune's last snapshot: others take their place, with ids of their own."""
+    for path in folder.trials.glob("*"):
+        if path.name not in known and not (path / "outcome.json").exists():
+            shutil.rmtree(path)

@@ -1,0 +1,12 @@
+"""The command line in this process, its errors raised instead of printed."""
+
+from __future__ import annotations
+
+from mft_ray.cli.main import parser
+
+
+def run_command(*given: object) -> None:
+    """Run a sub-command as `mft-ray` does; a mistake raises `UserError`."""
+    arguments = [str(each) for each in given]
+    options = parser(arguments[:1]).parse_args(arguments)
+    options.run(options)
