@@ -5,19 +5,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test check install clean
+.PHONY: quickstart test test-all check docs wheel install clean
 
 quickstart: install  ## the whole way on this machine: FFT baseline, mask search, verdict, mask, model
 	$(BIN)/python cluster/local.py -- python -m mft_ray.tune --config tune_spaces/quickstart.yaml $(ARGS)
 
-test: install  ## all tests
+test: install  ## the tests, but for those that are slow by nature; says what is skipped and why
+	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+
+test-all: install  ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: install  ## lint, types, import contract
+check: install docs wheel  ## lint, types, import contract, documentation, wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install  ## the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: install  ## the wheel, in dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 
 install: $(VENV)/installed
 
@@ -29,4 +38,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

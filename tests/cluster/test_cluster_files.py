@@ -72,7 +72,7 @@ def test_vm_file_mounts_are_what_the_package_needs(vm_config: dict[str, Any]) ->
 
     token = mounts.pop("~/.ray/auth_token")
     assert token == "~/.ray/auth_token"
-    assert set(mounts.values()) == {"mft_ray", "pyproject.toml", "README.md"}
+    assert set(mounts.values()) == {"mft_ray", "pyproject.toml", "README.md", "LICENSE", "tune_spaces", "cluster"}
     assert all(remote == f"~/mft_ray/{local}" for remote, local in mounts.items())
     assert "pip install ~/mft_ray" in vm_config["setup_commands"]
 
