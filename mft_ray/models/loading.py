@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -316,5 +317,11 @@ def _told(what: str, path: str) -> Iterator[None]:
 
 
 def _quiet() -> None:
+    # It warns of a machine without a GPU, once a process, when transformers asks whether it shards the model.
+    logging.getLogger("DeepSpeed").addFilter(_not_of_accelerators)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def _not_of_accelerators(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")
