@@ -68,6 +68,7 @@ FREE: dict[str, str] = {
         for name, why in {
             "cpus_per_worker": "what a worker asks the cluster for",
             "max_failures": "how often a run is tried again",
+            "prefix_cache_gb": "disk of a node",
             "silence_minutes": "when workers are taken to hang",
             "wait_for_resources_s": "how long a run waits for its place",
             "cluster_grows_to": "what the cluster can become",

@@ -96,6 +96,12 @@ class ScalingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     compute: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is autocast; scores stay fp32")
     gradient_checkpointing: bool = False
+    prefix_cache_gb: float = Field(
+        8,
+        ge=0,
+        description="of each worker, on its node's temporary disk: what frozen layers below the lowest trained one "
+        "make of each example is kept and not computed again; 0: nothing is kept",
+    )
     max_failures: int = Field(1, ge=0, description="restarts of a run whose worker died")
     silence_minutes: float | None = Field(
         None,

@@ -32,6 +32,8 @@ from mft_ray.models.positions import positions
 METRICS = ("exact_match", "answer_logprob", "generated_match")
 BINARY_METRICS = frozenset({"exact_match", "generated_match"})  # 0 or 1 per example
 
+Around = Callable[[Sequence[Mapping[str, Any]], int], AbstractContextManager[Any]]
+
 _FP32_LOGITS_AT_ONCE = 2**24  # 64 MB: the fp32 copy of the logits is made in pieces of this many numbers
 
 
@@ -48,6 +50,7 @@ def per_example(
     max_new_tokens: int = 256,
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], object] | None = None,
+    around: Around | None = None,
 ) -> list[float]:
     """Score every example.
 
@@ -67,6 +70,7 @@ def per_example(
         max_new_tokens: generated at most; less where the model's positions end.
         autocast: compute dtype, or None for the model's own.
         progress: called after each batch with the number of examples done and in all.
+        around: context manager for each forward that generates nothing, given its rows and their padded length.
 
     Returns:
         One score per row, in the order of ``rows``.
@@ -89,7 +93,7 @@ def per_example(
             if metric == "generated_match":
                 values = _generated(model, taken, tokenizer, ends, max_new_tokens)
             else:
-                values = _teacher_forced(model, taken, metric, pad_id, ends, device)
+                values = _teacher_forced(model, taken, metric, pad_id, ends, device, around)
             for index, value in zip(batch, values, strict=False):
                 scores[index] = value
             done += len(batch)
@@ -119,6 +123,7 @@ def _teacher_forced(
     pad_id: int,
     ends: frozenset[int],
     device: torch.device,
+    around: Around | None,
 ) -> list[float]:
     """Scores out of one forward over prompt and answer."""
     batch = {name: tensor.to(device) for name, tensor in collate(rows, pad_id).items()}
@@ -129,7 +134,8 @@ def _teacher_forced(
     if empty:
         raise ValueError(f"example {rows[empty[0]].get('id')!r} has no answer token to score")
     columns = labelled.any(dim=0).nonzero().flatten()  # positions that some row needs
-    logits = _logits_at(model, input_ids, attention_mask, columns)[labelled[:, columns]]  # (N, V)
+    with around(rows, input_ids.shape[1]) if around else nullcontext():
+        logits = _logits_at(model, input_ids, attention_mask, columns)[labelled[:, columns]]  # (N, V)
     targets = targets[labelled]  # (N,), row by row as the logits are
     if metric == "exact_match":
         right = torch.ones_like(labelled)

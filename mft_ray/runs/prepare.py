@@ -26,7 +26,7 @@ from mft_ray.models.loading import check_attention, check_model, check_path, loa
 from mft_ray.models.positions import positions
 from mft_ray.models.vocabulary import check_vocabulary, embedded
 from mft_ray.runs.folder import RunFolder
-from mft_ray.training.batches import micro_batch_size
+from mft_ray.training.step.batches import micro_batch_size
 from mft_ray.utils.console import log
 
 # Told the configuration and the structure of its model; refuses what cannot work.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from mft_ray.data.store import open_split
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.job import ScoreJob, TrainJob
+from mft_ray.training.step.prefix import Rows, StateCache
 from mft_ray.utils.files import read_json
 from mft_ray.utils.json_types import JsonObject
 
@@ -28,12 +29,25 @@ class Split:
         rows: its examples.
         lengths: tokens of each.
         answer_lengths: labelled tokens of each.
+        name: folder of the data and name of the split.
     """
 
     def __init__(self, data: str, name: str) -> None:
+        self.name = (data, name)
         self.rows: list[JsonObject] = list(open_split(Path(data), name))
         self.lengths = [len(row["input_ids"]) for row in self.rows]
+        self._places = {id(row): place for place, row in enumerate(self.rows)}
         self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
+
+    def forward(self, rows: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Rows:
+        """Return which examples a forward is over.
+
+        Args:
+            rows: some of ``self.rows``.
+            length: tokens of each in the batch, padding included.
+            device: device of the batch.
+        """
+        return Rows(self.name, self.lengths, [self._places[id(row)] for row in rows], length, device)
 
 
 class WorkerCache:
@@ -41,11 +55,15 @@ class WorkerCache:
 
     Args:
         device: device of this worker.
+
+    Attributes:
+        states: hidden states below what jobs train.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._things: dict[str, tuple[Any, Any]] = {}
+        self.states = StateCache()
 
     def model(self, job: TrainJob) -> PreTrainedModel:
         """Return the job's model, on the device. A frozen one must be left as it was."""
@@ -71,6 +89,7 @@ class WorkerCache:
     def forget(self) -> None:
         """Let go of everything."""
         self._things.clear()
+        self.states = StateCache()
 
     def tokenizer(self, path: str) -> Tokenizer:
         """Return the tokenizer of a model, or of prepared data."""

@@ -28,8 +28,8 @@ from torch import nn
 from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
 from mft_ray.training import memory
-from mft_ray.training.batches import largest_divisor, micro_batch_size
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
+from mft_ray.training.step.batches import largest_divisor, micro_batch_size
 
 # Told what sizes a job works with, before it does.
 Sized = Callable[[Sizes], object]

@@ -208,7 +208,7 @@ class Evaluation:
         eligible: whether this state may be the run's best (not while a ratio is still annealed).
         delta: score minus the rival's on the same examples; NaN without a rival.
         delta_error: standard error of delta, over examples.
-        flops: floating-point operations of training so far, over all workers, as `mft_ray.training.flops` counts them.
+        flops: floating-point operations of training so far, over all workers, see `mft_ray.training.step.flops`.
         memory: bytes at the peak so far, of the worker that had the most.
         note: what else there is to say at this point.
     """
@@ -234,7 +234,7 @@ class Cost:
 
     Attributes:
         tokens: input tokens trained on, padding excluded.
-        flops: as described in `mft_ray.training.flops`.
+        flops: as described in `mft_ray.training.step.flops`.
         seconds: seconds of training and its evaluations.
         memory: bytes at the peak, of the worker that had the most: of the GPU, or else of the process.
         trainable: parameters that were trained.

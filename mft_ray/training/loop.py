@@ -5,31 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedModel
 
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
-from mft_ray.data.encoding import IGNORED
 from mft_ray.data.store import TOKENIZER
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.models.artifacts import size_of
 from mft_ray.training import memory
-from mft_ray.training.batches import global_batch
-from mft_ray.training.cache import WorkerCache
+from mft_ray.training.cache import Split, WorkerCache
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
-from mft_ray.training.dropout import add_dropout
 from mft_ray.training.engine import build_engine
-from mft_ray.training.flops import Flops
 from mft_ray.training.footprint import Sized, training_sizes
 from mft_ray.training.heartbeat import Alive, unheard
 from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopReason, StopRule, TrainJob, best_index
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
+from mft_ray.training.step.answer_loss import AnswerLoss
+from mft_ray.training.step.batches import global_batch, micro_batches
+from mft_ray.training.step.dropout import add_dropout
+from mft_ray.training.step.flops import Flops
+from mft_ray.training.step.prefix import Prefix, frozen_layers
 from mft_ray.utils.files import write_json
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
@@ -95,11 +98,10 @@ class Trainer:
         # Not the model's: what is fine-tuned here is prompted by the data's chat template ever after.
         self.tokenizer = cache.tokenizer(str(Path(job.data) / TOKENIZER))
         self.training = cache.split(job.data, job.train.examples)
-        validation = cache.split(job.data, "validation")
-        self.validation = validation.rows
+        self.validation = cache.split(job.data, "validation")
         model = cache.model(job)
         self.sizes, self.note = training_sizes(
-            model, job, self.training.lengths, validation.lengths, self.device, limit
+            model, job, self.training.lengths, self.validation.lengths, self.device, limit
         )
         if sized:
             sized(self.sizes)
@@ -118,6 +120,8 @@ class Trainer:
         self.method = attach(model, job, self.tokenizer, calibrate)
         # Before ZeRO-3 shards them.
         self.trainable = sum(parameter.numel() for parameter in self.method.parameters)
+        self.loss = AnswerLoss(model)
+        self.prefix = self._prefix(model)
         self.dropout = add_dropout(model, job.train.dropout)
         self.engine = build_engine(model, self.method.parameters, job.train, job.scaling, self.micro)
         self.history: list[Evaluation] = []
@@ -238,21 +242,19 @@ class Trainer:
         train = self.job.train
         indices = global_batch(self.step, train.batch_size, len(self.training.rows), train.seed)
         answer_tokens = sum(self.training.answer_lengths[index] for index in indices)
-        mine = indices[self.rank :: self.world]
-        accumulation = len(mine) // self.micro
+        accumulation = train.batch_size // (self.world * self.micro)
         loss_sum = torch.zeros((), device=self.device)
-        for start in range(0, len(mine), self.micro):
+        for taken in micro_batches(indices, self.training.lengths, self.micro, self.rank, self.world):
             self.alive("trains")
-            batch = self._batch([self.training.rows[index] for index in mine[start : start + self.micro]])
+            rows = [self.training.rows[index] for index in taken]
+            batch = self._batch(rows)
             labels = batch.pop("labels")
-            with self.flops.counted("training", *labels.shape):
-                logits = self.engine(**batch, use_cache=False).logits
-                nll = torch.nn.functional.cross_entropy(
-                    logits[:, :-1].float().flatten(0, 1),
-                    labels[:, 1:].flatten(),
-                    ignore_index=IGNORED,
-                    reduction="sum",
-                )
+            answers = sum(self.training.answer_lengths[index] for index in taken)
+            with (
+                self._known(self.training, rows, labels.shape[1]) as skipped,
+                self.flops.counted(f"training from layer {skipped}", len(taken), labels.shape[1], answers),
+            ):
+                nll = self.loss(self.engine, batch, labels)
                 # The engine averages over workers and micro-batches; what is wanted is the mean over the global
                 # batch's answer tokens, whatever the number of workers.
                 self.engine.backward(nll * (self.world * accumulation / answer_tokens))
@@ -262,6 +264,36 @@ class Trainer:
         self.tokens += sum(self.training.lengths[index] for index in indices)
         self._follow()
         self.losses.append(loss_sum * (self.world / answer_tokens))
+
+    def _known(self, split: Split, rows: Sequence[Mapping[str, Any]], length: int) -> AbstractContextManager[int]:
+        """Context manager for a forward over rows of a split, yielding the number of layers that need no computing."""
+        return nullcontext(0) if self.prefix is None else self.prefix.around(split.forward(rows, length, self.device))
+
+    def _prefix(self, model: PreTrainedModel) -> Prefix | None:
+        """Return what keeps the hidden states below the lowest trained layer; None where that cannot be, or not pay."""
+        job, scaling = self.job, self.job.scaling
+        layers = 0 if scaling.zero_stage == 3 or scaling.gradient_checkpointing else frozen_layers(model)
+        if not layers or not scaling.prefix_cache_gb or job.train.dropout or not job.train.steps:
+            return None
+        states = self.cache.states
+        states.budget = scaling.prefix_cache_gb * 1e9
+        backbone = (job.model, job.dtype, job.attention, job.backbone)
+        prefix = Prefix(model, layers, states, backbone, scaling.compute)
+        rows = self.training.rows[:2]
+        batch = self._batch(rows)
+        del batch["labels"]
+        dtype = torch.bfloat16 if scaling.compute == "bfloat16" else None
+
+        def forward() -> torch.Tensor:
+            with torch.no_grad(), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                logits: torch.Tensor = model.eval()(**batch, use_cache=False).logits
+                return logits.float()
+
+        if prefix.agrees(forward, self.training.forward(rows, batch["input_ids"].shape[1], self.device)):
+            return prefix
+        told = f"layers 0-{layers - 1} are computed each time: what they make of an example cannot be kept here"
+        self.note = "; ".join(filter(None, [self.note, told]))
+        return None
 
     def _follow(self) -> None:
         self.method.update(self.step / self.job.train.steps)
@@ -285,7 +317,7 @@ class Trainer:
         self.alive("scores examples")
         return score_together(
             self.engine.module,
-            self.validation,
+            self.validation.rows,
             metric,
             job.evaluation,
             job.scaling,
@@ -293,6 +325,7 @@ class Trainer:
             self.sizes.scoring,
             self.device,
             lambda done, total: self.alive("scores examples"),
+            lambda rows, length: self._known(self.validation, rows, length),
         )
 
     def _against_rival(self, values: Sequence[float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch import nn
 from mft_ray.config import EvaluationConfig, ScalingConfig
 from mft_ray.data.store import TOKENIZER
 from mft_ray.evaluation.generation import generate
-from mft_ray.evaluation.metrics import per_example
+from mft_ray.evaluation.metrics import Around, per_example
 from mft_ray.training.cache import WorkerCache
 from mft_ray.training.footprint import Sized, scoring_sizes
 from mft_ray.training.heartbeat import Alive, unheard
@@ -86,6 +86,7 @@ def score_together(
     batch_size: int,
     device: torch.device,
     progress: Callable[[int, int], object] | None = None,
+    around: Around | None = None,
 ) -> list[float]:
     """Return the metric of every row, in order, alike on all workers. Each scores a share.
 
@@ -99,6 +100,7 @@ def score_together(
         batch_size: examples per forward per worker.
         device: device of this worker.
         progress: called with the examples done and in all, of this worker's share.
+        around: context manager for forwards, as of `per_example`.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     values = per_example(
@@ -113,6 +115,7 @@ def score_together(
         max_new_tokens=evaluation.max_new_tokens,
         autocast=torch.bfloat16 if scaling.compute == "bfloat16" else None,
         progress=progress,
+        around=around,
     )
     return _gathered(values, len(rows))
 

@@ -30,6 +30,7 @@ MASK = MaskSettings(ratio=0.3, init="magnitude", schedule="anneal", anneal_fract
 
 # A part of the model, so that a checkpoint's size tells whether the rest is in it.
 ONE_LAYER = MaskSettings(ratio=0.3, layers="0", target="attn")
+UPPER_LAYER = MaskSettings(ratio=0.3, layers="1")
 # What else a mask can be, each with what is special about sharding it.
 SETTINGS = {
     "model": replace(MASK, scope="model"),  # all scores are ranked together

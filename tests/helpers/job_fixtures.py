@@ -16,6 +16,7 @@ from ground import (
     MFT,
     ONE_LAYER,
     SETTINGS,
+    UPPER_LAYER,
     Ground,
     Jobs,
     file_hashes,
@@ -115,6 +116,9 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(mft_job, "micro-z0w1", scaling(), micro_batch_size=4)),
             partial(plain, add(mft_job, "unclipped", scaling(), clip=0.0)),
             partial(plain, add(mft_job, "bf16-z0w1", scaling(compute="bfloat16"))),
+            partial(plain, add(mft_job, "computed-each-time", scaling(prefix_cache_gb=0), UPPER_LAYER)),
+            partial(plain, add(mft_job, "kept", scaling(), UPPER_LAYER)),
+            partial(plain, add(mft_job, "kept-before", scaling(), UPPER_LAYER)),  # what the last one kept is there
             looked_into(1, 0, compute="bfloat16"),
             looked_into(1, 0),
             partial(plain, add(mft_job, "rmsprop-z0w1", scaling(), optimizer="rmsprop")),

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
-from mft_ray.training.batches import largest_divisor
 from mft_ray.training.footprint import Shape, Trained, _scoring
 from mft_ray.training.job import Sizes, TrainJob
+from mft_ray.training.step.batches import largest_divisor
 
 SMALL = Shape((100, 100, 100, 100), 10, 1000)
 

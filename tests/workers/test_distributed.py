@@ -48,6 +48,19 @@ def test_a_mask_does_not_depend_on_how_it_was_computed(jobs: Jobs, name: str) ->
     assert disagreement(final_mask(jobs[name]), final_mask(jobs["mft-z0w1"])) <= 0.001
 
 
+@pytest.mark.parametrize("name", ["kept", "kept-before"])
+def test_what_frozen_layers_make_of_an_example_may_be_kept(jobs: Jobs, name: str) -> None:
+    each_time = jobs["computed-each-time"]
+    assert_same_curve(outcome(jobs[name]), outcome(each_time))
+    assert disagreement(final_mask(jobs[name]), final_mask(each_time)) <= 0.001
+    # A step costs fewer operations, and is counted so.
+    spent, before = outcome(jobs[name]).cost, outcome(each_time).cost
+    assert spent is not None
+    assert before is not None
+    assert spent.tokens == before.tokens
+    assert spent.flops < 0.95 * before.flops
+
+
 @pytest.mark.parametrize("setting", [*SETTINGS, "rmsprop"])
 def test_every_setting_works_sharded(jobs: Jobs, ground: Ground, setting: str) -> None:
     whole, sharded = jobs[f"{setting}-z0w1"], jobs[f"{setting}-z3w2"]

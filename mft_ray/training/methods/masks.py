@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from mft_ray.masking import MaskFile, Masks, fingerprint, load_mask, save_mask
 from mft_ray.models.loading import load_model
 from mft_ray.models.names import MASK
-from mft_ray.training.batches import micro_batch_size
 from mft_ray.training.engine import gathered
 from mft_ray.training.job import TrainJob
 from mft_ray.training.methods.base import Method
+from mft_ray.training.step.batches import micro_batch_size
 
 
 class MaskScores(Method):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 
 from mft_ray.config import ScalingConfig, TrainConfig
@@ -50,6 +52,27 @@ def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[i
     positions = range(step * batch_size, (step + 1) * batch_size)
     orders = {epoch: _order(epoch, examples, seed) for epoch in {position // examples for position in positions}}
     return [orders[position // examples][position % examples] for position in positions]
+
+
+def micro_batches(
+    indices: Sequence[int], lengths: Sequence[int], micro: int, rank: int, world: int
+) -> Iterator[list[int]]:
+    """Yield one worker's micro-batches of a global batch, examples of like lengths together.
+
+    What is summed over a global batch may be grouped freely within it; random micro-batches are a quarter padding.
+    All workers go from long to short: none waits long for another, and a batch that is too large for the memory comes
+    first.
+
+    Args:
+        indices: examples of the global batch.
+        lengths: tokens of every example of the split.
+        micro: examples in a micro-batch, which divides each worker's share.
+        rank: number of the worker.
+        world: number of workers.
+    """
+    ordered = sorted(indices, key=lambda index: -lengths[index])
+    for start in range(rank * micro, len(ordered), world * micro):
+        yield ordered[start : start + micro]
 
 
 def _order(epoch: int, examples: int, seed: int) -> list[int]:

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mft_ray.masking import Masks, MaskSettings
 from mft_ray.models.loading import new_model
-from mft_ray.training import flops
-from mft_ray.training.flops import Flops
+from mft_ray.training.step import flops
+from mft_ray.training.step.flops import Flops
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
 MODELS = {
@@ -73,4 +73,4 @@ def test_works_are_told_apart() -> None:
             if work == "training":
                 logits.sum().backward()
     one = counts._known
-    assert one["training"][1, 8] > 2 * one["calibration"][1, 8] > 0
+    assert one["training"][1, 8, 0] > 2 * one["calibration"][1, 8, 0] > 0

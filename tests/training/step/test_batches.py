@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mft_ray.config import ScalingConfig, TrainConfig
 from mft_ray.errors import UserError
-from mft_ray.training.batches import global_batch, micro_batch_size
+from mft_ray.training.step.batches import global_batch, micro_batch_size
 
 
 @settings(deadline=None)

@@ -1,0 +1,124 @@
+"""The loss at labelled positions is the loss: to rounding, for every family of decoders, with its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, SIZES, Architecture
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mft_ray.data.encoding import IGNORED
+from mft_ray.training.step import answer_loss as module
+from mft_ray.training.step.answer_loss import AnswerLoss
+
+TOKENS = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 10, 11, 12, 0, 0]])
+INPUTS = {"input_ids": TOKENS, "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2])}
+LABELS = torch.tensor([[IGNORED, IGNORED, IGNORED, 6, 7, 8], [IGNORED, IGNORED, 11, 12, IGNORED, IGNORED]])
+# Models that cap or scale their logits.
+SCALED = [Architecture("cohere"), Architecture("granite", config={"logits_scaling": 3.0})]
+
+
+def plain(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    logits = model(**inputs, use_cache=False).logits
+    return cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SCALED], ids=lambda each: each.kind)
+def test_it_is_the_loss_of_all_positions(architecture: Architecture) -> None:
+    model = architecture.make()
+    expected = plain(model, INPUTS, LABELS)
+    theirs = gradients(model, expected)
+    loss = AnswerLoss(model)
+    ran: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, given, __: ran.append(given[0].shape[:-1].numel()))
+    found = loss(model, INPUTS, LABELS)
+    assert ran == [5]  # the head ran at five of twelve positions
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    mine = gradients(model, found)
+    assert mine.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        rounding = 1e-5 * max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=rounding, msg=name)
+
+
+def test_pieces_sum_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = torch.randn(37, 11, requires_grad=True), torch.randint(11, (37,))
+    cross_entropy(logits, targets, reduction="sum").backward()
+    expected, logits.grad = logits.grad, None
+    monkeypatch.setattr(module, "_FP32_AT_ONCE", 4 * 11)
+    (3 * module._summed(logits, targets)).backward()
+    assert logits.grad is not None and expected is not None  # noqa: PT018
+    torch.testing.assert_close(logits.grad, 3 * expected)
+
+
+def test_half_precision_logits_are_summed_in_fp32() -> None:
+    logits = torch.randn(64, 1000).to(torch.bfloat16).requires_grad_()
+    targets = torch.randint(1000, (64,))
+    found = module._summed(logits, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, cross_entropy(logits.float(), targets, reduction="sum"))
+    found.backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_a_batch_without_answers_has_no_loss() -> None:
+    model = ARCHITECTURES[0].make()
+    found = AnswerLoss(model)(model, INPUTS, torch.full_like(LABELS, IGNORED))
+    assert float(found) == 0
+    found.backward()
+
+
+class Mixing(nn.Module):
+    """A model whose logits are not its head's alone: what positions say is mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES))
+
+    def get_output_embeddings(self) -> nn.Module:
+        head: nn.Module = self.inner.get_output_embeddings()
+        return head
+
+    def forward(self, **inputs: Any) -> Any:
+        found = self.inner(**inputs)
+        first = found.logits[:, :1] if found.logits.shape[1] == TOKENS.shape[1] else found.logits.new_zeros(2, 7, 13)
+        found.logits = found.logits + first if first.shape[1] == 1 else first
+        return found
+
+
+def test_a_model_that_does_otherwise_has_its_head_run_everywhere() -> None:
+    torch.manual_seed(0)
+    model = Mixing()
+    loss = AnswerLoss(model)
+    for _ in range(2):
+        torch.testing.assert_close(loss(model, INPUTS, LABELS), plain(model, INPUTS, LABELS))
+
+
+def test_no_fp32_copy_of_the_logits_is_made() -> None:
+    """Memory beyond logits and their gradient stays a piece, however many positions there are."""
+    largest: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            out = function(*given, **(named or {}))
+            if isinstance(out, Tensor) and out.dtype == torch.float32:
+                largest.append(out.numel())
+            return out
+
+    logits = torch.randn(4096, 8192).to(torch.bfloat16).requires_grad_()
+    with Watch():
+        module._summed(logits, torch.randint(8192, (4096,))).backward()
+    assert max(largest) <= module._FP32_AT_ONCE < logits.numel()
