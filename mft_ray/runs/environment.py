@@ -69,7 +69,7 @@ def keep_environment(folder: RunFolder) -> None:
     path = folder.environment
     try:
         kept = Environments.load(path).sessions
-    except (FileNotFoundError, Damaged):
+    except (FileNotFoundError, Damaged):  # a damaged one is told, and set aside, when the folder is held
         kept = []
     now = _now(folder)
     changed = changes(kept[-1], now) if kept else []

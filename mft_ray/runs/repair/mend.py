@@ -20,6 +20,7 @@ from mft_ray.data.store import SPLITS, open_split
 from mft_ray.errors import UserError
 from mft_ray.models.artifacts import find
 from mft_ray.models.names import ADAPTER, MASK, MODEL
+from mft_ray.runs.environment import Environments
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, Leaderboard, Trial, Verdict
@@ -141,6 +142,7 @@ class _Mender:
         yield folder.verdict, Verdict.load, f"{_AGAIN}, by the scores that there are"
         yield folder.comparison, Comparison.load, f"{_AGAIN} from what was trained"
         yield folder.data_counts, _of_mapping, "what became of each row is not known any more; nothing else needs it"
+        yield folder.environment, Environments.load, "what the run was begun with is not known any more"
         yield folder.discordant, Differences.load, "the report shows no examples until there is another verdict"
         yield folder.work / "spent.json", _of_spent, "what trials spend is counted anew"
         yield root / "experiments.json", _of_names, "the experiments that are named now are this run's"
