@@ -11,7 +11,7 @@ quickstart: install  ## the whole way on this machine: FFT baseline, mask search
 	$(BIN)/python cluster/local.py -- python -m mft_ray.tune --config tune_spaces/quickstart.yaml $(ARGS)
 
 test: install  ## the tests, but for those that are slow by nature; says what is skipped and why
-	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow or core" $(ARGS)
 
 test-all: install  ## all tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -122,7 +122,7 @@ class Results:
 
     def raw(self) -> JsonObject:
         """Return everything as JSON has it."""
-        return {**asdict(self), "summary": [asdict(each) for each in self.summary()]}
+        return {"schema": 1, **asdict(self), "summary": [asdict(each) for each in self.summary()]}
 
     def summary(self) -> list[Summary]:
         """Return each row over seeds, in the order in which the first seed has them."""

@@ -6,6 +6,7 @@ are skipped by standing in for them, whatever they are: a few examples are compa
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mft_ray.masking import decoder_layers
 
-_DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.uint16}
 # Of logits, where both ways compute the same but may sum in another order.
 _CLOSE = 1e-3
 
@@ -32,56 +31,53 @@ class States:
         width: numbers in a token's state.
         dtype: dtype of the states.
 
+    Attributes:
+        bytes: bytes of the disk that it holds.
+
     Raises:
         OSError: the disk has no room for them.
     """
 
     def __init__(self, lengths: Sequence[int], width: int, dtype: torch.dtype) -> None:
-        self._ends = np.cumsum(lengths)
-        self._dtype = dtype
-        # Has no name: nothing of it is left behind, however this process ends.
-        self._file = tempfile.TemporaryFile(prefix="mft-states-")  # noqa: SIM115
-        # Now, as an error: a disk that is full when the file is written to would kill the process.
-        os.posix_fallocate(self._file.fileno(), 0, max(1, States.size(lengths, width, dtype)))
-        shape = (int(self._ends[-1]), width)
-        self._kept = np.memmap(self._file, dtype=_DTYPES[dtype], mode="r+", shape=shape)
-        self._present = np.zeros(len(lengths), dtype=bool)
+        self._starts = [0, *itertools.accumulate(lengths)]
+        self._width, self._dtype = width, dtype
+        self._present = [False] * len(lengths)
+        self.bytes = self.size(lengths, width, dtype)
+        # Has no name: nothing of it is left behind, however this process ends. Read and written rather than mapped:
+        # pages of a map would count as this process's memory.
+        self._file = tempfile.TemporaryFile(prefix="mft-states-", buffering=0)  # noqa: SIM115
+        os.posix_fallocate(self._file.fileno(), 0, max(1, self.bytes))
 
     @staticmethod
     def size(lengths: Sequence[int], width: int, dtype: torch.dtype) -> int:
         """Return the bytes that the states of all examples take."""
         return sum(lengths) * width * dtype.itemsize
 
-    @property
-    def bytes(self) -> int:
-        """Bytes that all of it takes once it is full."""
-        return int(self._kept.nbytes)
-
     def has(self, indices: Sequence[int]) -> bool:
         """Say whether the states of all these examples are there."""
-        return bool(self._present[list(indices)].all())
+        return all(self._present[index] for index in indices)
 
     def put(self, index: int, states: Tensor) -> None:
         """Keep an example's states, shape (tokens, width)."""
         plain = states.detach().to("cpu", self._dtype).contiguous()
-        self._kept[self._rows(index)] = plain.view(torch.int16).numpy().view(np.uint16) if self._half else plain.numpy()
+        content = plain.view(torch.uint8).numpy().data.cast("B")
+        at = self._starts[index] * self._width * self._dtype.itemsize
+        while content:
+            written = os.pwrite(self._file.fileno(), content, at)
+            content, at = content[written:], at + written
         self._present[index] = True
 
     def get(self, indices: Sequence[int], length: int, device: torch.device) -> Tensor:
         """Return examples' states, padded with zeros behind, shape (examples, length, width)."""
-        found = torch.zeros(len(indices), length, self._kept.shape[1], dtype=self._dtype)
+        found = torch.zeros(len(indices), length, self._width, dtype=self._dtype)
         for row, index in enumerate(indices):
-            kept = np.array(self._kept[self._rows(index)])
-            plain = torch.from_numpy(kept.view(np.int16)).view(self._dtype) if self._half else torch.from_numpy(kept)
-            found[row, : len(plain)] = plain
+            tokens = self._starts[index + 1] - self._starts[index]
+            into = found[row, :tokens].view(torch.uint8).numpy().data.cast("B")
+            at = self._starts[index] * self._width * self._dtype.itemsize
+            while into:
+                read = os.preadv(self._file.fileno(), [into], at)
+                into, at = into[read:], at + read
         return found.to(device, non_blocking=True)
-
-    @property
-    def _half(self) -> bool:
-        return self._dtype.itemsize == 2
-
-    def _rows(self, index: int) -> slice:
-        return slice(int(self._ends[index - 1]) if index else 0, int(self._ends[index]))
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class StateCache:
         states = self._kept.pop(key, None)
         if states is None:
             needed = States.size(lengths, width, dtype)
-            if dtype not in _DTYPES or needed > self.budget:
+            if needed > self.budget:
                 return None
             while sum(each.bytes for each in self._kept.values()) + needed > self.budget:
                 del self._kept[next(iter(self._kept))]
