@@ -247,8 +247,9 @@ class Trainer:
         for taken in micro_batches(indices, self.training.lengths, self.micro, self.rank, self.world):
             self.alive("trains")
             rows = [self.training.rows[index] for index in taken]
-            batch = self._batch(rows)
-            labels = batch.pop("labels")
+            batch = collate(rows, self.tokenizer.pad_token_id)
+            labels = batch.pop("labels")  # stay on the CPU
+            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             answers = sum(self.training.answer_lengths[index] for index in taken)
             with (
                 self._known(self.training, rows, labels.shape[1]) as skipped,

@@ -34,49 +34,52 @@ class AnswerLoss:
 
         Args:
             model: the model, or an engine around it.
-            inputs: what it takes: ``input_ids``, ``attention_mask``.
-            labels: token at each position, shape (B, T), or -100.
+            inputs: what it takes, on its device: ``input_ids``, ``attention_mask``.
+            labels: token at each position, shape (B, T), or -100. On the CPU: where answers are is then known without
+                waiting for the device.
         """
+        device = inputs["input_ids"].device
         targets = labels[:, 1:]  # position t predicts token t + 1
-        labelled = targets != IGNORED
+        rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+        wanted = targets[rows, columns].to(device, non_blocking=True)
+        where = (rows.to(device, non_blocking=True), columns.to(device, non_blocking=True))
         if self._head is not None:
-            with _only_at(self._head, labelled) as seen:
+            with _only_at(self._head, where, labels.shape) as seen:
                 logits = model(**inputs, use_cache=False).logits
-            count = labels.shape[0] * labels.shape[1]
-            if seen.picked is not None and logits.shape[:-1] == (1, seen.picked):
-                return _summed(logits[0], targets[labelled])
-            if seen.picked is not None or logits.shape[0] * logits.shape[1] != count:
+            if seen.picked and logits.shape[:-1] == (1, len(wanted)):
+                return _summed(logits[0], wanted)
+            if seen.picked:
                 # Logits that are not what the head said at those positions: never again for this model.
                 self._head = None
                 logits = model(**inputs, use_cache=False).logits
         else:
             logits = model(**inputs, use_cache=False).logits
-        return _summed(logits[:, :-1][labelled], targets[labelled])
+        return _summed(logits[where], wanted)
 
 
 class _Seen:
-    """Number of positions that the head was run at; None where it was run otherwise."""
+    """Whether the head was run at some positions only."""
 
-    picked: int | None = None
+    picked = False
 
 
 @contextmanager
-def _only_at(head: nn.Module, labelled: Tensor) -> Iterator[_Seen]:
-    """Have a head run, once, at some of the positions before the last.
+def _only_at(head: nn.Module, where: tuple[Tensor, Tensor], shape: torch.Size) -> Iterator[_Seen]:
+    """Have a head run, once, at some positions of a batch.
 
     Args:
         head: output embedding.
-        labelled: which positions, shape (B, T - 1).
+        where: rows and columns of the positions.
+        shape: shape of the batch.
     """
     seen = _Seen()
 
     def pick(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden = given[0]
-        if seen.picked is not None or hidden.dim() != 3 or hidden.shape[:2] != (len(labelled), labelled.shape[1] + 1):
+        if seen.picked or hidden.dim() != 3 or hidden.shape[:2] != shape:
             return None
-        picked = hidden[:, :-1][labelled]
-        seen.picked = len(picked)
-        return (picked.unsqueeze(0), *given[1:])
+        seen.picked = True
+        return (hidden[where].unsqueeze(0), *given[1:])
 
     hook = head.register_forward_pre_hook(pick)
     try:

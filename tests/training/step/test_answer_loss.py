@@ -122,3 +122,16 @@ def test_no_fp32_copy_of_the_logits_is_made() -> None:
     with Watch():
         module._summed(logits, torch.randint(8192, (4096,))).backward()
     assert max(largest) <= module._FP32_AT_ONCE < logits.numel()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_host_does_not_wait_for_the_device() -> None:
+    model = ARCHITECTURES[0].make().cuda()
+    loss, inputs = AnswerLoss(model), {name: tensor.cuda() for name, tensor in INPUTS.items()}
+    loss(model, inputs, LABELS).backward()  # what is done once only
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(model, inputs, LABELS).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
