@@ -40,6 +40,6 @@ part parts 60 python3 benchmarks/step_parts.py --shape "${size%% *}" --device "$
 # Side by side where pytest-xdist is there: 60 s, not minutes.
 beside=$(python3 -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
 # shellcheck disable=SC2086
-part masking 150 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking tests/training/step -q --maxfail=40 $beside \
+part masking 150 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking tests/training/step/test_answer_loss.py tests/training/step/test_prefix.py -q --maxfail=40 $beside \
     -p no:cacheprovider -p no:randomly --durations=5
 exit "$failed"

@@ -292,5 +292,6 @@ def frozen_layers(model: nn.Module) -> int:
 
 def _random(module: nn.Module) -> bool:
     """Say whether a module drops something at random in training."""
-    rates = [getattr(module, name, 0) for name in ("p", "attention_dropout", "dropout_p", "attn_dropout", "layerdrop")]
-    return any(isinstance(rate, float) and rate > 0 for rate in rates) and not isinstance(module, nn.LayerNorm)
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    return any(isinstance(rate, float) and rate > 0 for name, rate in vars(module).items() if "drop" in name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ TOKENS = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 10, 11, 12, 0, 0], [4, 4, 9, 2, 3
 INPUTS = {"input_ids": TOKENS, "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 5 + [0]])}
 REAL = INPUTS["attention_mask"].bool()
 SPLIT = ("data", "train")
+[OPT] = [each for each in ARCHITECTURES if each.kind == "opt"]
 
 
 def rows(*indices: int) -> Rows:
@@ -202,6 +204,9 @@ def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (Architecture("gpt2", ["attn.c_attn"], ["mlp.c_fc"], {"n_positions": 32, "resid_pdrop": 0.1}), "1", 0),
         (Architecture("gpt2", ["attn.c_attn"], ["mlp.c_fc"], {"n_positions": 32, "embd_pdrop": 0.1}), "1", 0),
         (Architecture("llama", config={"attention_dropout": 0.1}), "1", 0),
+        (replace(OPT, config={**OPT.config, "dropout": 0.1}), "1", 0),
+        (replace(OPT, config={**OPT.config, "layerdrop": 0.1}), "1", 0),
+        (OPT, "1", 1),
     ],
 )
 def test_only_what_is_frozen_and_certain_is_below(architecture: Architecture, layers: str, expected: int) -> None:
