@@ -43,6 +43,7 @@ def test_every_function_has_an_example() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.core
 @pytest.mark.timeout(900)
 def test_the_examples_run_as_they_stand(
     ray_cluster: None, make_tiny: Callable[[], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

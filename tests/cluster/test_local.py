@@ -191,6 +191,7 @@ def test_twice_in_a_row_beside_another_ray(
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_a_folder_with_large_files_in_it_behind_a_proxy(tmp_path: Path, short_tmp: Path, proxy: Proxy) -> None:
     """Ray uploads no more than 100 MiB, and what it says to itself is nothing for a proxy."""
     folder = tmp_path / "it's a folder"

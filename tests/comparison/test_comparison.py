@@ -131,6 +131,7 @@ def run(
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_every_row_has_scores_with_intervals_and_a_cost(run: tuple[Run, set[str]]) -> None:
     content = run[0].content
     assert [row["name"] for row in content["rows"]] == ["fft", *CHANGED]
@@ -150,6 +151,7 @@ def test_every_row_has_scores_with_intervals_and_a_cost(run: tuple[Run, set[str]
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_a_row_that_fails_leaves_the_others_alone(run: tuple[Run, set[str]]) -> None:
     [row] = [row for row in run[0].content["rows"] if row["name"] == "too fast"]
     assert "the loss or score is not finite" in row["error"]
@@ -160,6 +162,7 @@ def test_a_row_that_fails_leaves_the_others_alone(run: tuple[Run, set[str]]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_scores_on_test_are_of_the_kept_examples(run: tuple[Run, set[str]]) -> None:
     table = run[0].table("test")
     assert (table["metric"], table["n"]) == ("exact_match", 50)
@@ -170,6 +173,7 @@ def test_scores_on_test_are_of_the_kept_examples(run: tuple[Run, set[str]]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_benchmark_tasks_keep_their_texts(run: tuple[Run, set[str]]) -> None:
     root = run[0].root
     (name,) = (table["on"] for table in run[0].content["scores"] if table["on"] != "test")
@@ -182,6 +186,7 @@ def test_benchmark_tasks_keep_their_texts(run: tuple[Run, set[str]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_the_table_can_be_read(run: tuple[Run, set[str]]) -> None:
     lines = (run[0].root / "comparison.md").read_text().splitlines()
     assert len({line.count("|") for line in lines}) == 1
@@ -195,6 +200,7 @@ def test_the_table_can_be_read(run: tuple[Run, set[str]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_a_finished_comparison_repeats_nothing(run: tuple[Run, set[str]], tmp_path: Path) -> None:
     root = run[0].root
     before = {path: path.stat().st_mtime_ns for path in root.glob("methods/*/outcome.json")}

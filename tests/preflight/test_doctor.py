@@ -35,6 +35,7 @@ def changed(**changes: object) -> Machine:
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_nothing_is_wrong_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--run-dir", str(tmp_path / "runs")]) == 0
     printed = capfd.readouterr()
@@ -47,6 +48,7 @@ def test_nothing_is_wrong_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_a_cluster_is_looked_at_from_each_of_its_nodes(tmp_path: Path) -> None:
     """Two nodes, and the doctor as another process that is told their address."""
     (tmp_path / "runs").mkdir()

@@ -51,6 +51,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return trials
 
 
+@pytest.mark.core
 def test_ctrl_c_finishes_the_report_and_says_how_to_go_on(
     interrupted: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

@@ -25,7 +25,7 @@ from mft_ray.runs.study_storage import open_storage
 from mft_ray.searches.optuna_search import STUDY_NAME
 from mft_ray.searches.space import PAPER, paper_layers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.core]
 
 LOST = "10570000"
 REASONS = {"completed", "below_fft", "plateau", "pruned", "failed", "cancelled"}
