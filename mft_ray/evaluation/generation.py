@@ -212,6 +212,6 @@ def room_for_prompts(config: Any, max_new_tokens: int) -> int:
     if most <= max_new_tokens:
         raise UserError(
             f"The model has {most} positions, so {max_new_tokens} new tokens leave no room for a prompt. Generate "
-            "fewer (evaluation.task_max_new_tokens; --max-new-tokens of mft_ray.evaluate)."
+            "fewer (evaluation.task_max_new_tokens; --max-new-tokens of mft-ray evaluate)."
         )
     return most - max_new_tokens

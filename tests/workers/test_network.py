@@ -47,7 +47,7 @@ RAY="$2 -m ray.scripts.scripts start --num-cpus=1 --disable-usage-stats"
 $RAY --head --node-ip-address=10.77.0.1 --port=6399 --temp-dir="$1/ray" > head.log 2>&1 < /dev/null
 $OTHER $RAY --address=10.77.0.1:6399 --node-ip-address=10.77.0.2 > node.log 2>&1 < /dev/null
 export RAY_ADDRESS=10.77.0.1:6399
-TRAIN="$2 -m mft_ray.train --method fft --config config.yaml"
+TRAIN="$2 -m mft_ray train --method fft --config config.yaml"
 set +e
 $TRAIN --out out > trained.log 2>&1
 echo $? > trained
