@@ -292,7 +292,10 @@ class Trainer:
 
         if prefix.agrees(forward, self.training.forward(rows, batch["input_ids"].shape[1], self.device)):
             return prefix
-        told = f"layers 0-{layers - 1} are computed each time: what they make of an example cannot be kept here"
+        told = (
+            f"layers 0-{layers - 1} are computed each time: what they make of an example cannot be kept, for this "
+            "architecture's sake or for want of disk (scaling.prefix_cache_gb)"
+        )
         self.note = "; ".join(filter(None, [self.note, told]))
         return None
 

@@ -28,7 +28,6 @@ STAND_IN = """
 from dataclasses import dataclass
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import torch
-from command_line import run_command
 
 @dataclass
 class SamplingParams:
