@@ -20,6 +20,7 @@ check: install docs wheel  ## lint, types, import contract, documentation, wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks examples docs/hooks.py
 	$(BIN)/lint-imports
 
 docs: install  ## the documentation, in site/

@@ -125,7 +125,7 @@ def search(trainable: Any, plan: TrialPlan, watch: Watch, depth: int, slots: int
     }
 
 
-def plan_in(root: Path, config: Config, baseline: dict[str, Any], data: Path) -> TrialPlan:
+def plan_in(root: Path, config: Config, baseline: FftModel, data: Path) -> TrialPlan:
     """Return the plan of a search in a folder of its own, on prepared data."""
     folder = RunFolder(root)
     folder.trials.mkdir(parents=True)

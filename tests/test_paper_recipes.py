@@ -25,6 +25,7 @@ from mft_ray.evaluation.tasks import TASKS
 from mft_ray.masking import load_mask
 from mft_ray.models.export import save_model
 from mft_ray.models.loading import load_model, load_tokenizer, new_model
+from mft_ray.runs.once import train as train_module
 from mft_ray.searches.space import points_to_evaluate
 from mft_ray.training.job import Outcome
 from mft_ray.workers.group import WorkerGroup
@@ -196,19 +197,17 @@ def group(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_a_tiny_model_goes_the_whole_way(
     name: str, group: WorkerGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mft_ray.runs import train_once as single
-
     def on_the_group(job: Any, stop: Any, heard: Any) -> Outcome:
         assert job.scaling == group.scaling
         return group.train(job, stop, heard)
 
-    monkeypatch.setattr(single, "launch", on_the_group)
+    monkeypatch.setattr(train_module, "launch", on_the_group)
     domain = name.rsplit("-", 1)[1]
     configured = partial(recipe, name, *SMALL, f"data.mixture={mixture(domain, tmp_path / 'data')}")
     start = start_model(name, tmp_path / "start")
-    single.train_once("fft", configured(f"model.path={start}"), str(tmp_path / "fft"))
+    train_module.train_once("fft", configured(f"model.path={start}"), str(tmp_path / "fft"))
     best = str(tmp_path / "fft" / "best")
-    single.train_once("mft", configured(f"model.path={best}"), str(tmp_path / "mask"))
+    train_module.train_once("mft", configured(f"model.path={best}"), str(tmp_path / "mask"))
 
     for folder in ("fft", "mask"):
         outcome = Outcome.load(tmp_path / folder / "outcome.json")
