@@ -63,7 +63,7 @@ def per_gpu(config: Config, method: str) -> dict[str, float]:
             "masks": 1.0 * selected,  # whole on every GPU
         }
         buckets = 4 * BUCKET
-    tokens = (train.micro_batch_size or 1) * config.data.max_length
+    tokens = train.micro_batch_tokens or config.data.max_length
     return {
         **states,
         "gathered": 4 * min(LIVE, weights),
@@ -121,7 +121,7 @@ def count(method: str) -> dict[str, float]:
     trainable = masks.scores() if masks else list(model.parameters())
     numbers = sum(parameter.numel() for parameter in trainable)
     scaling = ScalingConfig(zero_stage=3, compute="bfloat16")
-    engine = build_engine(model, trainable, TrainConfig(batch_size=1), scaling, 1)
+    engine = build_engine(model, trainable, TrainConfig(batch_size=1), scaling)
     for _ in range(2):
         loss = engine(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False).logits.float().mean()
         engine.backward(loss)

@@ -57,7 +57,8 @@ FREE: dict[str, str] = {
         f"{train}.{name}": why
         for train in ("train", "fft.train")
         for name, why in {
-            "micro_batch_size": "memory",
+            "micro_batch_tokens": "memory",
+            "packing": "speed: the gradient is the same",
             "eval_batch_size": "memory",
             "checkpoint_every": "disk",
         }.items()

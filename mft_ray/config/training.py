@@ -42,11 +42,17 @@ class TrainConfig(Section):
         "train", description="held_out: those of data.n_held_out, which FFT has not seen"
     )
     batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all workers")
-    micro_batch_size: int | None = Field(
+    micro_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="examples per forward per worker; null: as many as fit the memory, by lengths and model. Halved "
-        "where they are too many; the gradient is the same for any",
+        description="tokens per forward per worker, at most, padding included; an example of more goes alone. null: as "
+        "many as fit the memory and pay. Halved where they are too many; the gradient is the same for any",
+    )
+    packing: bool | None = Field(
+        None,
+        description="put the examples of a micro-batch one behind the other instead of padding them; null: where "
+        "model.attention is flash_attention_2 or later, which computes nothing between them. Where a model then gives "
+        "other logits it is not done, and that is said",
     )
     optimizer: Literal["adamw", "rmsprop"] = Field(
         "adamw", description="rmsprop keeps one state per weight instead of two, for memory"

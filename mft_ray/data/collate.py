@@ -35,6 +35,32 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_id: int, side: Side = "right"
     return batch
 
 
+def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Put rows of `encoding.encode` one behind the other.
+
+    Args:
+        rows: at least one row with ``input_ids`` and ``labels``.
+
+    Returns:
+        ``input_ids``, ``position_ids`` (which start anew with each row, and so tell models where one begins) and
+        ``labels`` (-100 at the beginning of each row, which nothing of its own predicts), each of shape (1, T) and
+        dtype int64.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("a batch needs at least one row")
+    tokens = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
+    labels = [torch.tensor([IGNORED, *row["labels"][1:]], dtype=torch.long) for row in rows]
+    positions = [torch.arange(len(each)) for each in tokens]
+    return {
+        "input_ids": torch.cat(tokens)[None],
+        "position_ids": torch.cat(positions)[None],
+        "labels": torch.cat(labels)[None],
+    }
+
+
 def collate_prompts(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
     """Pad prompts on the left, so that generation goes on from each one's end.
 

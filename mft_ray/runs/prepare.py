@@ -26,7 +26,7 @@ from mft_ray.models.loading import check_attention, check_model, check_path, loa
 from mft_ray.models.positions import positions
 from mft_ray.models.vocabulary import check_vocabulary, embedded
 from mft_ray.runs.folder import RunFolder
-from mft_ray.training.step.batches import micro_batch_size
+from mft_ray.training.step.batches import check_batch_size
 from mft_ray.utils.console import log
 
 # Told the configuration and the structure of its model; refuses what cannot work.
@@ -43,9 +43,9 @@ def check(config: Config, also: Check | None = None) -> None:
     Raises:
         UserError: the first thing found, with what to do.
     """
-    micro_batch_size(config.train, config.scaling)
+    check_batch_size(config.train, config.scaling)
     if not config.fft.given:
-        micro_batch_size(config.fft.train, config.fft.scaling or config.scaling)
+        check_batch_size(config.fft.train, config.fft.scaling or config.scaling)
     elif config.model.architecture is not None:
         raise UserError("fft.given says that model.path is already fine-tuned, but model.architecture is given.")
     if config.model.architecture is not None and config.data.task != "arithmetic":

@@ -9,7 +9,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.runs.prepare import check_pretrained
 from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
-from mft_ray.training.step.batches import micro_batch_size
+from mft_ray.training.step.batches import check_batch_size
 
 
 def check_search(config: Config, model: torch.nn.Module) -> None:
@@ -31,7 +31,7 @@ def check_search(config: Config, model: torch.nn.Module) -> None:
     places = set()
     for chosen in what_may_be_chosen(config, depth(model)):
         check_pretrained(chosen)
-        micro_batch_size(chosen.train, config.scaling)
+        check_batch_size(chosen.train, config.scaling)
         places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
     for layers, target in places:
         select(model, layers, target)

@@ -39,15 +39,18 @@ class Split:
         self._places = {id(row): place for place, row in enumerate(self.rows)}
         self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
 
-    def forward(self, rows: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Rows:
+    def forward(
+        self, rows: Sequence[Mapping[str, Any]], length: int, device: torch.device, packed: bool = False
+    ) -> Rows:
         """Return which examples a forward is over.
 
         Args:
             rows: some of ``self.rows``.
-            length: tokens of each in the batch, padding included.
+            length: tokens of a row of the batch, padding included.
             device: device of the batch.
+            packed: whether they lie one behind the other in one row.
         """
-        return Rows(self.name, self.lengths, [self._places[id(row)] for row in rows], length, device)
+        return Rows(self.name, self.lengths, [self._places[id(row)] for row in rows], length, device, packed)
 
 
 class WorkerCache:

@@ -23,7 +23,6 @@ def build_engine(
     parameters: Iterable[nn.Parameter],
     train: TrainConfig,
     scaling: ScalingConfig,
-    micro: int,
 ) -> Any:
     """Return a DeepSpeed engine over a model.
 
@@ -32,13 +31,14 @@ def build_engine(
         parameters: the trainable ones only; DeepSpeed keeps optimizer state for nothing else.
         train: optimizer and schedule.
         scaling: workers, ZeRO stage and compute dtype.
-        micro: examples per forward per worker.
     """
     optimizer = build_optimizer(list(parameters), train)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
     settings: dict[str, Any] = {
-        "train_batch_size": train.batch_size,
-        "train_micro_batch_size_per_gpu": micro,
+        # Micro-batches are filled by tokens, and so not equally many in every step: who trains says which is the last
+        # (`set_gradient_accumulation_boundary`), and divides by the answer tokens of the global batch.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": train.clip,
         "zero_optimization": {"stage": scaling.zero_stage},
         "steps_per_print": 10**9,

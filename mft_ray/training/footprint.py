@@ -4,7 +4,7 @@ A training job holds, beside the model:
 
 - for each trained weight 4 bytes of gradient, 4 or 8 of optimizer state (divided among workers from ZeRO-1 on) and 4 of
   copies made in passing; a mask's or adapter's own numbers as well, and for a mask W * M, kept between micro-batches;
-- for each token of a micro-batch, padded to the longest example, what the backward pass needs: 1.8 numbers for each
+- for each token of a micro-batch, padding included, what the backward pass needs: 1.8 numbers for each
   input and output of every linear layer from the lowest trained one up (with gradient checkpointing: two hidden states
   a layer, and one layer whole), attention weights where these are stored, and five copies of the logits.
 
@@ -29,12 +29,13 @@ from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
 from mft_ray.training import memory
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
-from mft_ray.training.step.batches import largest_divisor, micro_batch_size
 
 # Told what sizes a job works with, before it does.
 Sized = Callable[[Sizes], object]
 
 _FLOAT = 4
+# Of a micro-batch. More of them fill a device no better, and put unlike lengths together.
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
 _SAVED = 1.8
 _LOGITS_TRAINING, _LOGITS_SCORING = 5, 3
 # What DeepSpeed sets aside on a GPU to reduce gradients in, from ZeRO-1 on.
@@ -147,7 +148,7 @@ def training_sizes(
 ) -> tuple[Sizes, str]:
     """Return the batches that a training job fits in memory with, alike on all workers, and what there is to say.
 
-    A micro-batch size that the configuration gives is taken as it is. Any leads to the same gradient.
+    What the configuration gives for a micro-batch is taken as it is. Any leads to the same gradient.
 
     Args:
         model: on its device, with nothing put on it yet.
@@ -162,17 +163,16 @@ def training_sizes(
     longest, fixed = max(lengths), trained.bytes(job, device.type)
     each = shape.training(longest, trained.lowest, job.scaling.gradient_checkpointing)
     room = _agreed(lambda: memory.available(device, job.scaling), device)
-    share = train.batch_size // job.scaling.workers
-    asked = micro_batch_size(train, job.scaling)
-    fitting = asked if train.micro_batch_size else largest_divisor(share, (room - fixed) / each)
+    paying = min(TOKENS_AT_ONCE[device.type], train.batch_size // job.scaling.workers * longest)
+    tokens = train.micro_batch_tokens or min(paying, int((room - fixed) * longest / each))
     generated = _generated(job.evaluation, job.evaluation.metric, job.evaluation.monitor)
-    most = Sizes(fitting, _scoring(shape, scored, generated, room - fixed, train.eval_batch_size)).within(limit)
-    sizes = Sizes(largest_divisor(share, most.training), most.scoring)
-    if train.micro_batch_size or fitting == share:
+    scoring = _scoring(shape, scored, generated, room - fixed, train.eval_batch_size)
+    sizes = Sizes(max(longest, tokens), scoring, longest).within(limit)
+    if train.micro_batch_tokens or tokens >= paying:
         return sizes, ""
     return sizes, (
-        f"micro-batches of {sizes.training} of {share} examples: of {_gb(room)} that a worker may take, what is "
-        f"trained needs {_gb(fixed)}, and an example of {longest:,} tokens, the longest, {_gb(each)}"
+        f"micro-batches of {sizes.training:,} tokens: of {_gb(room)} that a worker may take, what is trained needs "
+        f"{_gb(fixed)}, and an example of {longest:,} tokens, the longest, {_gb(each)}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ class TrainJob:
         backbone: the model's fingerprint, written into the mask file.
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         reference_scores: file with the validation scores, one per example, that this run's are compared with.
+        accumulates: whether a global batch may take a worker several micro-batches, with the same weights.
         decides: whether the best state is scored by the deciding metric too, where that is another than is watched.
     """
 
@@ -46,6 +47,7 @@ class TrainJob:
     backbone: str = ""
     pretrained: str | None = None
     reference_scores: str | None = None
+    accumulates: bool = True
     decides: bool = True
 
     def __post_init__(self) -> None:
@@ -141,25 +143,30 @@ class Counted:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many examples go through a worker's model at once; less memory is needed by fewer.
+    """How much goes through a worker's model at once; less memory is needed by less.
 
     Attributes:
-        training: in a forward and backward pass, the micro-batch.
-        scoring: in a forward pass that no backward one follows.
+        training: tokens in a forward and backward pass, the micro-batch.
+        scoring: examples in a forward pass that no backward one follows.
+        longest: tokens of the longest example: a micro-batch has no fewer.
     """
 
     training: int
     scoring: int
+    longest: int = 1
 
     def smaller(self) -> Sizes | None:
         """Return what to try where these were too many; None if nothing is left to try."""
         # Which of the two was too many is not always known, and scoring needs far less for each.
-        tried = Sizes(max(1, self.training // 2), max(1, self.scoring // 4))
+        tried = replace(self, training=max(self.longest, self.training // 2), scoring=max(1, self.scoring // 4))
         return None if tried == self else tried
 
     def within(self, limit: Sizes | None) -> Sizes:
         """Return the same, but no more than a limit."""
-        return self if limit is None else Sizes(min(self.training, limit.training), min(self.scoring, limit.scoring))
+        if limit is None:
+            return self
+        training = max(self.longest, min(self.training, limit.training))
+        return replace(self, training=training, scoring=min(self.scoring, limit.scoring))
 
 
 class StopReason(StrEnum):

@@ -32,6 +32,7 @@ from mft_ray.training.step.answer_loss import AnswerLoss
 from mft_ray.training.step.batches import global_batch, micro_batches
 from mft_ray.training.step.dropout import add_dropout
 from mft_ray.training.step.flops import Flops
+from mft_ray.training.step.forms import Form, arranged, chosen
 from mft_ray.training.step.prefix import Prefix, frozen_layers
 from mft_ray.utils.files import write_json
 
@@ -61,8 +62,8 @@ def train(
         cache: what this worker has from the last job. torch.distributed must be initialised.
         stop: asked after every evaluation, on every worker; must answer alike on all.
         report: told of every evaluation, on every worker.
-        limit: examples at once, at most, where more have been too many for the memory.
-        sized: told, on every worker, how many it is going to be.
+        limit: how much at once, at most, where more has been too much for the memory.
+        sized: told, on every worker, how much it is going to be.
         alive: told, on every worker, what is done next.
     """
     trainer = Trainer(job, cache, limit, sized, alive)
@@ -105,8 +106,8 @@ class Trainer:
         )
         if sized:
             sized(self.sizes)
-        self.micro = self.sizes.training
-        self.job = job = replace(job, train=job.train.model_copy(update={"micro_batch_size": self.micro}))
+        share = job.train.batch_size // self.world
+        self.job = job = replace(job, accumulates=share * self.sizes.longest > self.sizes.training)
         if job.scaling.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -120,10 +121,11 @@ class Trainer:
         self.method = attach(model, job, self.tokenizer, calibrate)
         # Before ZeRO-3 shards them.
         self.trainable = sum(parameter.numel() for parameter in self.method.parameters)
-        self.loss = AnswerLoss(model)
+        self.loss = AnswerLoss(model, whole=job.scaling.zero_stage < 3)
+        self.form = self._form(model)
         self.prefix = self._prefix(model)
         self.dropout = add_dropout(model, job.train.dropout)
-        self.engine = build_engine(model, self.method.parameters, job.train, job.scaling, self.micro)
+        self.engine = build_engine(model, self.method.parameters, job.train, job.scaling)
         self.history: list[Evaluation] = []
         self.step = self.tokens = 0
         self.losses: list[torch.Tensor] = []
@@ -242,23 +244,23 @@ class Trainer:
         train = self.job.train
         indices = global_batch(self.step, train.batch_size, len(self.training.rows), train.seed)
         answer_tokens = sum(self.training.answer_lengths[index] for index in indices)
-        accumulation = train.batch_size // (self.world * self.micro)
         loss_sum = torch.zeros((), device=self.device)
-        for taken in micro_batches(indices, self.training.lengths, self.micro, self.rank, self.world):
+        packed = self.form == Form.PACKED
+        batches = micro_batches(indices, self.training.lengths, self.sizes.training, self.rank, self.world, packed)
+        for number, taken in enumerate(batches, start=1):
             self.alive("trains")
             rows = [self.training.rows[index] for index in taken]
-            batch = collate(rows, self.tokenizer.pad_token_id)
-            labels = batch.pop("labels")  # stay on the CPU
-            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+            batch, labels = self._arranged(rows)
             answers = sum(self.training.answer_lengths[index] for index in taken)
+            self.engine.set_gradient_accumulation_boundary(number == len(batches))
             with (
-                self._known(self.training, rows, labels.shape[1]) as skipped,
-                self.flops.counted(f"training from layer {skipped}", len(taken), labels.shape[1], answers),
+                self._known(self.training, rows, labels.shape[1], packed) as skipped,
+                self.flops.counted(f"training from layer {skipped}", labels.shape[0], labels.shape[1], answers),
             ):
                 nll = self.loss(self.engine, batch, labels)
-                # The engine averages over workers and micro-batches; what is wanted is the mean over the global
-                # batch's answer tokens, whatever the number of workers.
-                self.engine.backward(nll * (self.world * accumulation / answer_tokens))
+                # The engine averages over workers; what is wanted is the mean over the global batch's answer tokens,
+                # whatever the number of workers and micro-batches.
+                self.engine.backward(nll * (self.world / answer_tokens), scale_wrt_gas=False)
             self.engine.step()
             loss_sum += nll.detach()
         self.step += 1
@@ -266,9 +268,43 @@ class Trainer:
         self._follow()
         self.losses.append(loss_sum * (self.world / answer_tokens))
 
-    def _known(self, split: Split, rows: Sequence[Mapping[str, Any]], length: int) -> AbstractContextManager[int]:
+    def _known(
+        self, split: Split, rows: Sequence[Mapping[str, Any]], length: int, packed: bool = False
+    ) -> AbstractContextManager[int]:
         """Context manager for a forward over rows of a split, yielding the number of layers that need no computing."""
-        return nullcontext(0) if self.prefix is None else self.prefix.around(split.forward(rows, length, self.device))
+        if self.prefix is None:
+            return nullcontext(0)
+        return self.prefix.around(split.forward(rows, length, self.device, packed))
+
+    def _arranged(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return what the model takes of some rows, on its device, and their labels, which stay on the CPU."""
+        batch, labels = arranged(rows, self.tokenizer.pad_token_id, self.form)
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}, labels
+
+    def _form(self, model: PreTrainedModel) -> Form:
+        """Return the form of micro-batches."""
+        if not self.job.train.steps:
+            return Form.MASKED
+        form, told = chosen(
+            model,
+            self.training.rows,
+            self.tokenizer.pad_token_id,
+            self.device,
+            self.job.train.packing,
+            lambda inputs: self._logits(model, inputs),
+        )
+        self._tell(told)
+        return form
+
+    def _logits(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return a model's logits, computed as training computes them."""
+        dtype = torch.bfloat16 if self.job.scaling.compute == "bfloat16" else None
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits: torch.Tensor = model.eval()(**inputs, use_cache=False).logits
+            return logits
+
+    def _tell(self, told: str) -> None:
+        self.note = "; ".join(filter(None, [self.note, told]))
 
     def _prefix(self, model: PreTrainedModel) -> Prefix | None:
         """Return what keeps the hidden states below the lowest trained layer; None where that cannot be, or not pay."""
@@ -281,22 +317,14 @@ class Trainer:
         backbone = (job.model, job.dtype, job.attention, job.backbone)
         prefix = Prefix(model, layers, states, backbone, scaling.compute)
         rows = self.training.rows[:2]
-        batch = self._batch(rows)
-        del batch["labels"]
-        dtype = torch.bfloat16 if scaling.compute == "bfloat16" else None
-
-        def forward() -> torch.Tensor:
-            with torch.no_grad(), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                logits: torch.Tensor = model.eval()(**batch, use_cache=False).logits
-                return logits.float()
-
-        if prefix.agrees(forward, self.training.forward(rows, batch["input_ids"].shape[1], self.device)):
+        batch, labels = self._arranged(rows)
+        few = self.training.forward(rows, labels.shape[1], self.device, self.form == Form.PACKED)
+        if prefix.agrees(lambda: self._logits(model, batch).float(), few):
             return prefix
-        told = (
+        self._tell(
             f"layers 0-{layers - 1} are computed each time: what they make of an example cannot be kept, for this "
             "architecture's sake or for want of disk (scaling.prefix_cache_gb)"
         )
-        self.note = "; ".join(filter(None, [self.note, told]))
         return None
 
     def _follow(self) -> None:

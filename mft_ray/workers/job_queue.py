@@ -38,7 +38,7 @@ class Task:
         number: counted from 1 over the desk's life.
         job: what to do.
         stop: the rule that may end it early.
-        limit: examples at once, at most, where more have been too many for the memory.
+        limit: how much at once, at most, where more has been too much for the memory.
     """
 
     number: int
@@ -222,7 +222,7 @@ class JobQueue:
             return self._task if due() else None
 
     async def sized(self, sizes: Sizes) -> None:
-        """Note how many examples at once the job begins with, which every worker tells."""
+        """Note how much at once the job begins with, which every worker tells."""
         self._sizes = sizes
 
     async def too_many(self, reason: str) -> Task | None:
@@ -331,5 +331,5 @@ def _kind(job: Job) -> str:
 
 def _change(before: Sizes, after: Sizes, job: Job) -> str:
     if isinstance(job, TrainJob) and before.training > after.training:
-        return f"micro-batches of at most {after.training} instead of {before.training} examples"
+        return f"micro-batches of at most {after.training:,} instead of {before.training:,} tokens"
     return f"at most {after.scoring} instead of {before.scoring} examples scored at once"

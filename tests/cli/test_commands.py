@@ -175,7 +175,7 @@ def test_bad_arguments_end_with_2_and_the_usage(
         ("model={path: ./nowhere}", "There is no model folder ./nowhere"),
         ("model.architecture={model_type: nonsense}", "makes no causal LM"),
         ("data.task=chat", "which only the arithmetic task has"),
-        ("train.micro_batch_size=7", "7"),
+        ("train.micro_batch_size=7", "it is called train.micro_batch_tokens (of tokens, not examples) now"),
         ("fft.given=true", "fft.given"),
     ],
 )

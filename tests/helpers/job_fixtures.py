@@ -33,6 +33,9 @@ from mft_ray.runs.prepare import make_ready
 from mft_ray.training.job import TrainJob
 from mft_ray.workers.launch import launch
 
+# Tokens of a micro-batch: a batch takes several, and not equally many in every step.
+SMALL = 24
+
 
 @pytest.fixture(scope="session")
 def ground(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Ground:
@@ -104,7 +107,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
 
     def looked_into(workers: int, zero: int, **more: object) -> on_workers.Task:
         name = f"inside-z{zero}w{workers}" + "".join(f"-{value}" for value in more.values())
-        train = {"eval_every": 1, "steps": 10, "clip": 0.0, "micro_batch_size": 4}
+        train = {"eval_every": 1, "steps": 10, "clip": 0.0, "micro_batch_tokens": SMALL}
         job = add(mft_job, name, scaling(workers, zero, **more), ONE_LAYER, **train)
         return partial(on_workers.look_inside, job)
 
@@ -113,7 +116,8 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
         1,
         [
             partial(plain, add(mft_job, "mft-z0w1", scaling())),
-            partial(plain, add(mft_job, "micro-z0w1", scaling(), micro_batch_size=4)),
+            partial(plain, add(mft_job, "micro-z0w1", scaling(), micro_batch_tokens=SMALL)),
+            partial(plain, add(mft_job, "packed-z0w1", scaling(), micro_batch_tokens=SMALL, packing=True)),
             partial(plain, add(mft_job, "unclipped", scaling(), clip=0.0)),
             partial(plain, add(mft_job, "bf16-z0w1", scaling(compute="bfloat16"))),
             partial(plain, add(mft_job, "computed-each-time", scaling(prefix_cache_gb=0), UPPER_LAYER)),
@@ -134,7 +138,10 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(mft_job, "mft-z1w2", scaling(2, 1))),
             partial(plain, add(mft_job, "mft-z2w2", scaling(2, 2))),
             partial(plain, add(fft_job, "fft-z2w2", scaling(2, 2))),
-            partial(plain, add(mft_job, "micro-z2w2", scaling(2, 2), micro_batch_size=2)),
+            partial(on_workers.train_in_pieces, add(fft_job, "fft-pieces-z2w2", scaling(2, 2))),
+            partial(on_workers.train_in_pieces, add(mft_job, "pieces-z1w2", scaling(2, 1))),
+            partial(plain, add(mft_job, "micro-z2w2", scaling(2, 2), micro_batch_tokens=SMALL)),
+            partial(plain, add(mft_job, "packed-z2w2", scaling(2, 2), micro_batch_tokens=SMALL, packing=True)),
             partial(plain, add(mft_job, "bf16-z2w2", scaling(2, 2, compute="bfloat16"))),
             partial(interrupted, add(mft_job, "resumed-z2w2", scaling(2, 2)), 15),
             partial(plain, add(fft_job, "fft-bf16-z2w2", scaling(2, 2, compute="bfloat16"), steps=20)),

@@ -34,6 +34,24 @@ def train_job(job: TrainJob, device: torch.device) -> None:
     train(job, WorkerCache(device))
 
 
+def train_in_pieces(job: TrainJob, device: torch.device) -> None:
+    """Have logits of three positions at a time."""
+    from mft_ray.training.step import answer_loss, head
+
+    made, summed = [], head.Head.summed
+
+    def noted(self: head.Head, *given: Any) -> torch.Tensor:
+        made.append(given)
+        return summed(self, *given)
+
+    at_once, answer_loss._AT_ONCE, head.Head.summed = answer_loss._AT_ONCE, 3 * 20, noted
+    try:
+        train_job(job, device)
+        assert made
+    finally:
+        answer_loss._AT_ONCE, head.Head.summed = at_once, summed
+
+
 def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
     """Break off at an evaluation and start again, as another process would."""
     from mft_ray.training.cache import WorkerCache
@@ -159,27 +177,28 @@ class LimitMemory:
 
 @dataclass(frozen=True)
 class TooMany:
-    """A stop rule that, from the first evaluation on, leaves one worker no memory for more examples than some at once.
+    """A stop rule that, from the first evaluation on, leaves one worker no memory for more tokens than some at once.
 
     Asks for memory that is not there, as long as a marker is.
     """
 
-    examples: int
+    tokens: int
     marker: str
     rank: int = 0
 
     def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
         from mft_ray.training import loop
 
-        collate = loop.collate
+        arranged = loop.arranged
 
         def greedy(rows: Sequence[Any], *arguments: Any) -> Any:
-            if len(rows) > self.examples and os.path.exists(self.marker):
+            batch, labels = arranged(rows, *arguments)
+            if labels.numel() > self.tokens and os.path.exists(self.marker):
                 torch.empty(2**50)
-            return collate(rows, *arguments)
+            return batch, labels
 
-        if torch.distributed.get_rank() == self.rank and collate.__name__ != "greedy":
-            loop.collate = greedy
+        if torch.distributed.get_rank() == self.rank and arranged.__name__ != "greedy":
+            loop.arranged = greedy
         return None
 
 

@@ -83,8 +83,6 @@ def _refused(tree: dict[str, Any], root: Path) -> str:
         ({"search": {"extra_points": [{"layers": "1-2"}]}}, "layer group 1-2 reaches beyond"),
         ({"search": {"extra_points": [{"ratio": 1.2}]}}, "ratio 1.2 is outside [0, 1)"),
         ({"train": {"batch_size": 15}, "scaling": {"workers": 2}}, "batch_size 15 does not divide into 2 workers"),
-        ({"train": {"micro_batch_size": 5}}, "micro-batches of 5"),
-        ({"fft": {"train": {"batch_size": 10, "micro_batch_size": 4}}}, "batch_size 10 does not divide"),
         (
             {"fft": {"train": {"batch_size": 9}, "scaling": {"workers": 2}}},
             "batch_size 9 does not divide into 2 workers",

@@ -13,18 +13,8 @@ from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainCon
 from mft_ray.masking import MaskSettings
 from mft_ray.training.footprint import Shape, Trained, _scoring
 from mft_ray.training.job import Sizes, TrainJob
-from mft_ray.training.step.batches import largest_divisor
 
 SMALL = Shape((100, 100, 100, 100), 10, 1000)
-
-
-@settings(deadline=None)
-@given(share=st.integers(1, 300), most=st.floats(-5, 400))
-def test_a_micro_batch_divides_its_share_and_is_the_largest_that_fits(share: int, most: float) -> None:
-    size = largest_divisor(share, most)
-    assert share % size == 0
-    assert size == 1 or size <= most
-    assert not [other for other in range(size + 1, share + 1) if share % other == 0 and other <= most]
 
 
 @settings(deadline=None)
@@ -95,15 +85,16 @@ def test_scoring_stays_within_its_ceiling_and_never_stops() -> None:
     assert _scoring(SMALL, [], 0, 0.0, 64) == 1
 
 
-def test_sizes_shrink_to_one_and_no_further() -> None:
-    sizes: Sizes | None = Sizes(12, 64)
+def test_sizes_shrink_to_one_example_and_no_further() -> None:
+    sizes: Sizes | None = Sizes(1200, 64, longest=200)
     seen = []
     while sizes is not None:
         seen.append((sizes.training, sizes.scoring))
         sizes = sizes.smaller()
-    assert seen == [(12, 64), (6, 16), (3, 4), (1, 1)]
+    assert seen == [(1200, 64), (600, 16), (300, 4), (200, 1)]
     assert Sizes(8, 3).within(Sizes(4, 9)) == Sizes(4, 3)
     assert Sizes(8, 3).within(None) == Sizes(8, 3)
+    assert Sizes(8, 3, longest=6).within(Sizes(4, 9)) == Sizes(6, 3, longest=6)  # as longest as another job's may be
 
 
 def test_a_measured_step_takes_no_more_than_estimated() -> None:

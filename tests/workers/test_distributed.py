@@ -41,7 +41,20 @@ def disagreement(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
 TOLERANCE = 1e-4
 
 
-@pytest.mark.parametrize("name", ["mft-z0w2", "mft-z1w2", "mft-z2w2", "mft-z3w2", "micro-z0w1", "micro-z2w2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mft-z0w2",
+        "mft-z1w2",
+        "mft-z2w2",
+        "mft-z3w2",
+        "micro-z0w1",
+        "micro-z2w2",
+        "packed-z0w1",
+        "packed-z2w2",
+        "pieces-z1w2",
+    ],
+)
 def test_a_mask_does_not_depend_on_how_it_was_computed(jobs: Jobs, name: str) -> None:
     assert_same_curve(outcome(jobs[name]), outcome(jobs["mft-z0w1"]))
     # 0 of 20,480 differ here; a tie at the threshold may go the other way elsewhere.
@@ -77,7 +90,7 @@ def test_every_setting_works_sharded(jobs: Jobs, ground: Ground, setting: str) -
     assert sum(values) / len(values) == pytest.approx(found.score, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["fft-z2w2", "fft-z3w2"])
+@pytest.mark.parametrize("name", ["fft-z2w2", "fft-z3w2", "fft-pieces-z2w2"])
 def test_fft_does_not_depend_on_how_it_was_computed(jobs: Jobs, ground: Ground, name: str) -> None:
     assert_same_curve(outcome(jobs[name]), ground.fft)
     model = load_model(Path(jobs[name].out) / "best")

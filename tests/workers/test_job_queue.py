@@ -112,7 +112,7 @@ def test_out_of_memory_halves_the_micro_batch_and_is_no_failure() -> None:
                 await place.sized(sizes)
             await place.crashed("killed", memory=True)
             half, quarter = sizes.training // 2, sizes.scoring // 4
-            said = f"out of memory (killed): micro-batches of at most {half} instead of {2 * half} examples"
+            said = f"out of memory (killed): micro-batches of at most {half} instead of {2 * half} tokens"
             assert await place.event() == Restart(said)
             assert (await taken(place)).limit == Sizes(half, quarter)
         for rank in range(2):

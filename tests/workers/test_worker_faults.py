@@ -11,6 +11,7 @@ import on_workers
 import pytest
 from ground import Ground, Jobs, comparable, scaling
 
+from mft_ray.data.store import open_split
 from mft_ray.errors import RunFailed
 from mft_ray.training.job import Outcome, Restart, TrainJob
 from mft_ray.workers.group import WorkerGroup, workers
@@ -57,7 +58,12 @@ def test_no_memory(group: WorkerGroup, jobs: Jobs, mft_job: Make) -> None:
 def sizes_in(heard: list[object]) -> list[int]:
     """Micro-batches that a job was started anew with."""
     restarts = [event.reason for event in heard if isinstance(event, Restart)]
-    return [int(re.search(r"micro-batches of at most (\d+)", reason)[1]) for reason in restarts]  # type: ignore[index]
+    found = [re.search(r"micro-batches of at most ([\d,]+) instead", reason) for reason in restarts]
+    return [int(match[1].replace(",", "")) for match in found if match]
+
+
+def longest(job: TrainJob) -> int:
+    return max(len(row["input_ids"]) for row in open_split(Path(job.data), "train"))
 
 
 def assert_alike(found: Outcome, expected: Outcome) -> None:
@@ -72,11 +78,12 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_result(jobs: Jobs, 
     marker = tmp_path / "marker"
     marker.touch()
     heard: list[object] = []
-    rule, whole = on_workers.TooMany(4, str(marker)), launch(jobs["mft-z0w1"])
+    tokens = longest(jobs["mft-z0w1"])
+    rule, whole = on_workers.TooMany(4 * tokens, str(marker)), launch(jobs["mft-z0w1"])
     # A group of its own: it remembers what worked, and other sizes differ in the last bits.
     with workers(scaling(), tmp_path / "group") as group:
         assert_alike(group.train(mft_job("halved", scaling()), rule, heard.append), whole)
-        assert sizes_in(heard) == [8, 4]
+        assert sizes_in(heard) == [8 * tokens, 4 * tokens]
         heard.clear()
         assert_alike(group.train(mft_job("halved-next", scaling()), rule, heard.append), whole)
         assert sizes_in(heard) == []
@@ -87,9 +94,10 @@ def test_out_of_memory_on_one_of_two_workers(jobs: Jobs, mft_job: Make, tmp_path
     marker.touch()
     heard: list[object] = []
     job = mft_job("halved-z2w2", scaling(2, 2))  # no failure is allowed, and this is none
-    outcome = launch(job, on_workers.TooMany(4, str(marker), rank=1), heard.append)
+    tokens = longest(job)
+    outcome = launch(job, on_workers.TooMany(4 * tokens, str(marker), rank=1), heard.append)
     assert_alike(outcome, launch(jobs["mft-z2w2"]))
-    assert sizes_in(heard) == [4]
+    assert sizes_in(heard) == [4 * tokens]
 
 
 def truncate(file: Path) -> None:

@@ -11,7 +11,14 @@ from pydantic import BaseModel, ValidationError
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 # What keys were called once, by path.
-_RENAMED = {"study": "experiment", "model.before": "model.pretrained", "search.isolate": "search.recycle_after: 1"}
+_MICRO = "micro_batch_tokens (of tokens, not examples)"
+_RENAMED = {
+    "study": "experiment",
+    "model.before": "model.pretrained",
+    "search.isolate": "search.recycle_after: 1",
+    "train.micro_batch_size": f"train.{_MICRO}",
+    "fft.train.micro_batch_size": f"fft.train.{_MICRO}",
+}
 _MAX_SHOWN = 300  # characters of a value
 _WRONG_SHAPE = ("list_type", "model_type")
 

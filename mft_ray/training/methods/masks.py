@@ -15,7 +15,6 @@ from mft_ray.models.names import MASK
 from mft_ray.training.engine import gathered
 from mft_ray.training.job import TrainJob
 from mft_ray.training.methods.base import Method
-from mft_ray.training.step.batches import micro_batch_size
 
 
 class MaskScores(Method):
@@ -71,7 +70,6 @@ def _cache(job: TrainJob) -> bool | torch.dtype:
     But ZeRO-3 shards W after every use, and who checkpoints is short of memory: no second copy of W then.
     """
     scaling = job.scaling
-    shared = job.train.batch_size > micro_batch_size(job.train, scaling) * scaling.workers
-    if not shared or scaling.zero_stage == 3 or scaling.gradient_checkpointing:
+    if not job.accumulates or scaling.zero_stage == 3 or scaling.gradient_checkpointing:
         return False
     return torch.bfloat16 if scaling.compute == "bfloat16" else True

@@ -1,4 +1,4 @@
-"""The loss where there are answers: the head runs at labelled positions only, and fp32 comes in pieces."""
+"""The loss where there are answers: logits at labelled positions only, and of a bounded number of them at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mft_ray.data.encoding import IGNORED
+from mft_ray.training.step.head import Head
 
-_FP32_AT_ONCE = 2**24  # numbers of the fp32 copy of the logits that exist at a time: 64 MB
+_AT_ONCE = 2**24  # logits that exist at a time, and their fp32 copy: 64 MB of it
 
 
 class AnswerLoss:
@@ -20,21 +21,26 @@ class AnswerLoss:
     Whatever a model does to its logits entry by entry (a cap, a scale) is done to those few as well. A model that does
     something else with them has its head run at every position, as before: that is found out at the first batch.
 
+    Where more logits are needed than may exist at once, they are made in pieces, and their gradients taken along.
+
     Args:
         model: causal LM with an output embedding.
+        whole: whether its parameters are whole at any time; ZeRO-3 has them in pieces, and gathers them once a forward.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        self._head: nn.Module | None = head if isinstance(head, nn.Module) else None
-        self._checked = False
+    def __init__(self, model: nn.Module, whole: bool = True) -> None:
+        output = getattr(model, "get_output_embeddings", lambda: None)()
+        self._output: nn.Module | None = output if isinstance(output, nn.Module) else None
+        width = getattr(output, "weight", torch.empty(1)).shape[0]
+        self._rows = _rows_at_once(width)
+        self._head: Head | None = Head(model, self._output) if whole and self._output and Head.known(model) else None
 
     def __call__(self, model: Any, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Run the model and return the sum.
 
         Args:
             model: the model, or an engine around it.
-            inputs: what it takes, on its device: ``input_ids``, ``attention_mask``.
+            inputs: what it takes, on its device: ``input_ids``, and what tells padding or examples apart.
             labels: token at each position, shape (B, T), or -100. On the CPU: where answers are is then known without
                 waiting for the device.
         """
@@ -43,14 +49,19 @@ class AnswerLoss:
         rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
         wanted = targets[rows, columns].to(device, non_blocking=True)
         where = (rows.to(device, non_blocking=True), columns.to(device, non_blocking=True))
-        if self._head is not None:
-            with _only_at(self._head, where, labels.shape) as seen:
+        if self._head and len(wanted) > self._rows:
+            hidden = self._head.hidden_states(model, inputs, where)
+            if hidden is not None:
+                return self._head.summed(_summed, hidden, wanted, self._rows)
+            self._head = None  # its logits do not follow from its decoder's hidden states
+        if self._output is not None:
+            with _only_at(self._output, where, labels.shape) as seen:
                 logits = model(**inputs, use_cache=False).logits
             if seen.picked and logits.shape[:-1] == (1, len(wanted)):
                 return _summed(logits[0], wanted)
             if seen.picked:
                 # Logits that are not what the head said at those positions: never again for this model.
-                self._head = None
+                self._output = self._head = None
                 logits = model(**inputs, use_cache=False).logits
         else:
             logits = model(**inputs, use_cache=False).logits
@@ -120,7 +131,7 @@ class _SummedNll(torch.autograd.Function):
         logits, targets, norms = ctx.saved_tensors
         [upstream] = gradients
         gradient = torch.empty_like(logits)
-        rows = _rows_at_once(logits)
+        rows = _rows_at_once(logits.shape[-1])
         with torch.autocast(logits.device.type, enabled=False):
             for start in range(0, len(logits), rows):
                 here = slice(start, start + rows)
@@ -130,9 +141,9 @@ class _SummedNll(torch.autograd.Function):
         return gradient, None
 
 
-def _rows_at_once(logits: Tensor) -> int:
-    return max(1, _FP32_AT_ONCE // logits.shape[-1])
+def _rows_at_once(width: int) -> int:
+    return max(1, _AT_ONCE // width)
 
 
 def _pieces(logits: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(logits, _rows_at_once(logits))
+    return torch.split(logits, _rows_at_once(logits.shape[-1]))

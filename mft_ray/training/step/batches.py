@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -10,31 +10,17 @@ from mft_ray.config import ScalingConfig, TrainConfig
 from mft_ray.errors import UserError
 
 
-def micro_batch_size(train: TrainConfig, scaling: ScalingConfig) -> int:
-    """Return the examples per forward per worker that a configuration asks for, at most: memory may allow fewer.
+def check_batch_size(train: TrainConfig, scaling: ScalingConfig) -> None:
+    """Make sure that a global batch divides among workers.
 
     Raises:
-        UserError: the batch does not divide among workers and micro-batches.
+        UserError: it does not.
     """
-    share, rest = divmod(train.batch_size, scaling.workers)
-    size = train.micro_batch_size or share
-    if rest or not size or share % size:
+    if train.batch_size % scaling.workers:
         raise UserError(
-            f"batch_size {train.batch_size} does not divide into {scaling.workers} workers x micro-batches of "
-            f"{train.micro_batch_size or 'any size'}. Make batch_size a multiple of "
-            f"{scaling.workers * (train.micro_batch_size or 1)}."
+            f"batch_size {train.batch_size} does not divide into {scaling.workers} workers. Make it a multiple of "
+            f"{scaling.workers}."
         )
-    return size
-
-
-def largest_divisor(share: int, most: float) -> int:
-    """Return the largest micro-batch, of at most so many examples, that a worker's share of a batch divides into.
-
-    Args:
-        share: examples of a global batch that each worker has.
-        most: what there is room for; less than 1 counts as 1.
-    """
-    return max(size for size in range(1, share + 1) if share % size == 0 and (size <= most or size == 1))
 
 
 def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[int]:
@@ -55,24 +41,59 @@ def global_batch(step: int, batch_size: int, examples: int, seed: int) -> list[i
 
 
 def micro_batches(
-    indices: Sequence[int], lengths: Sequence[int], micro: int, rank: int, world: int
-) -> Iterator[list[int]]:
-    """Yield one worker's micro-batches of a global batch, examples of like lengths together.
+    indices: Sequence[int], lengths: Sequence[int], tokens: int, rank: int, world: int, packed: bool = False
+) -> list[list[int]]:
+    """Return one worker's micro-batches of a global batch, filled by tokens; an example of more goes alone.
 
-    What is summed over a global batch may be grouped freely within it; random micro-batches are a quarter padding.
-    All workers go from long to short: none waits long for another, and a batch that is too large for the memory comes
-    first.
+    What is summed over a global batch may be grouped freely within it, and random micro-batches are a quarter padding:
+    examples of like lengths go together. All workers have equally many, and go from large to small: none waits long
+    for another, and what is too large for the memory comes first.
 
     Args:
-        indices: examples of the global batch.
+        indices: examples of the global batch, as many times as there are workers.
         lengths: tokens of every example of the split.
-        micro: examples in a micro-batch, which divides each worker's share.
+        tokens: of a micro-batch at most, padding included.
         rank: number of the worker.
         world: number of workers.
+        packed: whether examples are put one behind the other, and not padded.
     """
     ordered = sorted(indices, key=lambda index: -lengths[index])
-    for start in range(rank * micro, len(ordered), world * micro):
-        yield ordered[start : start + micro]
+    batches = _packed(ordered, lengths, tokens) if packed else _alike(ordered, lengths, tokens)
+    while len(batches) % world:
+        # By turns, so that the halves take equally long.
+        largest = max(
+            range(len(batches)), key=lambda place: (len(batches[place]) > 1, _tokens(batches[place], lengths))
+        )
+        batches[largest : largest + 1] = [batches[largest][::2], batches[largest][1::2]]
+    return sorted(batches, key=lambda batch: -_tokens(batch, lengths))[rank::world]
+
+
+def _alike(ordered: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Cut examples, longest first, into batches that are padded to their first one."""
+    batches: list[list[int]] = []
+    for index in ordered:
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _packed(ordered: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Put examples, longest first, each where there is room, and the least of it."""
+    batches: list[list[int]] = []
+    for index in ordered:
+        room = [tokens - _tokens(batch, lengths) - lengths[index] for batch in batches]
+        fitting = [place for place, left in enumerate(room) if left >= 0]
+        if fitting:
+            batches[min(fitting, key=room.__getitem__)].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _tokens(batch: Sequence[int], lengths: Sequence[int]) -> int:
+    return sum(lengths[index] for index in batch)
 
 
 def _order(epoch: int, examples: int, seed: int) -> list[int]:

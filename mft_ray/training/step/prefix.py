@@ -67,29 +67,29 @@ class States:
             content, at = content[written:], at + written
         self._present[index] = True
 
-    def get(self, indices: Sequence[int], length: int, device: torch.device) -> Tensor:
-        """Return examples' states, padded with zeros behind, shape (examples, length, width)."""
-        found = torch.zeros(len(indices), length, self._width, dtype=self._dtype)
-        for row, index in enumerate(indices):
-            tokens = self._starts[index + 1] - self._starts[index]
-            into = found[row, :tokens].view(torch.uint8).numpy().data.cast("B")
+    def get(self, rows: Rows) -> Tensor:
+        """Return examples' states as they lie in a forward, zeros between them, shape (rows, length, width)."""
+        found = torch.zeros(1 if rows.packed else len(rows.indices), rows.length, self._width, dtype=self._dtype)
+        for index, row, tokens in rows.places():
+            into = found[row, tokens].view(torch.uint8).numpy().data.cast("B")
             at = self._starts[index] * self._width * self._dtype.itemsize
             while into:
                 read = os.preadv(self._file.fileno(), [into], at)
                 into, at = into[read:], at + read
-        return found.to(device, non_blocking=True)
+        return found.to(rows.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples of one forward, padded behind.
+    """Examples of one forward, a row each, padded behind, or packed into one.
 
     Attributes:
         split: folder and name of the split.
         lengths: tokens of each of the split's examples.
         indices: examples of the split, in the batch's order.
-        length: tokens of each in the batch, padding included.
+        length: tokens of a row of the batch, padding included.
         device: device of the batch.
+        packed: whether all examples lie one behind the other in one row.
     """
 
     split: tuple[str, str]
@@ -97,6 +97,16 @@ class Rows:
     indices: Sequence[int]
     length: int
     device: torch.device
+    packed: bool = False
+
+    def places(self) -> list[tuple[int, int, slice]]:
+        """Return each example, its row in the batch, and its tokens there."""
+        if not self.packed:
+            return [(index, row, slice(0, self.lengths[index])) for row, index in enumerate(self.indices)]
+        ends = itertools.accumulate(self.lengths[index] for index in self.indices)
+        return [
+            (index, 0, slice(end - self.lengths[index], end)) for index, end in zip(self.indices, ends, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ class Prefix:
         start = known[0] if known else 0
         with ExitStack() as stack:
             if known:
-                states = known[1].get(rows.indices, rows.length, rows.device)
+                states = known[1].get(rows)
                 stack.enter_context(self._skipped(start, states))
             if start < self._layer:
                 stack.enter_context(self._kept(key, rows))
@@ -214,8 +224,8 @@ class Prefix:
             return False
         scale = max(float(whole.abs().max()), 1e-6)
         return skipped == self._layer and all(
-            float((mine[row, : rows.lengths[index]] - whole[row, : rows.lengths[index]]).abs().max()) <= _CLOSE * scale
-            for row, index in enumerate(rows.indices)
+            float((mine[row, tokens] - whole[row, tokens]).abs().max()) <= _CLOSE * scale
+            for _, row, tokens in rows.places()
         )
 
     @contextmanager
@@ -260,9 +270,9 @@ class Prefix:
             states = self._cache.open(key, rows.lengths, hidden.shape[-1], hidden.dtype)
             if states is None:
                 return
-            for row, index in enumerate(rows.indices):
+            for index, row, tokens in rows.places():
                 if not states.has([index]):
-                    states.put(index, hidden[row, : rows.lengths[index]])
+                    states.put(index, hidden[row, tokens])
 
         hook = self._layers[self._layer].register_forward_pre_hook(keep, with_kwargs=True)
         try:

@@ -53,11 +53,84 @@ def test_it_is_the_loss_of_all_positions(architecture: Architecture) -> None:
         torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=rounding, msg=name)
 
 
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SCALED], ids=lambda each: each.kind)
+def test_it_is_the_same_in_pieces(architecture: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = architecture.make()
+    expected = plain(model, INPUTS, LABELS)
+    theirs = gradients(model, expected)
+    monkeypatch.setattr(module, "_AT_ONCE", 2 * SIZES["vocab_size"])
+    loss = AnswerLoss(model)
+    ran: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, given, __: ran.append(given[0].shape[:-1].numel()))
+    for _ in range(2):  # nothing is left behind
+        ran.clear()
+        found = loss(model, INPUTS, LABELS)
+        assert ran[-3:] == [2, 2, 1]  # never more than two at once
+        assert max(ran) == 2
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        mine = gradients(model, 3 * found)
+        assert mine.keys() == theirs.keys()
+        for name, gradient in theirs.items():
+            rounding = 3e-5 * max(1.0, float(gradient.abs().max()))
+            torch.testing.assert_close(mine[name], 3 * gradient, rtol=1e-4, atol=rounding, msg=name)
+    torch.testing.assert_close(plain(model, INPUTS, LABELS), expected)
+
+
+def test_logits_that_do_not_follow_from_hidden_states_are_not_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ARCHITECTURES[0].make()
+    whole = model.forward
+
+    def forward(input_ids: Tensor, **inputs: Any) -> Any:
+        found = whole(input_ids, **inputs)
+        found.logits = found.logits + input_ids[:, :1, None]
+        found.logits[..., 0] = 0
+        return found
+
+    monkeypatch.setattr(model, "forward", forward)
+    monkeypatch.setattr(module, "_AT_ONCE", 2 * SIZES["vocab_size"])
+    loss, expected = AnswerLoss(model), plain(model, INPUTS, LABELS)
+    for _ in range(2):
+        torch.testing.assert_close(loss(model, INPUTS, LABELS), expected)
+
+
+def test_in_pieces_it_computes_in_the_dtype_of_the_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DeepSpeed's engine does, which turns autocast on in its forward only."""
+    model = ARCHITECTURES[0].make()
+
+    def engine(**inputs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(**inputs)
+
+    whole = AnswerLoss(model)(engine, INPUTS, LABELS)
+    monkeypatch.setattr(module, "_AT_ONCE", 2 * SIZES["vocab_size"])
+    dtypes: list[torch.dtype] = []
+    model.lm_head.register_forward_hook(lambda _, __, output: dtypes.append(output.dtype))
+    torch.testing.assert_close(AnswerLoss(model)(engine, INPUTS, LABELS), whole, rtol=1e-3, atol=1e-3)
+    assert set(dtypes) == {torch.bfloat16}
+
+
+def test_logits_in_pieces_stay_below_a_bound() -> None:
+    largest: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            out = function(*given, **(named or {}))
+            if isinstance(out, Tensor):
+                largest.append(out.numel())
+            return out
+
+    architecture = Architecture("llama", config={"vocab_size": 2**16, "max_position_embeddings": 1024})
+    model, tokens = architecture.make(), torch.randint(2**16, (1, 1024))
+    with Watch():
+        AnswerLoss(model)(model, {"input_ids": tokens}, tokens).backward()
+    assert max(largest) <= module._AT_ONCE < 1023 * 2**16
+
+
 def test_pieces_sum_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets = torch.randn(37, 11, requires_grad=True), torch.randint(11, (37,))
     cross_entropy(logits, targets, reduction="sum").backward()
     expected, logits.grad = logits.grad, None
-    monkeypatch.setattr(module, "_FP32_AT_ONCE", 4 * 11)
+    monkeypatch.setattr(module, "_AT_ONCE", 4 * 11)
     (3 * module._summed(logits, targets)).backward()
     assert logits.grad is not None and expected is not None  # noqa: PT018
     torch.testing.assert_close(logits.grad, 3 * expected)
@@ -121,7 +194,7 @@ def test_no_fp32_copy_of_the_logits_is_made() -> None:
     logits = torch.randn(4096, 8192).to(torch.bfloat16).requires_grad_()
     with Watch():
         module._summed(logits, torch.randint(8192, (4096,))).backward()
-    assert max(largest) <= module._FP32_AT_ONCE < logits.numel()
+    assert max(largest) <= module._AT_ONCE < logits.numel()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -152,10 +152,12 @@ def test_states_come_back_bit_for_bit(dtype: torch.dtype) -> None:
     for index, each in given.items():
         states.put(index, each)
     assert [states.has([index]) for index in range(3)] == [True, False, True]
-    found = states.get([2, 0], 4, torch.device("cpu"))
+    found = states.get(Rows(SPLIT, [3, 1, 2], [2, 0], 4, torch.device("cpu")))
     assert torch.equal(found[0, :2], given[2])
     assert torch.equal(found[1, :3], given[0])
     assert not found[0, 2:].any()
+    packed = states.get(Rows(SPLIT, [3, 1, 2], [2, 0], 5, torch.device("cpu"), packed=True))
+    assert torch.equal(packed, torch.cat([given[2], given[0]])[None])
 
 
 def test_the_budget_holds_and_the_oldest_go_first() -> None:
