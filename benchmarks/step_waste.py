@@ -129,7 +129,7 @@ def main() -> None:
     options = arguments.parse_args()
     given = {"task": "gsm8k", "train": str(options.train), "n_train": 256, "n_validation": 2, "n_test": 2}
     config = parse_config({"model": {"path": options.model}, "data": {**given, "max_length": 1024}})
-    model = load_model(options.model)
+    model = load_model(options.model, "float32")
     model.train()
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))

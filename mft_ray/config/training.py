@@ -100,7 +100,11 @@ class ScalingConfig(Section):
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     zero_stage: Literal[0, 1, 2, 3] = 0
-    compute: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is autocast; scores stay fp32")
+    compute: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="dtype of matrix products; bfloat16 is autocast, and what is trained stays fp32. auto: bfloat16 "
+        "where the device multiplies it (GPUs since Ampere, CPUs with AMX or AVX512-BF16), else float32; said",
+    )
     gradient_checkpointing: bool = False
     prefix_cache_gb: float = Field(
         8,

@@ -160,13 +160,16 @@ def _scaling(weights: int, machine: Machine) -> tuple[JsonObject, str]:
     """Return what a trial asks for on this machine, and why."""
     if not machine.cards or machine.cuda is None:
         cpus = max(1, machine.cpus // 2)
-        return {"cpus_per_worker": cpus}, f"No GPU here: two trials at a time, with {cpus} of {machine.cpus} processors"
+        return {
+            "cpus_per_worker": cpus,
+            "compute": "auto",
+        }, f"No GPU here: two trials at a time, with {cpus} of {machine.cpus} processors"
     cards, room = len(machine.cards), min(card.memory for card in machine.cards) * _PART_OF_CARD
     needed = weights * _BYTES_OF_FFT
     workers = min(cards, max(1, math.ceil(needed / room)))
     more = "" if needed <= room * workers else ", which is more than these GPUs have: see docs/clusters"
     return (
-        {"workers": workers, "gpus_per_worker": 1, "zero_stage": 3 if workers > 1 else 0, "compute": "bfloat16"},
+        {"workers": workers, "gpus_per_worker": 1, "zero_stage": 3 if workers > 1 else 0, "compute": "auto"},
         f"FFT holds about {size(needed)} beside activations{more}; a mask much less. {cards} GPU(s) here",
     )
 

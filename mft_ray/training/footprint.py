@@ -35,7 +35,7 @@ Sized = Callable[[Sizes], object]
 
 _FLOAT = 4
 # Of a micro-batch. More of them fill a device no better, and put unlike lengths together.
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 _SAVED = 1.8
 _LOGITS_TRAINING, _LOGITS_SCORING = 5, 3
 # What DeepSpeed sets aside on a GPU to reduce gradients in, from ZeRO-1 on.

@@ -22,6 +22,7 @@ from mft_ray.models.artifacts import size_of
 from mft_ray.training import memory
 from mft_ray.training.cache import Split, WorkerCache
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from mft_ray.training.compute import autocast_dtype, settled
 from mft_ray.training.engine import build_engine
 from mft_ray.training.footprint import Sized, training_sizes
 from mft_ray.training.heartbeat import Alive, unheard
@@ -101,9 +102,12 @@ class Trainer:
         self.training = cache.split(job.data, job.train.examples)
         self.validation = cache.split(job.data, "validation")
         model = cache.model(job)
+        compute, computes = settled(job.scaling, self.device)
+        job = replace(job, scaling=compute)
         self.sizes, self.note = training_sizes(
             model, job, self.training.lengths, self.validation.lengths, self.device, limit
         )
+        self._tell(computes)
         if sized:
             sized(self.sizes)
         share = job.train.batch_size // self.world
@@ -298,7 +302,7 @@ class Trainer:
 
     def _logits(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return a model's logits, computed as training computes them."""
-        dtype = torch.bfloat16 if self.job.scaling.compute == "bfloat16" else None
+        dtype = autocast_dtype(self.job.scaling)
         with torch.no_grad(), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             logits: torch.Tensor = model.eval()(**inputs, use_cache=False).logits
             return logits

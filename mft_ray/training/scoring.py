@@ -16,6 +16,7 @@ from mft_ray.data.store import TOKENIZER
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import Around, per_example
 from mft_ray.training.cache import WorkerCache
+from mft_ray.training.compute import autocast_dtype, settled
 from mft_ray.training.footprint import Sized, scoring_sizes
 from mft_ray.training.heartbeat import Alive, unheard
 from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Sizes, Texts
@@ -58,6 +59,7 @@ def score(
     alive("loads model and data")
     model, split = cache.finished_model(job), cache.split(job.data, job.split)
     sizes, note = scoring_sizes(model, job, split.lengths[: job.limit], cache.device, limit)
+    scaling, _ = settled(job.scaling, cache.device)
     if sized:
         sized(sizes)
     alive(_SCORES)
@@ -66,7 +68,7 @@ def score(
         split.rows[: job.limit],
         job.metric,
         job.evaluation,
-        job.scaling,
+        scaling,
         # Not the model's: what is judged is prompted by the data's chat template, and ends answers as that does.
         cache.tokenizer(str(Path(job.data) / TOKENIZER)),
         sizes.scoring,
@@ -95,7 +97,7 @@ def score_together(
         rows: as `per_example` takes them, the same on all workers.
         metric: one of `mft_ray.evaluation.metrics`.
         evaluation: ``max_new_tokens`` is used.
-        scaling: ``compute`` is used.
+        scaling: ``compute`` is used, and is not ``auto``.
         tokenizer: the model's.
         batch_size: examples per forward per worker.
         device: device of this worker.
@@ -113,7 +115,7 @@ def score_together(
         device=device,
         tokenizer=tokenizer,
         max_new_tokens=evaluation.max_new_tokens,
-        autocast=torch.bfloat16 if scaling.compute == "bfloat16" else None,
+        autocast=autocast_dtype(scaling),
         progress=progress,
         around=around,
     )
@@ -143,7 +145,7 @@ def answer(
         prompts[rank::world],
         max_new_tokens=max(1, min(job.evaluation.max_new_tokens, room)),
         batch_size=sizes.scoring,
-        autocast=torch.bfloat16 if job.scaling.compute == "bfloat16" else None,
+        autocast=autocast_dtype(settled(job.scaling, cache.device)[0]),
     )
     texts = {}
     alive("generates")

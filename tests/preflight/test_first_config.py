@@ -102,8 +102,8 @@ def test_a_test_file_of_ones_own_is_used_whole(model: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("cards", "expected"),
     [
-        (0, {"workers": 1, "gpus_per_worker": 0, "compute": "float32"}),
-        (1, {"workers": 1, "gpus_per_worker": 1, "zero_stage": 0, "compute": "bfloat16"}),
+        (0, {"workers": 1, "gpus_per_worker": 0, "compute": "auto"}),
+        (1, {"workers": 1, "gpus_per_worker": 1, "zero_stage": 0, "compute": "auto"}),
     ],
 )
 def test_what_a_trial_asks_for_is_what_the_machine_has(

@@ -137,6 +137,8 @@ def test_what_results_do_not_depend_on_may_change_at_any_time(folder: RunFolder,
         "search.budget": {"hours": 1.0},
         "scaling.cluster_grows_to": {"CPU": 64},
         "fft.scaling.cluster_grows_to": {"CPU": 64},
+        "train.packing": True,
+        "fft.train.packing": True,
     }
     tree = nested({**flatten(before.model_dump(mode="json")), path: values.get(path, 7)})
     settled = check_settled(folder, parse_config(tree))

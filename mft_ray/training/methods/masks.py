@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from mft_ray.masking import MaskFile, Masks, fingerprint, load_mask, save_mask
 from mft_ray.models.loading import load_model
 from mft_ray.models.names import MASK
+from mft_ray.training.compute import autocast_dtype
 from mft_ray.training.engine import gathered
 from mft_ray.training.job import TrainJob
 from mft_ray.training.methods.base import Method
@@ -72,4 +73,4 @@ def _cache(job: TrainJob) -> bool | torch.dtype:
     scaling = job.scaling
     if not job.accumulates or scaling.zero_stage == 3 or scaling.gradient_checkpointing:
         return False
-    return torch.bfloat16 if scaling.compute == "bfloat16" else True
+    return autocast_dtype(scaling) or True

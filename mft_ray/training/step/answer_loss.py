@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 
 from mft_ray.data.encoding import IGNORED
 from mft_ray.training.step.head import Head
@@ -52,7 +53,7 @@ class AnswerLoss:
         if self._head and len(wanted) > self._rows:
             hidden = self._head.hidden_states(model, inputs, where)
             if hidden is not None:
-                return self._head.summed(_summed, hidden, wanted, self._rows)
+                return self._head.summed(_nll, hidden, wanted, self._rows)
             self._head = None  # its logits do not follow from its decoder's hidden states
         if self._output is not None:
             with _only_at(self._output, where, labels.shape) as seen:
@@ -109,41 +110,41 @@ class _SummedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum, in fp32.
-
-        Args:
-            ctx: torch's.
-            logits: shape (N, V).
-            targets: shape (N,).
-        """
-        with torch.autocast(logits.device.type, enabled=False):
-            norms = torch.cat([piece.float().logsumexp(dim=-1) for piece in _pieces(logits)]) if len(logits) else None
-            if norms is None:
-                ctx.save_for_backward(logits, targets, logits.new_zeros(0, dtype=torch.float32))
-                return logits.new_zeros((), dtype=torch.float32)
-            chosen = logits.gather(1, targets[:, None])[:, 0].float()
-            ctx.save_for_backward(logits, targets, norms)
-            return (norms - chosen).sum()
+        """Return the sum, in fp32. Arguments as of `_nll`."""
+        total, ctx.gradient = _nll(logits, targets, ctx.needs_input_grad[0])
+        return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
         """Return the gradient of the logits, in their dtype."""
-        logits, targets, norms = ctx.saved_tensors
         [upstream] = gradients
-        gradient = torch.empty_like(logits)
-        rows = _rows_at_once(logits.shape[-1])
-        with torch.autocast(logits.device.type, enabled=False):
-            for start in range(0, len(logits), rows):
-                here = slice(start, start + rows)
-                piece = logits[here].float().sub_(norms[here, None]).exp_()
-                piece.scatter_add_(1, targets[here, None], piece.new_full((len(piece), 1), -1.0))
-                gradient[here] = piece.mul_(upstream)
-        return gradient, None
+        # In place, as it is large: a second backward pass finds none.
+        gradient, ctx.gradient = ctx.gradient, None
+        return gradient.mul_(upstream), None
+
+
+def _nll(logits: Tensor, targets: Tensor, learned: bool = True) -> tuple[Tensor, Tensor | None]:
+    """Return the summed negative log-likelihood, in fp32, and its gradient if that is wanted, in the logits' dtype.
+
+    Args:
+        logits: shape (N, V).
+        targets: shape (N,).
+        learned: whether the gradient is wanted.
+    """
+    total = logits.new_zeros((), dtype=torch.float32)
+    gradient = torch.empty_like(logits) if learned else None
+    rows = _rows_at_once(logits.shape[-1])
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        for start in range(0, len(logits), rows):
+            here = slice(start, start + rows)
+            chosen = targets[here, None]
+            logprobs = log_softmax(logits[here], dim=-1, dtype=torch.float32)
+            total -= logprobs.gather(1, chosen).sum()
+            if gradient is not None:
+                probabilities = logprobs.exp_()
+                gradient[here] = probabilities.scatter_add_(1, chosen, probabilities.new_full(chosen.shape, -1.0))
+    return total, gradient
 
 
 def _rows_at_once(width: int) -> int:
     return max(1, _AT_ONCE // width)
-
-
-def _pieces(logits: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(logits, _rows_at_once(logits.shape[-1]))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 # Of logits, where both ways compute the same but may sum in another order.
 _CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
-Summed = Callable[[Tensor, Tensor], Tensor]
+# A loss of logits (N, V) and targets (N,), summed, and its gradient.
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 class Head:
@@ -65,11 +66,11 @@ class Head:
                 self._checked = self._agrees(logits[:, 0], firsts)
         return hidden if self._checked else None
 
-    def summed(self, loss: Summed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
+    def summed(self, loss: Loss, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
         """Return a loss, summed over positions of which only some have logits at a time.
 
         Args:
-            loss: sums over logits (N, V) and targets (N,).
+            loss: gives the loss of a piece, and its gradient.
             hidden: as of `hidden_states`.
             targets: shape (N,).
             rows: positions at a time.
@@ -85,12 +86,12 @@ class Head:
 
         def take(_: nn.Module, __: Any, output: Any) -> Any:
             hidden = output[0]
-            firsts = hidden[:, :1].detach()
+            firsts = hidden[:, :1].detach().contiguous()  # or torch multiplies matrix by matrix, each with a copy
             found.extend([hidden[where], firsts[:, 0]])
             kind = hidden.device.type
-            if torch.is_autocast_enabled(kind):  # which an engine turns on for the forward only
-                dtype = torch.get_autocast_dtype(kind)
-                self._autocast = lambda: torch.autocast(kind, dtype)
+            # Which an engine turns on for the forward only.
+            enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+            self._autocast = lambda: torch.autocast(kind, dtype, enabled)
             self._output = type(output)
             if isinstance(output, tuple):
                 return (firsts, *output[1:])
@@ -130,7 +131,7 @@ class _InPieces(torch.autograd.Function):
     def forward(
         ctx: Any,
         logits: Callable[[Tensor], Tensor],
-        loss: Summed,
+        loss: Loss,
         targets: Tensor,
         rows: int,
         hidden: Tensor,
@@ -143,12 +144,14 @@ class _InPieces(torch.autograd.Function):
             here = slice(start, start + rows)
             with torch.enable_grad():
                 piece = hidden[here].detach().requires_grad_()
-                nll = loss(logits(piece), targets[here])
-            found = torch.autograd.grad(nll, [piece, *weights])
+                made = logits(piece)
+            nll, gradient = loss(made.detach(), targets[here])
+            found = torch.autograd.grad(made, [piece, *weights], gradient)
+            del made, gradient
             states[here] = found[0]
-            for gradient, more in zip(grown, found[1:], strict=True):
-                gradient += more
-            total += nll.detach()
+            for whole, more in zip(grown, found[1:], strict=True):
+                whole += more
+            total += nll
         ctx.save_for_backward(states, *grown)
         return total
 
