@@ -32,7 +32,8 @@ from mft_ray.training.footprint import TOKENS_AT_ONCE
 from mft_ray.training.step.answer_loss import AnswerLoss
 from mft_ray.training.step.batches import global_batch, micro_batches
 from mft_ray.training.step.forms import Form, arranged
-from mft_ray.training.step.prefix import Prefix, StateCache, frozen_layers
+from mft_ray.training.step.prefix import Prefix, frozen_layers
+from mft_ray.training.step.states import StateCache
 
 ROWS = (
     "padded, logits everywhere",

@@ -109,8 +109,8 @@ class ScalingConfig(Section):
     prefix_cache_gb: float = Field(
         8,
         ge=0,
-        description="of each worker, on its node's temporary disk: what frozen layers below the lowest trained one "
-        "make of each example is kept and not computed again; 0: nothing is kept",
+        description="on a node's temporary disk, for all of its workers: what frozen layers below the lowest trained "
+        "one make of each example is kept and not computed again; 0: nothing is kept",
     )
     max_failures: int = Field(1, ge=0, description="restarts of a run whose worker died")
     silence_minutes: float | None = Field(

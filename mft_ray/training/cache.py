@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import datasets
 import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -15,7 +17,7 @@ from mft_ray.data.store import open_split
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.job import ScoreJob, TrainJob
-from mft_ray.training.step.prefix import Rows, StateCache
+from mft_ray.training.step.states import Rows, StateCache
 from mft_ray.utils.files import read_json
 from mft_ray.utils.json_types import JsonObject
 
@@ -29,12 +31,13 @@ class Split:
         rows: its examples.
         lengths: tokens of each.
         answer_lengths: labelled tokens of each.
-        name: folder of the data and name of the split.
+        name: what it holds, in one word.
     """
 
     def __init__(self, data: str, name: str) -> None:
-        self.name = (data, name)
-        self.rows: list[JsonObject] = list(open_split(Path(data), name))
+        opened = open_split(Path(data), name)
+        self.name = _digest(opened)
+        self.rows: list[JsonObject] = list(opened)
         self.lengths = [len(row["input_ids"]) for row in self.rows]
         self._places = {id(row): place for place, row in enumerate(self.rows)}
         self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
@@ -51,6 +54,16 @@ class Split:
             packed: whether they lie one behind the other in one row.
         """
         return Rows(self.name, self.lengths, [self._places[id(row)] for row in rows], length, device, packed)
+
+
+def _digest(split: datasets.Dataset) -> str:
+    """Return a hash of a split's tokens."""
+    found = hashlib.sha256()
+    for table in split.with_format("arrow").iter(1000):
+        tokens = table["input_ids"].combine_chunks()
+        found.update(tokens.value_lengths().to_numpy(zero_copy_only=False).tobytes())
+        found.update(tokens.flatten().to_numpy(zero_copy_only=False).tobytes())
+    return found.hexdigest()
 
 
 class WorkerCache:

@@ -318,7 +318,8 @@ class Trainer:
             return None
         states = self.cache.states
         states.budget = scaling.prefix_cache_gb * 1e9
-        backbone = (job.model, job.dtype, job.attention, job.backbone)
+        # Without a fingerprint nobody else's model is known to be this one.
+        backbone = (job.model, job.dtype, job.attention, job.backbone or self.cache.states.mine)
         prefix = Prefix(model, layers, states, backbone, scaling.compute)
         rows = self.training.rows[:2]
         batch, labels = self._arranged(rows)

@@ -6,163 +6,17 @@ are skipped by standing in for them, whatever they are: a few examples are compa
 
 from __future__ import annotations
 
-import itertools
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mft_ray.masking import decoder_layers
+from mft_ray.training.step.states import Key, Rows, StateCache
 
 # Of logits, where both ways compute the same but may sum in another order.
 _CLOSE = 1e-3
-
-
-class States:
-    """Hidden states of a split's examples before one layer, in a file that goes with this process.
-
-    Args:
-        lengths: tokens of each example.
-        width: numbers in a token's state.
-        dtype: dtype of the states.
-
-    Attributes:
-        bytes: bytes of the disk that it holds.
-
-    Raises:
-        OSError: the disk has no room for them.
-    """
-
-    def __init__(self, lengths: Sequence[int], width: int, dtype: torch.dtype) -> None:
-        self._starts = [0, *itertools.accumulate(lengths)]
-        self._width, self._dtype = width, dtype
-        self._present = [False] * len(lengths)
-        self.bytes = self.size(lengths, width, dtype)
-        # Has no name: nothing of it is left behind, however this process ends. Read and written rather than mapped:
-        # pages of a map would count as this process's memory.
-        self._file = tempfile.TemporaryFile(prefix="mft-states-", buffering=0)  # noqa: SIM115
-        os.posix_fallocate(self._file.fileno(), 0, max(1, self.bytes))
-
-    @staticmethod
-    def size(lengths: Sequence[int], width: int, dtype: torch.dtype) -> int:
-        """Return the bytes that the states of all examples take."""
-        return sum(lengths) * width * dtype.itemsize
-
-    def has(self, indices: Sequence[int]) -> bool:
-        """Say whether the states of all these examples are there."""
-        return all(self._present[index] for index in indices)
-
-    def put(self, index: int, states: Tensor) -> None:
-        """Keep an example's states, shape (tokens, width)."""
-        plain = states.detach().to("cpu", self._dtype).contiguous()
-        content = plain.view(torch.uint8).numpy().data.cast("B")
-        at = self._starts[index] * self._width * self._dtype.itemsize
-        while content:
-            written = os.pwrite(self._file.fileno(), content, at)
-            content, at = content[written:], at + written
-        self._present[index] = True
-
-    def get(self, rows: Rows) -> Tensor:
-        """Return examples' states as they lie in a forward, zeros between them, shape (rows, length, width)."""
-        found = torch.zeros(1 if rows.packed else len(rows.indices), rows.length, self._width, dtype=self._dtype)
-        for index, row, tokens in rows.places():
-            into = found[row, tokens].view(torch.uint8).numpy().data.cast("B")
-            at = self._starts[index] * self._width * self._dtype.itemsize
-            while into:
-                read = os.preadv(self._file.fileno(), [into], at)
-                into, at = into[read:], at + read
-        return found.to(rows.device, non_blocking=True)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Examples of one forward, a row each, padded behind, or packed into one.
-
-    Attributes:
-        split: folder and name of the split.
-        lengths: tokens of each of the split's examples.
-        indices: examples of the split, in the batch's order.
-        length: tokens of a row of the batch, padding included.
-        device: device of the batch.
-        packed: whether all examples lie one behind the other in one row.
-    """
-
-    split: tuple[str, str]
-    lengths: Sequence[int]
-    indices: Sequence[int]
-    length: int
-    device: torch.device
-    packed: bool = False
-
-    def places(self) -> list[tuple[int, int, slice]]:
-        """Return each example, its row in the batch, and its tokens there."""
-        if not self.packed:
-            return [(index, row, slice(0, self.lengths[index])) for row, index in enumerate(self.indices)]
-        ends = itertools.accumulate(self.lengths[index] for index in self.indices)
-        return [
-            (index, 0, slice(end - self.lengths[index], end)) for index, end in zip(self.indices, ends, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class Key:
-    """What hidden states follow from.
-
-    Attributes:
-        backbone: what the frozen layers are: model, dtype, fingerprint.
-        compute: dtype of the computation.
-        split: folder and name of the split.
-        layer: number of the layer that the states are the input of.
-    """
-
-    backbone: tuple[Any, ...]
-    compute: str
-    split: tuple[str, str]
-    layer: int
-
-
-class StateCache:
-    """The states that a worker keeps, the least recently used first to go.
-
-    Attributes:
-        budget: bytes that all of them may take.
-    """
-
-    def __init__(self) -> None:
-        self.budget = 0.0
-        self._kept: dict[Key, States] = {}
-
-    def open(self, key: Key, lengths: Sequence[int], width: int, dtype: torch.dtype) -> States | None:
-        """Return the states under a key, new ones if there are none; None where the budget is too small for them."""
-        states = self._kept.pop(key, None)
-        if states is None:
-            needed = States.size(lengths, width, dtype)
-            if needed > self.budget:
-                return None
-            while sum(each.bytes for each in self._kept.values()) + needed > self.budget:
-                del self._kept[next(iter(self._kept))]
-            try:
-                states = States(lengths, width, dtype)
-            except OSError:
-                return None
-        self._kept[key] = states
-        return states
-
-    def below(self, key: Key, indices: Sequence[int]) -> tuple[int, States] | None:
-        """Return the deepest states at or below a key's layer that have all these examples, and their layer."""
-        found = [
-            (each.layer, states)
-            for each, states in self._kept.items()
-            if (each.backbone, each.compute, each.split) == (key.backbone, key.compute, key.split)
-            and each.layer <= key.layer
-            and states.has(indices)
-        ]
-        return max(found, key=lambda pair: pair[0], default=None)
 
 
 class Prefix:
@@ -183,6 +37,7 @@ class Prefix:
         assert found is not None
         self._layers = list(found[1])
         self._layer, self._cache, self._backbone, self._compute = layer, cache, backbone, compute
+        self._looked: set[str] = set()
         self._tuples = False
 
     @contextmanager
@@ -196,6 +51,9 @@ class Prefix:
             Number of layers that are skipped.
         """
         key = Key(self._backbone, self._compute, rows.split, self._layer)
+        if rows.split not in self._looked:
+            self._looked.add(rows.split)
+            self._cache.look(key, rows.lengths)
         known = self._cache.below(key, rows.indices)
         start = known[0] if known else 0
         with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from architectures import ARCHITECTURES, Architecture
 from torch import Tensor
 
 from mft_ray.masking import Masks, MaskSettings
-from mft_ray.training.step import prefix as module
-from mft_ray.training.step.prefix import Prefix, Rows, StateCache, States, frozen_layers
+from mft_ray.training.step.prefix import Prefix, frozen_layers
+from mft_ray.training.step.states import Rows, StateCache
 
 LENGTHS = [6, 4, 5]
 TOKENS = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 10, 11, 12, 0, 0], [4, 4, 9, 2, 3, 0]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 5 + [0]])}
 REAL = INPUTS["attention_mask"].bool()
-SPLIT = ("data", "train")
+SPLIT = "tokens"
 [OPT] = [each for each in ARCHITECTURES if each.kind == "opt"]
 
 
@@ -38,7 +39,7 @@ def masked(architecture: Architecture, layers: str = "1") -> tuple[Any, Masks]:
 
 
 def cache(budget: float = 1e9) -> StateCache:
-    kept = StateCache()
+    kept = StateCache(Path(tempfile.mkdtemp()) / "states")
     kept.budget = budget
     return kept
 
@@ -112,7 +113,7 @@ def test_states_of_another_backbone_split_or_compute_are_not_taken() -> None:
     kept = cache()
     with torch.no_grad(), Prefix(model, 1, kept, ("m",), "float32").around(rows(0)):
         logits(model, 0)
-    other = Rows(("data", "validation"), LENGTHS, [0], 6, torch.device("cpu"))
+    other = Rows("other tokens", LENGTHS, [0], 6, torch.device("cpu"))
     for prefix, given in (
         (Prefix(model, 1, kept, ("n",), "float32"), rows(0)),
         (Prefix(model, 1, kept, ("m",), "bfloat16"), rows(0)),
@@ -145,36 +146,6 @@ def test_an_error_on_the_way_is_a_no() -> None:
         assert "forward" not in vars(stack[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_states_come_back_bit_for_bit(dtype: torch.dtype) -> None:
-    states = States([3, 1, 2], 5, dtype)
-    given = {index: torch.randn(length, 5).to(dtype) for index, length in ((0, 3), (2, 2))}
-    for index, each in given.items():
-        states.put(index, each)
-    assert [states.has([index]) for index in range(3)] == [True, False, True]
-    found = states.get(Rows(SPLIT, [3, 1, 2], [2, 0], 4, torch.device("cpu")))
-    assert torch.equal(found[0, :2], given[2])
-    assert torch.equal(found[1, :3], given[0])
-    assert not found[0, 2:].any()
-    packed = states.get(Rows(SPLIT, [3, 1, 2], [2, 0], 5, torch.device("cpu"), packed=True))
-    assert torch.equal(packed, torch.cat([given[2], given[0]])[None])
-
-
-def test_the_budget_holds_and_the_oldest_go_first() -> None:
-    one = States.size([10], 4, torch.float32)
-    kept = cache(2.5 * one)
-
-    def key(layer: int) -> module.Key:
-        return module.Key(("m",), "float32", SPLIT, layer)
-
-    opened = [kept.open(key(layer), [10], 4, torch.float32) for layer in (1, 2)]
-    assert kept.open(key(1), [10], 4, torch.float32) is opened[0]  # used again: the other is older now
-    assert kept.open(key(3), [10], 4, torch.float32) is not None
-    assert kept.open(key(1), [10], 4, torch.float32) is opened[0]
-    assert kept.open(key(2), [10], 4, torch.float32) is not opened[1]
-    assert kept.open(key(4), [26], 4, torch.float32) is None  # more than there may be
-
-
 def test_a_disk_without_room_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -188,13 +159,6 @@ def test_a_disk_without_room_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> Non
             with prefix.around(rows(0, 1)) as skipped:
                 assert torch.equal(logits(model, 0, 1), expected)
             assert skipped == 0
-
-
-def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    states = States([3], 2, torch.float32)
-    states.put(0, torch.ones(3, 2))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
