@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -101,15 +102,16 @@ def benchmark(
     results: JsonObject = {}
     for task in tasks:
         for one in judged:
-            file = texts_file(out, task.name, one.name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            about = {"task": task.name, "model": one.fingerprint, "max_new_tokens": task.max_new_tokens}
-            about |= backbone.about
-            begun = file.with_suffix(".begun.jsonl")
-            with one.put_on():
-                texts = yield from _texts(backbone, one, task, about, file if file.exists() else begun, batch_size)
+            file, about = texts_file(out, task.name, one.name), _about(backbone, one, task)
+            begun = _begun(file)
+            kept = file if file.exists() else begun
+            elsewhere = [_begun(texts_file(folder, task.name, one.name)) for folder in _shares(out)]
+            every = range(len(task.prompts))
+            done = yield from _texts(backbone, one, task, about, kept, elsewhere, every, batch_size)
+            texts = [done[index] for index in every]
             scores = task.score([row["text"] for row in texts])
             scored = [{**row, "scores": score} for row, score in zip(texts, scores, strict=True)]
+            file.parent.mkdir(parents=True, exist_ok=True)
             _write_lines(file, [about, *scored])
             begun.unlink(missing_ok=True)
             summary = task.summarise(scores)
@@ -123,6 +125,61 @@ def benchmark(
             }
             write_json(out / RESULTS, results)
             yield f"{task.name}, {one.name}: {task.metric} {summary[task.metric]:.4f} ± {errors[task.metric]:.4f}"
+    for folder in _shares(out):
+        shutil.rmtree(folder)
+
+
+def answer_share(
+    backbone: Backbone, one: Judged, tasks: Sequence[Task], out: Path, batch_size: int, share: int, shares: int
+) -> Iterator[str]:
+    """Generate a share of a model's texts, which `benchmark` then finds; as many processes have one each.
+
+    Args:
+        backbone: in memory.
+        one: what to evaluate.
+        tasks: by what.
+        out: same as in `benchmark`.
+        batch_size: prompts per forward.
+        share: number of the share, from 0.
+        shares: how many there are. Where there were others before, what these have left is used.
+
+    Yields:
+        Lines of progress.
+
+    Raises:
+        UserError: the folder holds texts of something else.
+    """
+    for task in tasks:
+        file, about = texts_file(out, task.name, one.name), _about(backbone, one, task)
+        folders = (share_folder(out, share), *_shares(out))
+        mine, *others = (_begun(texts_file(folder, task.name, one.name)) for folder in folders)
+        elsewhere = [file, _begun(file), *others]
+        wanted = range(share, len(task.prompts), shares)
+        yield from _texts(backbone, one, task, about, mine, elsewhere, wanted, batch_size)
+
+
+def share_folder(out: Path, share: int) -> Path:
+    """Return where `answer_share` keeps its texts, until `benchmark` has all of them.
+
+    Args:
+        out: same as in `benchmark`.
+        share: number of the share.
+    """
+    return out / f"~share-{share}"  # as no task is called
+
+
+def _shares(out: Path) -> list[Path]:
+    return sorted(out.glob("~share-*"))
+
+
+def _begun(file: Path) -> Path:
+    return file.with_suffix(".begun.jsonl")
+
+
+def _about(backbone: Backbone, one: Judged, task: Task) -> JsonObject:
+    """Return what tells a model's texts from those of others, and of other settings."""
+    about = {"task": task.name, "model": one.fingerprint, "max_new_tokens": task.max_new_tokens}
+    return about | backbone.about
 
 
 def texts_file(out: Path, task: str, name: str) -> Path:
@@ -137,25 +194,34 @@ def texts_file(out: Path, task: str, name: str) -> Path:
 
 
 def _texts(
-    backbone: Backbone, one: Judged, task: Task, about: Mapping[str, Any], file: Path, batch_size: int
-) -> Generator[str, None, list[JsonObject]]:
-    """Generate what is not there yet; every text is in the file as soon as its batch is done."""
-    done = dict(_continued(file, about, task.prompts))
-    missing = [index for index in range(len(task.prompts)) if index not in done]
+    backbone: Backbone,
+    one: Judged,
+    task: Task,
+    about: Mapping[str, Any],
+    file: Path,
+    elsewhere: Sequence[Path],
+    wanted: Sequence[int],
+    batch_size: int,
+) -> Generator[str, None, dict[int, JsonObject]]:
+    """Generate what is neither in a file nor elsewhere; every text is in the file as soon as its batch is done."""
+    mine = dict(_continued(file, about, task.prompts))
+    done = {index: row for other in elsewhere for index, row in _continued(other, about, task.prompts)} | mine
+    missing = [index for index in wanted if index not in done]
     if missing:
-        _write_lines(file, [about, *done.values()])  # anew, since its last line may have been cut off
-        with file.open("a", encoding="utf-8") as kept:
-            for row, told in _generated(backbone, one, task, missing, len(done), batch_size):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write_lines(file, [about, *mine.values()])  # anew, since its last line may have been cut off
+        with one.put_on(), file.open("a", encoding="utf-8") as kept:
+            for row, told in _generated(backbone, one, task, missing, len(wanted), batch_size):
                 done[row["index"]] = row
                 kept.write(json.dumps(row) + "\n")
                 kept.flush()
                 if told:
                     yield told
-    return [done[index] for index in range(len(task.prompts))]
+    return done
 
 
 def _generated(
-    backbone: Backbone, one: Judged, task: Task, missing: list[int], before: int, batch_size: int
+    backbone: Backbone, one: Judged, task: Task, missing: list[int], wanted: int, batch_size: int
 ) -> Iterator[tuple[JsonObject, str | None]]:
     """Yield each text, and now and then how far it is."""
     began = told = time.monotonic()
@@ -170,7 +236,7 @@ def _generated(
         if now - told >= _TELL_S or count == len(missing):
             told, seconds = now, now - began
             line = (
-                f"{task.name}, {one.name}: {before + count:,} of {len(task.prompts):,} examples, "
+                f"{task.name}, {one.name}: {wanted - len(missing) + count:,} of {wanted:,} examples, "
                 f"{count / seconds:.2f} examples/s, {tokens / seconds:,.0f} tokens/s, about "
                 f"{duration(seconds / count * (len(missing) - count))} left"
             )

@@ -12,9 +12,11 @@ import pytest
 import torch
 from command_line import run_command
 
+from mft_ray.config import EvaluationConfig
 from mft_ray.data import arithmetic
 from mft_ray.errors import UserError
 from mft_ray.evaluation import loaded_model as judged
+from mft_ray.evaluation.benchmark import answer_share, benchmark, load_tasks
 from mft_ray.masking import MaskFile, MaskSettings, fingerprint, load_mask, save_mask
 from mft_ray.models.export import load_masked, save_model
 from mft_ray.models.loading import load_model, new_model
@@ -203,3 +205,35 @@ def test_half_an_order_is_refused(arguments: list[str]) -> None:
 def test_data_of_a_task_that_is_not_asked_for_is_refused() -> None:
     with pytest.raises(UserError, match="--data names gsm8k"):
         run_command("evaluate", "M", "--tasks", "ifeval", "--data", "gsm8k=x", "--out", "y")
+
+
+def test_shares_of_several_processes_are_put_together(
+    model: Path, mask: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own; what one leaves undone is done by whoever puts them together, and no text is made twice."""
+    out, whole = tmp_path / "shared", tmp_path / "whole"
+    backbone = judged.Backbone(str(model))
+    one = backbone.having(str(mask), "mask")
+    tasks = load_tasks([f"{task}:{tmp_path / 'code.py'}"], EvaluationConfig(), backbone.tokenizer)
+    list(answer_share(backbone, one, tasks, out, 5, 0, 3))
+    made: list[int] = []
+    generate = backbone.generate
+
+    def counted(prompts: list[str], **options: Any) -> Any:
+        made.append(len(prompts))
+        for count, text in enumerate(generate(prompts, **options)):
+            if len(made) == 1 and count == 2:
+                raise OSError("the process dies")
+            yield text
+
+    monkeypatch.setattr(backbone, "generate", counted)
+    with pytest.raises(OSError, match="dies"):
+        list(answer_share(backbone, one, tasks, out, 1, 2, 3))
+    list(answer_share(backbone, one, tasks, out, 5, 1, 2))  # another number of them, after a resume
+    told = list(benchmark(backbone, [one], tasks, out, 5))
+    assert not list(out.glob("~share-*"))
+    # Of 12: numbers 0, 3, 6, 9; then 2 and 5 of a share of four; then 1, 7, 11; then 4, 8, 10.
+    assert made == [4, 3, 3]
+    list(benchmark(backbone, [one], tasks, whole, 5))
+    assert lines(out, "mask") == lines(whole, "mask")
+    assert told[-1].startswith(f"{tasks[0].name}, mask: score ")
