@@ -35,6 +35,8 @@ for shape in $size; do
         --device "$device" --layers 4-7 20-23 --rounds "$rounds" --lora --full "${reference[@]}" --out "$out/gpu-step-$shape.json"
     part "memory-$shape" 90 python3 benchmarks/memory.py --shape "$shape" --dtype bfloat16 --layers 4-7 \
         --device "$device" --out "$out/gpu-memory-$shape.json"
+    part "waste-$shape" 120 python3 benchmarks/step_waste.py --shape "$shape" --dtype bfloat16 --device "$device" \
+        --layers 4-7 20-23 --rounds 1 --batch-size "${GPU_EXAMPLES:-32}" --longest "$tokens" --out "$out/gpu-waste-$shape.json"
 done
 part parts 60 python3 benchmarks/step_parts.py --shape "${size%% *}" --device "$device"
 # Side by side where pytest-xdist is there: 60 s, not minutes.

@@ -52,7 +52,9 @@ def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     if not rows:
         raise ValueError("a batch needs at least one row")
     tokens = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
-    labels = [torch.tensor([IGNORED, *row["labels"][1:]], dtype=torch.long) for row in rows]
+    labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
+    for each in labels:
+        each[0] = IGNORED
     positions = [torch.arange(len(each)) for each in tokens]
     return {
         "input_ids": torch.cat(tokens)[None],

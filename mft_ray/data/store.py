@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
 from mft_ray.data.accounting import Accounting
-from mft_ray.data.encoding import encode
+from mft_ray.data.encoding import IGNORED, encode
 from mft_ray.data.rows.reading import quiet
 from mft_ray.data.splits import load
 from mft_ray.data.text.template import with_fixed
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 TOKENIZER = "tokenizer"  # what they were encoded with, its chat template included
+ANSWERS = "answer_tokens"  # how many of a row's tokens are learned
 _TOKENS = datasets.List(datasets.Value("int32"))
 _FEATURES = datasets.Features(
     {
@@ -32,6 +33,7 @@ _FEATURES = datasets.Features(
         "prompt_ids": _TOKENS,
         "answer": datasets.Value("string"),
         "source": datasets.Value("string"),
+        ANSWERS: datasets.Value("int32"),
     }
 )
 
@@ -79,8 +81,9 @@ def prepare(
             counts=counts,
             log=log,
         )
-        encoded[split] = datasets.Dataset.from_list(rows, features=_FEATURES)
-        del rows, examples
+        counted = [{**row, ANSWERS: sum(label != IGNORED for label in row["labels"][1:])} for row in rows]
+        encoded[split] = datasets.Dataset.from_list(counted, features=_FEATURES)
+        del rows, counted, examples
     if account is not None:
         # Before the data: once that is there, nobody prepares it again.
         accounting.save(account)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mft_ray.data.collate import collate
+from mft_ray.data.encoded import lengths_of
 from mft_ray.data.encoding import IGNORED
 from mft_ray.data.text import thoughts
 from mft_ray.data.text.ends import stop_tokens
@@ -80,16 +81,16 @@ def per_example(
     """
     _check(metric, tokenizer)
     device = torch.device(device)
-    examples = list(rows)
     ends = stop_tokens(_unwrapped(model), tokenizer) | {eos_id}
-    batches = _batches(examples, "prompt_ids" if metric == "generated_match" else "input_ids", batch_size)
-    scores = [0.0] * len(examples)
+    lengths = lengths_of(rows, "prompt_ids" if metric == "generated_match" else "input_ids")
+    batches = _batches(lengths, batch_size)
+    scores = [0.0] * len(rows)
     done = 0
     # no_grad, not inference_mode: what layers cache here is used in training afterwards.
     with _evaluating(model), torch.no_grad(), _autocast(device, autocast):
         for step in range(_steps_in_all(model, len(batches), device)):
             batch = batches[step] if step < len(batches) else []
-            taken = [examples[index] for index in batch] or [_filler(eos_id)]
+            taken = [rows[index] for index in batch] or [_filler(eos_id)]
             if metric == "generated_match":
                 values = _generated(model, taken, tokenizer, ends, max_new_tokens)
             else:
@@ -98,7 +99,7 @@ def per_example(
                 scores[index] = value
             done += len(batch)
             if progress is not None and batch:
-                progress(done, len(examples))
+                progress(done, len(rows))
     return scores
 
 
@@ -109,10 +110,10 @@ def _check(metric: str, tokenizer: Any) -> None:
         raise ValueError("generated_match needs a tokenizer")
 
 
-def _batches(rows: Sequence[Mapping[str, Any]], column: str, size: int) -> list[list[int]]:
-    """Indices of the rows, batch by batch: similar lengths together waste little on padding."""
+def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices of rows, batch by batch: similar lengths together waste little on padding."""
     # The longest come first, so that a batch too large for the memory fails at once.
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index][column]))
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 

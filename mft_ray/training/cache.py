@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import datasets
 import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from mft_ray.data.encoding import IGNORED
-from mft_ray.data.store import open_split
+from mft_ray.data.encoded import EncodedRows
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.job import ScoreJob, TrainJob
 from mft_ray.training.step.states import Rows, StateCache
 from mft_ray.utils.files import read_json
-from mft_ray.utils.json_types import JsonObject
 
 _Thing = TypeVar("_Thing")
 
 
 class Split:
-    """A split in memory.
+    """A split, memory-mapped.
 
     Attributes:
         rows: its examples.
         lengths: tokens of each.
         answer_lengths: labelled tokens of each.
-        name: what it holds, in one word.
+        name: what tells it from others.
     """
 
     def __init__(self, data: str, name: str) -> None:
-        opened = open_split(Path(data), name)
-        self.name = _digest(opened)
-        self.rows: list[JsonObject] = list(opened)
-        self.lengths = [len(row["input_ids"]) for row in self.rows]
-        self._places = {id(row): place for place, row in enumerate(self.rows)}
-        self.answer_lengths = [sum(label != IGNORED for label in row["labels"][1:]) for row in self.rows]
+        self.rows = EncodedRows.open(Path(data), name)
+        self.lengths, self.answer_lengths = self.rows.lengths(), self.rows.answer_lengths()
+        self.name = f"{Path(data) / name} {_written(Path(data) / name)}"
 
     def forward(
         self, rows: Sequence[Mapping[str, Any]], length: int, device: torch.device, packed: bool = False
@@ -53,17 +46,13 @@ class Split:
             device: device of the batch.
             packed: whether they lie one behind the other in one row.
         """
-        return Rows(self.name, self.lengths, [self._places[id(row)] for row in rows], length, device, packed)
+        return Rows(self.name, self.lengths, [row["place"] for row in rows], length, device, packed)
 
 
-def _digest(split: datasets.Dataset) -> str:
-    """Return a hash of a split's tokens."""
-    found = hashlib.sha256()
-    for table in split.with_format("arrow").iter(1000):
-        tokens = table["input_ids"].combine_chunks()
-        found.update(tokens.value_lengths().to_numpy(zero_copy_only=False).tobytes())
-        found.update(tokens.flatten().to_numpy(zero_copy_only=False).tobytes())
-    return found.hexdigest()
+def _written(folder: Path) -> list[tuple[str, int, int]]:
+    """Return what tells a folder's files from others that have had their names."""
+    found = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
 
 
 class WorkerCache:

@@ -42,6 +42,8 @@ Report = Callable[[Evaluation], bool]
 
 # Training examples that score starts which look at activations are measured on.
 _CALIBRATION = 32
+# Training examples of which two, of different lengths, are given to the model in every form of a micro-batch.
+_TRIED = 64
 
 
 def train(
@@ -291,7 +293,7 @@ class Trainer:
             return Form.MASKED
         form, told = chosen(
             model,
-            self.training.rows,
+            self.training.rows[:_TRIED],
             self.tokenizer.pad_token_id,
             self.device,
             self.job.train.packing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -96,6 +97,7 @@ def _tokens(batch: Sequence[int], lengths: Sequence[int]) -> int:
     return sum(lengths[index] for index in batch)
 
 
+@lru_cache(maxsize=2)  # a batch lies in one epoch or two, and many batches in each
 def _order(epoch: int, examples: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
     order: list[int] = torch.randperm(examples, generator=generator).tolist()
