@@ -23,6 +23,7 @@ NAMES = (
     "evaluate",
     "score",
     "export",
+    "inspect",
     "report",
     "dashboard",
     "init",
