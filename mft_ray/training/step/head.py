@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mft_ray.training.step.stand_in import stood_in
+
 # Of logits, where both ways compute the same but may sum in another order.
 _CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -107,13 +109,10 @@ class Head:
     def _logits(self, hidden: Tensor) -> Tensor:
         whole = hidden[None]
         states = (whole,) if self._output is tuple else self._output(last_hidden_state=whole)
-        self._decoder.forward = lambda *_, **__: states
-        try:
-            nobody_looks_at = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        nobody_looks_at = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        with stood_in(self._decoder, lambda *_, **__: states):
             logits: Tensor = self._model(input_ids=nobody_looks_at, use_cache=False).logits[0]
-            return logits
-        finally:
-            del self._decoder.forward  # the class's own again
+        return logits
 
     def _agrees(self, logits: Tensor, hidden: Tensor) -> bool:
         try:

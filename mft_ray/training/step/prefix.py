@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mft_ray.masking import decoder_layers
+from mft_ray.training.step.stand_in import stood_in
 from mft_ray.training.step.states import Key, Rows, StateCache
 
 # Of logits, where both ways compute the same but may sum in another order.
@@ -110,14 +111,10 @@ class Prefix:
 
             return forward
 
-        replaced = self._layers[:count]
-        for number, layer in enumerate(replaced):
-            layer.forward = stand_in(last=number == count - 1)  # type: ignore[method-assign]
-        try:
+        with ExitStack() as stack:
+            for number, layer in enumerate(self._layers[:count]):
+                stack.enter_context(stood_in(layer, stand_in(last=number == count - 1)))
             yield
-        finally:
-            for layer in replaced:
-                del layer.forward  # the class's own again
 
     @contextmanager
     def _kept(self, key: Key, rows: Rows) -> Iterator[None]:

@@ -135,6 +135,23 @@ def test_a_model_that_needs_its_lower_layers_is_found_out() -> None:
         assert not Prefix(model, 1, cache(), ("m",), "float32").agrees(lambda: logits(model, 0, 1), rows(0, 1))
 
 
+def test_a_forward_that_a_library_has_put_there_stays() -> None:
+    model, _ = masked(ARCHITECTURES[0])
+    first, called = model.model.layers[0], list[int]()
+    whole = first.forward
+
+    def theirs(*given: Any, **named: Any) -> Any:
+        called.append(1)
+        return whole(*given, **named)
+
+    first.forward = theirs
+    with torch.no_grad():
+        assert Prefix(model, 1, cache(), ("m",), "float32").agrees(lambda: logits(model, 0, 1), rows(0, 1))
+        before = len(called)
+        logits(model, 0, 1)
+    assert len(called) == before + 1
+
+
 def test_an_error_on_the_way_is_a_no() -> None:
     model, _ = masked(ARCHITECTURES[0])
     stack = model.model.layers
