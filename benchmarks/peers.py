@@ -1,54 +1,57 @@
-"""Tokens a second of a training step of ours and of TRL's SFTTrainer, on the same work.
+"""Tokens a second of a training step of ours and of TRL's SFTTrainer, on the same work, on the CPU.
 
-    pip install trl
-    .venv/bin/python benchmarks/peers.py MODEL TRAIN.jsonl [--layers 26-29] [--rounds 2] [--out FILE]
+    pip install trl==1.13.0
+    .venv/bin/python benchmarks/peers.py --model MODEL --train TRAIN.jsonl [--layers 26-29] [--rounds 2] [--out FILE]
 
-A step is 32 GSM8K examples, loss on answers only, fp32, on the CPU, fused AdamW, and neither logs nor saves. Trained is
-every weight, or the linear projections of one layer group: by a mask (ours), as weights (TRL), or by LoRA of rank 64
-(TRL with PEFT). Each measurement loads the model anew and takes two steps on the same examples, of which the second
-counts; all are taken in turns, round after round, in one process. ``loss`` is the mean of both steps: where the same is
-trained it is the same, or the work was not.
+A step is 32 GSM8K examples, loss on answers only, fp32, fused AdamW, and neither logs nor saves. Trained is every
+weight, or the linear projections of one layer group: by a mask (ours), as weights (TRL), or by LoRA of rank 64 (TRL
+with PEFT). Each measurement loads the model anew and takes two steps on the same examples, of which the second counts;
+all are taken in turns, round after round, in one process. A mask is measured in its first epoch, when the states below
+the layer group are computed and kept, and in later ones, when they are there. ``loss`` is the mean of both steps: every
+trainer of every weight has the same, or did other work.
 
-TRL puts examples of like lengths together (``group_by_length``), as we do, and is measured in every setting of
-`SETTINGS`. A mask is measured in its first epoch, when the states below the layer group are computed and kept, and in
-later ones, when they are there.
+TRL puts examples of like lengths together (``group_by_length``), as we do. On layers 26-29 nothing was faster than
+4 x 8: not 8 x 4, 32 x 1, ``padding_free`` or longer packs (which work without flash attention here). Its version
+matters: 1.13 runs the head at answers only, 1.16 on a CPU at every position, and 1.15 does not run on a CPU.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from peft import LoraConfig
+from step_waste import TOKENS, read
 from transformers import PrinterCallback, TrainerCallback
 
 from mft_ray.data.encoding import IGNORED
 from mft_ray.masking import Masks, MaskSettings, select
 from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.cache import Split
-from mft_ray.training.footprint import TOKENS_AT_ONCE
 from mft_ray.training.step.answer_loss import AnswerLoss
-from mft_ray.training.step.batches import micro_batches
+from mft_ray.training.step.batches import global_batch, micro_batches
 from mft_ray.training.step.forms import Form, arranged
-from mft_ray.training.step.prefix import Prefix, StateCache, frozen_layers
+from mft_ray.training.step.prefix import Prefix, frozen_layers
+from mft_ray.training.step.states import StateCache
 
 EXAMPLES, STEPS, LR, RANK = 32, 2, 1e-5, 64
-# Of SFTConfig: per_device_train_batch_size, gradient_accumulation_steps, and what else. An epoch is one step in each.
+# Of SFTConfig: examples of a micro-batch, micro-batches of a step at most, and what else.
 SETTINGS: dict[str, tuple[int, int, dict[str, Any]]] = {
     "4 x 8": (4, 8, {}),
-    "8 x 4": (8, 4, {}),
-    "32 x 1": (32, 1, {}),
-    "8 x 4, padding_free": (8, 4, {"padding_free": True, "max_length": None}),
-    "packing to 512": (1, 32, {"packing": True, "max_length": 512}),
-    "packing to 1024": (1, 32, {"packing": True, "max_length": 1024}),
-    "packing to 2048": (1, 32, {"packing": True, "max_length": 2048}),
+    "packed to 512": (1, EXAMPLES, {"packing": True, "max_length": 512}),
 }
 
 
@@ -70,9 +73,7 @@ class Work:
 
     def load(self) -> Any:
         """Return the model, as no measurement before has left it."""
-        model = load_model(self.model, "float32")
-        model.train()
-        return model
+        return load_model(self.model, "float32").train()
 
     def tokens(self) -> int:
         """Return the tokens of a step, without padding."""
@@ -92,11 +93,14 @@ class Taken:
     loss: float
 
 
+Way = Callable[[Work], Taken]
+
+
 def our_step(work: Work, model: Any, loss: AnswerLoss, pad_id: int, prefix: Prefix | None) -> float:
     """Leave a step's gradients in the model, as `step_waste.Step.take` does, and return its loss."""
     answers = sum(work.split.answer_lengths[index] for index in work.indices)
     total = 0.0
-    for taken in micro_batches(work.indices, work.split.lengths, TOKENS_AT_ONCE["cpu"], 0, 1):
+    for taken in micro_batches(work.indices, work.split.lengths, TOKENS["cpu"], 0, 1):
         rows = [work.split.rows[index] for index in taken]
         batch, labels = arranged(rows, pad_id, Form.PADDED)
         forward = work.split.forward(rows, labels.shape[1], torch.device("cpu"))
@@ -134,7 +138,7 @@ def mask(work: Work, later: bool) -> Taken:
         if not later:
             states = StateCache()
         states.budget = 8e9
-        prefix = Prefix(model, frozen_layers(model), states, ("m",), "float32")
+        prefix = Prefix(model, frozen_layers(model), states, (states.mine,), "float32")
         began = time.monotonic()
         losses.append(our_step(work, model, loss, pad_id, prefix))
         optimizer.step()
@@ -144,7 +148,7 @@ def mask(work: Work, later: bool) -> Taken:
     return Taken(seconds, sum(losses) / STEPS)
 
 
-def adamw(parameters: Any) -> torch.optim.Optimizer:
+def adamw(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Return the optimizer that TRL is told to use, too."""
     return torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0, fused=True)
 
@@ -160,39 +164,30 @@ class Clock(TrainerCallback):
         self.ends.append(time.monotonic())
 
 
-def trl(work: Work, setting: str, all_weights: bool = False, lora: bool = False) -> Taken:
-    """Train every weight, those of the layer group, or LoRA on them, with TRL.
+def trl(work: Work, setting: str, trained: str) -> Taken:
+    """Train with TRL. An epoch is a step, and a step lasts from the end of the one before.
 
     Args:
         work: what a step is over.
         setting: one of `SETTINGS`.
-        all_weights: whether every weight is trained.
-        lora: whether LoRA is.
+        trained: ``all`` weights, the layer ``group``'s, or ``lora`` on these.
     """
     from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
 
-    model = work.load()
+    model, at_once, clock = work.load(), SETTINGS[setting], Clock()
     chosen = select(model, work.layers)
-    if not all_weights and not lora:
+    if trained == "group":
         model.requires_grad_(False)
         for weight in chosen:
             model.get_parameter(weight.name).requires_grad_(True)
-    adapter = LoraConfig(r=RANK, target_modules=[weight.module for weight in chosen], task_type="CAUSAL_LM")
-    rows = [work.split.rows[index] for index in work.indices]
-    data = datasets.Dataset.from_list(
-        [
-            {"input_ids": row["input_ids"], "completion_mask": [int(label != IGNORED) for label in row["labels"]]}
-            for row in rows
-        ]
-    )
-    at_once, accumulated, more = SETTINGS[setting]
-    clock = Clock()
+    lora = LoraConfig(r=RANK, target_modules=[weight.module for weight in chosen], task_type="CAUSAL_LM")
     with tempfile.TemporaryDirectory() as scratch:
-        config = SFTConfig(
+        settings = SFTConfig(
             output_dir=scratch,
             num_train_epochs=STEPS,
-            per_device_train_batch_size=at_once,
-            gradient_accumulation_steps=accumulated,
+            per_device_train_batch_size=at_once[0],
+            gradient_accumulation_steps=at_once[1],
+            **at_once[2],
             completion_only_loss=True,
             train_sampling_strategy="group_by_length",
             optim="adamw_torch_fused",
@@ -207,15 +202,14 @@ def trl(work: Work, setting: str, all_weights: bool = False, lora: bool = False)
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **more,
         )
         trainer = SFTTrainer(
             model,
-            config,
-            train_dataset=data,
+            settings,
+            train_dataset=examples(work),
             processing_class=load_tokenizer(work.model),
             callbacks=[clock],
-            peft_config=adapter if lora else None,
+            peft_config=lora if trained == "lora" else None,
         )
         trainer.remove_callback(PrinterCallback)
         loss = trainer.train().training_loss
@@ -223,15 +217,79 @@ def trl(work: Work, setting: str, all_weights: bool = False, lora: bool = False)
     return Taken(clock.ends[-1] - clock.ends[-2], loss)
 
 
-def ways(layers: str) -> dict[str, dict[str, Callable[[Work], Taken]]]:
-    """Return all ways to train, by what is trained; ours first."""
-    every, group = "every weight", f"layers {layers}"
-    found: dict[str, dict[str, Callable[[Work], Taken]]] = {
-        every: {"ours": fft},
-        group: {"ours, mask, first epoch": partial(mask, later=False), "ours, mask, later": partial(mask, later=True)},
+def examples(work: Work) -> datasets.Dataset:
+    """Return a step's examples as TRL takes them, with the same answers."""
+    rows = [work.split.rows[index] for index in work.indices]
+    tokens = [list(row["input_ids"]) for row in rows]
+    answers = [[int(label != IGNORED) for label in row["labels"]] for row in rows]
+    return datasets.Dataset.from_dict({"input_ids": tokens, "completion_mask": answers})
+
+
+def ways(layers: str) -> dict[str, dict[str, Way]]:
+    """Return what trains, by what is trained; ours first."""
+    every: dict[str, Way] = {"ours": fft}
+    group: dict[str, Way] = {
+        "ours, mask, first epoch": partial(mask, later=False),
+        "ours, mask, later": partial(mask, later=True),
     }
     for setting in SETTINGS:
-        found[every][f"TRL, {setting}"] = partial(trl, setting=setting, all_weights=True)
-        found[group][f"TRL, same weights, {setting}"] = partial(trl, setting=setting)
-        found[group][f"TRL, LoRA, {setting}"] = partial(trl, setting=setting, lora=True)
+        every[f"TRL, {setting}"] = partial(trl, setting=setting, trained="all")
+        group[f"TRL, same weights, {setting}"] = partial(trl, setting=setting, trained="group")
+        group[f"TRL, LoRA, {setting}"] = partial(trl, setting=setting, trained="lora")
+    return {"every weight": every, f"layers {layers}": group}
+
+
+def measure(work: Work, rounds: int) -> dict[str, dict[str, Taken]]:
+    """Return the fastest step of each."""
+    found: dict[str, dict[str, Taken]] = {}
+    for _ in range(rounds):
+        for trained, by in ways(work.layers).items():
+            best = found.setdefault(trained, {})
+            for name, way in by.items():
+                taken = way(work)
+                best[name] = min(best.get(name, taken), taken, key=lambda each: each.seconds)
+                print(f"{trained}, {name}: {taken.seconds:.2f} s", file=sys.stderr, flush=True)
     return found
+
+
+def table(found: dict[str, dict[str, Taken]], tokens: int) -> str:
+    """Return what was found as Markdown, with what each of ours is over each of TRL's."""
+    lines = ["| trained | by | tokens/s | s/step | loss | ours is faster by |", "| --- | --- | --- | --- | --- | --- |"]
+    for trained, by in found.items():
+        ours = [taken.seconds for name, taken in by.items() if name.startswith("ours")]
+        for name, taken in by.items():
+            ratios = "" if name.startswith("ours") else " / ".join(f"{taken.seconds / each:.2f}" for each in ours)
+            speed = f"{tokens / taken.seconds:,.0f} | {taken.seconds:.2f}"
+            lines.append(f"| {trained} | {name} | {speed} | {taken.loss:.4f} | {ratios} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--model", required=True, help="folder of the model")
+    arguments.add_argument("--train", type=Path, required=True, help="GSM8K's training file")
+    arguments.add_argument("--layers", default="26-29")
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--out", type=Path)
+    options = arguments.parse_args()
+    if importlib.util.find_spec("trl") is None:
+        print("error: this compares with TRL, which is not here: pip install trl==1.13.0", file=sys.stderr)
+        sys.exit(2)
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as scratch:
+        split, _ = read(options, load_model(options.model, "float32"), scratch)
+        work = Work(options.model, options.layers, split, global_batch(0, EXAMPLES, len(split.rows), 0))
+        found = measure(work, options.rounds)
+    versions = {name: version(name) for name in ("trl", "peft", "transformers", "torch")}
+    told = ", ".join(f"{name} {number}" for name, number in versions.items())
+    print(f"\n{EXAMPLES} examples, {work.tokens():,} tokens a step, best of {options.rounds}; {told}\n")
+    print(table(found, work.tokens()))
+    if options.out:
+        steps = {trained: {name: asdict(taken) for name, taken in by.items()} for trained, by in found.items()}
+        options.out.write_text(
+            json.dumps({"versions": versions, "tokens": work.tokens(), "steps": steps}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
