@@ -51,7 +51,7 @@ def test_no_memory(group: WorkerGroup, jobs: Jobs, mft_job: Make) -> None:
         group.train(job, on_workers.LimitMemory(10), heard.append)
     assert "\n" not in str(caught.value)
     assert "scaling.gradient_checkpointing" in str(caught.value)
-    assert sizes_in(heard) == [8, 4, 2, 1]
+    assert sizes_in(heard) == [count * longest(job) for count in (8, 4, 2, 1)]
     assert comparable(group.train(job)) == comparable(launch(jobs["mft-z0w1"]))
 
 
