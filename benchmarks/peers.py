@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -34,7 +33,7 @@ from typing import Any
 import datasets
 import torch
 from peft import LoraConfig
-from step_waste import TOKENS, read
+from step_waste import accumulated, read
 from transformers import PrinterCallback, TrainerCallback
 
 from mft_ray.data.encoding import IGNORED
@@ -42,8 +41,8 @@ from mft_ray.masking import Masks, MaskSettings, select
 from mft_ray.models.loading import load_model, load_tokenizer
 from mft_ray.training.cache import Split
 from mft_ray.training.step.answer_loss import AnswerLoss
-from mft_ray.training.step.batches import global_batch, micro_batches
-from mft_ray.training.step.forms import Form, arranged
+from mft_ray.training.step.batches import TOKENS_AT_ONCE, global_batch, micro_batches
+from mft_ray.training.step.forms import Form
 from mft_ray.training.step.prefix import Prefix, frozen_layers
 from mft_ray.training.step.states import StateCache
 
@@ -97,18 +96,9 @@ Way = Callable[[Work], Taken]
 
 
 def our_step(work: Work, model: Any, loss: AnswerLoss, pad_id: int, prefix: Prefix | None) -> float:
-    """Leave a step's gradients in the model, as `step_waste.Step.take` does, and return its loss."""
-    answers = sum(work.split.answer_lengths[index] for index in work.indices)
-    total = 0.0
-    for taken in micro_batches(work.indices, work.split.lengths, TOKENS["cpu"], 0, 1):
-        rows = [work.split.rows[index] for index in taken]
-        batch, labels = arranged(rows, pad_id, Form.PADDED)
-        forward = work.split.forward(rows, labels.shape[1], torch.device("cpu"))
-        with prefix.around(forward) if prefix else nullcontext():
-            nll = loss(model, batch, labels) / answers
-        nll.backward()
-        total += nll.item()
-    return total
+    """Leave a step's gradients in the model and return its loss."""
+    batches = micro_batches(work.indices, work.split.lengths, TOKENS_AT_ONCE["cpu"], 0, 1)
+    return accumulated(model, work.split, batches, pad_id, loss, Form.PADDED, prefix)[0]
 
 
 def fft(work: Work) -> Taken:

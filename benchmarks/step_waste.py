@@ -19,7 +19,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,12 @@ from torch.nn.functional import cross_entropy
 from mft_ray.data.encoding import IGNORED
 from mft_ray.masking import Masks, MaskSettings
 from mft_ray.training.step.answer_loss import AnswerLoss
-from mft_ray.training.step.batches import global_batch, micro_batches
+from mft_ray.training.step.batches import TOKENS_AT_ONCE, global_batch, micro_batches
 from mft_ray.training.step.forms import Form, arranged
 from mft_ray.training.step.prefix import Prefix, frozen_layers
 from mft_ray.training.step.states import Rows, StateCache
 
 MICRO = 4
-TOKENS = {"cpu": 1024, "cuda": 16384}  # the product's own
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,28 @@ def everywhere(model: Any, batch: dict[str, torch.Tensor], labels: torch.Tensor)
     )
 
 
+def accumulated(
+    model: Any, split: Any, batches: Sequence[Sequence[int]], pad_id: int, loss: Any, form: Form, prefix: Prefix | None
+) -> tuple[float, int]:
+    """Leave a step's gradients in a model; return its loss, and the places of its micro-batches, padding included."""
+    device = next(model.parameters()).device
+    answers = sum(split.answer_lengths[index] for taken in batches for index in taken)
+    total, places = torch.zeros((), device=device), 0
+    for taken in batches:
+        rows = [split.rows[index] for index in taken]
+        batch, labels = arranged(rows, pad_id, form)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        places += labels.numel()
+        known = split.forward(rows, labels.shape[1], device, form == Form.PACKED)
+        with prefix.around(known) if prefix else nullcontext():
+            nll = loss(model, batch, labels) / answers
+        # As in training: what the forward has chosen decides the backward pass's dtypes.
+        with torch.autocast(device.type, enabled=False):
+            nll.backward()
+        total += nll.detach()
+    return float(total), places
+
+
 class Step:
     """One optimizer step on one global batch, in every way."""
 
@@ -115,37 +136,22 @@ class Step:
             batches = [ordered[start : start + MICRO] for start in range(0, len(indices), MICRO)]
         else:
             batches = micro_batches(indices, lengths, self.tokens, 0, 1, packed)
-        answers = sum(self.split.answer_lengths[index] for index in indices)
         loss = self.loss if way.answers else everywhere
+        prefix = self.prefixes["bfloat16" if way.bfloat16 else "float32"] if way.kept else None
         self._wait()
-        began, total, places = time.monotonic(), torch.zeros((), device=self.device), 0
-        for taken in batches:
-            rows = [self.split.rows[index] for index in taken]
-            batch, labels = arranged(rows, self.pad_id, way.form)
-            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-            places += labels.numel()
-            cast = torch.autocast(self.device.type, torch.bfloat16, enabled=way.bfloat16)
-            with self._known(way, rows, labels.shape[1]), cast:
-                nll = loss(self.model, batch, labels) / answers
-            nll.backward()
-            total += nll.detach()
+        began = time.monotonic()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=way.bfloat16):
+            total, places = accumulated(self.model, self.split, batches, self.pad_id, loss, way.form, prefix)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.masks.update(1.0)
         self._wait()
         seconds = time.monotonic() - began
-        return seconds, float(total), 1 - sum(lengths[index] for index in indices) / places
+        return seconds, total, 1 - sum(lengths[index] for index in indices) / places
 
     def forget(self) -> None:
         """Leave the model as it was."""
         self.masks.unload()
-
-    def _known(self, way: Way, rows: list[Any], length: int) -> AbstractContextManager[Any]:
-        """Context manager for a forward: what is known of the rows, if that is used."""
-        if not way.kept:
-            return nullcontext()
-        prefix = self.prefixes["bfloat16" if way.bfloat16 else "float32"]
-        return prefix.around(self.split.forward(rows, length, self.device, way.form == Form.PACKED))
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -205,7 +211,9 @@ def main() -> None:
         )
         found: dict[str, dict[str, dict[str, float]]] = {}
         for layers in options.layers:
-            step = Step(model, split, layers, pad_id, options.batch_size, options.tokens or TOKENS[options.device])
+            step = Step(
+                model, split, layers, pad_id, options.batch_size, options.tokens or TOKENS_AT_ONCE[options.device]
+            )
             found[layers] = measure(step, ways, options.rounds)
             step.forget()
     print(f"\nseconds a step of {options.batch_size} examples, best of {options.rounds}\n")

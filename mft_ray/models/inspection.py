@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from mft_ray.errors import UserError
-from mft_ray.masking import MaskFile, check_fits, fingerprint, keep_mask, load_mask
+from mft_ray.masking import MaskFile, check_fits, fingerprint, load_mask
+from mft_ray.masking.topk import keep_largest
 from mft_ray.models.export import check_fingerprint
 from mft_ray.models.loading import load_model
 from mft_ray.utils.json_types import JsonObject
@@ -21,7 +22,7 @@ _LAYER = re.compile(r"\.(\d+)\.")
 _GROUP, _KEPT = 4, 2  # 2:4, which GPUs since Ampere compute faster
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
     """What is removed of some matrices of one mask.
 
@@ -34,7 +35,7 @@ class Part:
         of_columns: input features.
         fitting: groups of 4 inputs of which no more than 2 are kept, as 2:4 has them.
         of_groups: groups of 4 inputs.
-        evenness: entropy of the rows' ratios over that of the ratio: 1 where all lose alike, 0 where rows go whole.
+        entropy: of each row's ratio, in nats, times the row's weights; of all rows.
     """
 
     weights: int = 0
@@ -45,36 +46,47 @@ class Part:
     of_columns: int = 0
     fitting: int = 0
     of_groups: int = 0
-    evenness: float = 0.0
-    _entropy: float = field(default=0.0, repr=False)
+    entropy: float = 0.0
+
+    @classmethod
+    def of(cls, kept: Tensor) -> Part:
+        """Count a matrix, True where a weight is kept; of stacked experts each matrix is one."""
+        matrices = kept.reshape(-1, *kept.shape[-2:]) if kept.dim() > 1 else kept[None, None]
+        return sum((cls._of_matrix(matrix) for matrix in matrices), start=cls())
+
+    @classmethod
+    def _of_matrix(cls, kept: Tensor) -> Part:
+        groups = kept[:, : kept.shape[1] // _GROUP * _GROUP].reshape(-1, _GROUP)
+        return cls(
+            weights=kept.numel(),
+            removed=int((~kept).sum()),
+            rows=int((~kept.any(dim=1)).sum()),
+            of_rows=kept.shape[0],
+            columns=int((~kept.any(dim=0)).sum()),
+            of_columns=kept.shape[1],
+            fitting=int((groups.sum(dim=1) <= _KEPT).sum()),
+            of_groups=len(groups),
+            entropy=float(_entropy((~kept).float().mean(dim=1)).sum()) * kept.shape[1],
+        )
+
+    def __add__(self, other: Part) -> Part:
+        """Count both."""
+        return Part(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def ratio(self) -> float:
         """Part of the weights that is removed."""
         return self.removed / max(1, self.weights)
 
-    def add(self, kept: Tensor) -> None:
-        """Count a matrix, True where a weight is kept; of stacked experts each matrix is one."""
-        matrices = kept.reshape(-1, *kept.shape[-2:]) if kept.dim() > 1 else kept[None, None]
-        for matrix in matrices:
-            rates = (~matrix).float().mean(dim=1)
-            self.weights += matrix.numel()
-            self.removed += int((~matrix).sum())
-            self.rows += int((~matrix.any(dim=1)).sum())
-            self.of_rows += matrix.shape[0]
-            self.columns += int((~matrix.any(dim=0)).sum())
-            self.of_columns += matrix.shape[1]
-            whole = matrix[:, : matrix.shape[1] // _GROUP * _GROUP].reshape(-1, _GROUP)
-            self.fitting += int((whole.sum(dim=1) <= _KEPT).sum())
-            self.of_groups += len(whole)
-            self._entropy += float(_entropy(rates).sum()) * matrix.shape[1]
-        ceiling = float(_entropy(torch.tensor(self.ratio))) * self.weights
-        self.evenness = self._entropy / ceiling if ceiling else 0.0
+    @property
+    def evenness(self) -> float:
+        """Entropy of the rows' ratios over that of the ratio: 1 where all lose alike, 0 where rows go whole."""
+        most = float(_entropy(torch.tensor(self.ratio))) * self.weights
+        return self.entropy / most if most else 0.0
 
     def as_json(self) -> JsonObject:
         """Return the numbers by name."""
-        found = {name: value for name, value in asdict(self).items() if not name.startswith("_")}
-        return {**found, "ratio": self.ratio}
+        return {**asdict(self), "ratio": self.ratio, "evenness": self.evenness}
 
 
 @dataclass(frozen=True)
@@ -148,11 +160,12 @@ def inspect(paths: Sequence[str], backbone: str | None = None) -> Inspection:
     overlaps = [_overlap(one, removed[one], other, removed[other]) for one, other in combinations(masks, 2)]
     if backbone is not None:
         overlaps += _against_smallest(masks, removed, backbone)
+    parts = {name: {key: Part.of(mask) for key, mask in found.masks.items()} for name, found in masks.items()}
     return Inspection(
         masks,
-        {name: _grouped(found.masks, layer_of) for name, found in masks.items()},
-        {name: _grouped(found.masks, module_of) for name, found in masks.items()},
-        {name: _grouped(found.masks, lambda _: "all")["all"] for name, found in masks.items()},
+        {name: _grouped(each, layer_of) for name, each in parts.items()},
+        {name: _grouped(each, module_of) for name, each in parts.items()},
+        {name: sum(each.values(), start=Part()) for name, each in parts.items()},
         overlaps,
     )
 
@@ -170,23 +183,23 @@ def module_of(weight: str) -> str:
     return inside.removesuffix(".weight")
 
 
-def _grouped(masks: Mapping[str, Tensor], by: Callable[[str], str]) -> dict[str, Part]:
-    parts: defaultdict[str, Part] = defaultdict(Part)
-    for name, kept in masks.items():
-        parts[by(name)].add(kept)
-    return {name: parts[name] for name in sorted(parts, key=_by_number)}
+def _grouped(parts: Mapping[str, Part], by: Callable[[str], str]) -> dict[str, Part]:
+    found: defaultdict[str, Part] = defaultdict(Part)
+    for name, part in parts.items():
+        found[by(name)] += part
+    return {name: found[name] for name in sorted(found, key=_by_number)}
 
 
 def _against_smallest(
     masks: Mapping[str, MaskFile], removed: Mapping[str, Mapping[str, Tensor]], backbone: str
 ) -> list[Overlap]:
-    model = load_model(backbone)
-    found = []
+    model, found = load_model(backbone), []
+    own = fingerprint(model)
     for name, mask in masks.items():
-        check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
+        check_fingerprint("backbone", backbone, own, mask.backbone)
         check_fits(model, mask.masks, None, name)
         smallest = {
-            key: ~keep_mask(model.get_parameter(key).detach().float(), float(gone.sum()) / gone.numel())
+            key: ~keep_largest([model.get_parameter(key).detach().abs()], int(gone.sum()))[0]
             for key, gone in removed[name].items()
         }
         found.append(_overlap(name, removed[name], "smallest weights", smallest))

@@ -160,10 +160,8 @@ def _scaling(weights: int, machine: Machine) -> tuple[JsonObject, str]:
     """Return what a trial asks for on this machine, and why."""
     if not machine.cards or machine.cuda is None:
         cpus = max(1, machine.cpus // 2)
-        return {
-            "cpus_per_worker": cpus,
-            "compute": "auto",
-        }, f"No GPU here: two trials at a time, with {cpus} of {machine.cpus} processors"
+        why = f"No GPU here: two trials at a time, with {cpus} of {machine.cpus} processors"
+        return {"cpus_per_worker": cpus, "compute": "auto"}, why
     cards, room = len(machine.cards), min(card.memory for card in machine.cards) * _PART_OF_CARD
     needed = weights * _BYTES_OF_FFT
     workers = min(cards, max(1, math.ceil(needed / room)))

@@ -29,13 +29,12 @@ from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
 from mft_ray.training import memory
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
+from mft_ray.training.step.batches import TOKENS_AT_ONCE
 
 # Told what sizes a job works with, before it does.
 Sized = Callable[[Sizes], object]
 
 _FLOAT = 4
-# Of a micro-batch. More of them fill a device no better, and put unlike lengths together.
-TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 _SAVED = 1.8
 _LOGITS_TRAINING, _LOGITS_SCORING = 5, 3
 # What DeepSpeed sets aside on a GPU to reduce gradients in, from ZeRO-1 on.

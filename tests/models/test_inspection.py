@@ -26,8 +26,7 @@ def saved(path: Path, masks: dict[str, torch.Tensor], backbone: str = "b") -> st
 
 def test_a_matrix_is_counted() -> None:
     kept = torch.tensor([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0], [1, 1, 1, 0, 1, 0]], dtype=torch.bool)
-    part = Part()
-    part.add(kept)
+    part = Part.of(kept)
     assert (part.weights, part.removed, part.ratio) == (18, 11, 11 / 18)
     assert (part.rows, part.of_rows) == (1, 3)
     assert (part.columns, part.of_columns) == (2, 6)
@@ -37,14 +36,12 @@ def test_a_matrix_is_counted() -> None:
 
 @pytest.mark.parametrize(("kept", "evenness"), [([[1, 0], [0, 1]], 1.0), ([[1, 1], [0, 0]], 0.0)])
 def test_evenness_tells_spread_weights_from_whole_rows(kept: list[list[int]], evenness: float) -> None:
-    part = Part()
-    part.add(torch.tensor(kept, dtype=torch.bool))
+    part = Part.of(torch.tensor(kept, dtype=torch.bool))
     assert part.evenness == pytest.approx(evenness)
 
 
 def test_stacked_experts_are_matrices_of_their_own() -> None:
-    part = Part()
-    part.add(torch.stack([torch.ones(2, 4), torch.zeros(2, 4)]).bool())
+    part = Part.of(torch.stack([torch.ones(2, 4), torch.zeros(2, 4)]).bool())
     assert (part.weights, part.removed, part.rows, part.of_rows) == (16, 8, 2, 4)
 
 

@@ -10,6 +10,9 @@ import torch
 from mft_ray.config import ScalingConfig, TrainConfig
 from mft_ray.errors import UserError
 
+# Of a micro-batch at most, by device. More of them fill it no better, and put unlike lengths together.
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
+
 
 def check_batch_size(train: TrainConfig, scaling: ScalingConfig) -> None:
     """Make sure that a global batch divides among workers.

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mft_ray.data.collate import collate, pack
-
-# Of logits, where all forms compute the same but may sum in another order.
-_CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+from mft_ray.training.step.agreement import UNFIT, agree
 
 # Kernels of these compute nothing between the examples of a pack; others compute all of it, and then throw it away.
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -102,14 +100,10 @@ def _agrees(
     alone = [logits([row], Form.MASKED)[0] for row in rows]
     try:
         together = logits(rows, form)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+    except UNFIT:
         return False
     if form == Form.PACKED:
         found = list(torch.split(together[0], [len(each) for each in alone]))
     else:
         found = [row[: len(each)] for row, each in zip(together, alone, strict=True)]
-    close = _CLOSE.get(together.dtype, _CLOSE[torch.bfloat16])
-    return all(
-        float((mine - theirs).abs().max()) <= close * max(float(theirs.abs().max()), 1e-6)
-        for mine, theirs in zip(found, alone, strict=True)
-    )
+    return all(agree(mine, theirs) for mine, theirs in zip(found, alone, strict=True))

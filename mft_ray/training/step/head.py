@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mft_ray.training.step.agreement import UNFIT, agree
 from mft_ray.training.step.stand_in import stood_in
-
-# Of logits, where both ways compute the same but may sum in another order.
-_CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 # A loss of logits (N, V) and targets (N,), summed, and its gradient.
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -116,11 +114,9 @@ class Head:
 
     def _agrees(self, logits: Tensor, hidden: Tensor) -> bool:
         try:
-            mine = self._logits(hidden)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+            return agree(self._logits(hidden), logits)
+        except UNFIT:
             return False
-        close = _CLOSE.get(mine.dtype, _CLOSE[torch.bfloat16]) * max(float(logits.abs().max()), 1e-6)
-        return mine.shape == logits.shape and float((mine - logits).abs().max()) <= close
 
 
 class _InPieces(torch.autograd.Function):

@@ -13,11 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from mft_ray.masking import decoder_layers
+from mft_ray.training.step.agreement import UNFIT, agree
 from mft_ray.training.step.stand_in import stood_in
 from mft_ray.training.step.states import Key, Rows, StateCache
-
-# Of logits, where both ways compute the same but may sum in another order.
-_CLOSE = 1e-3
 
 
 class Prefix:
@@ -79,12 +77,11 @@ class Prefix:
                 forward()
             with self.around(rows) as skipped:
                 mine = forward()
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+        except UNFIT:
             return False
         scale = max(float(whole.abs().max()), 1e-6)
         return skipped == self._layer and all(
-            float((mine[row, tokens] - whole[row, tokens]).abs().max()) <= _CLOSE * scale
-            for _, row, tokens in rows.places()
+            agree(mine[row, tokens], whole[row, tokens], scale) for _, row, tokens in rows.places()
         )
 
     @contextmanager

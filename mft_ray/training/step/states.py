@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 _HEAD = 4096  # bytes of a file before the marks of what is there
+_PRESENT = b"\1"
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
@@ -72,7 +74,7 @@ class Key:
     split: str
     layer: int
 
-    @property
+    @cached_property
     def source(self) -> str:
         """All but the layer, in one word."""
         return hashlib.sha256(repr((self.backbone, self.compute, self.split)).encode()).hexdigest()[:32]
@@ -92,10 +94,10 @@ class States:
     """
 
     def __init__(self, file: int, lengths: Sequence[int], width: int, dtype: torch.dtype) -> None:
-        self._file, self._count = file, len(lengths)
+        self._file = file
         self._starts = [0, *itertools.accumulate(lengths)]
         self._width, self._dtype = width, dtype
-        self._data = _HEAD + -(-self._count // _HEAD) * _HEAD
+        self._data = _data_at(len(lengths))
         self.bytes = self.size(lengths, width, dtype)
 
     def close(self) -> None:
@@ -141,7 +143,7 @@ class States:
     @staticmethod
     def size(lengths: Sequence[int], width: int, dtype: torch.dtype) -> int:
         """Return the bytes that the states of all examples take."""
-        return _HEAD + -(-len(lengths) // _HEAD) * _HEAD + sum(lengths) * width * dtype.itemsize
+        return _data_at(len(lengths)) + sum(lengths) * width * dtype.itemsize
 
     @property
     def inode(self) -> int:
@@ -155,8 +157,8 @@ class States:
 
     def has(self, indices: Sequence[int]) -> bool:
         """Say whether the states of all these examples are there, whoever put them there."""
-        marks = os.pread(self._file, self._count, _HEAD)
-        return all(marks[index] for index in indices)
+        # Not all marks: a split may have a million.
+        return all(os.pread(self._file, 1, _HEAD + index) == _PRESENT for index in indices)
 
     def put(self, index: int, states: Tensor) -> None:
         """Keep an example's states, shape (tokens, width)."""
@@ -166,7 +168,7 @@ class States:
         while content:
             written = os.pwrite(self._file, content, at)
             content, at = content[written:], at + written
-        os.pwrite(self._file, b"\1", _HEAD + index)  # last: who sees it finds the rest
+        os.pwrite(self._file, _PRESENT, _HEAD + index)  # last: who sees it finds the rest
 
     def get(self, rows: Rows) -> Tensor:
         """Return examples' states as they lie in a forward, zeros between them, shape (rows, length, width)."""
@@ -281,6 +283,11 @@ class StateCache:
             yield True
         finally:
             os.close(lock)
+
+
+def _data_at(count: int) -> int:
+    """Return where the states of a split of so many examples begin, behind the head and a mark for each."""
+    return _HEAD + -(-count // _HEAD) * _HEAD
 
 
 def _head(key: Key, count: int, width: int, dtype: torch.dtype) -> bytes:
