@@ -30,15 +30,20 @@ size=${GPU_SHAPES:-llama2-7b llama3.1-8b}
 device=${GPU_DEVICE:-cuda}
 rounds=${GPU_ROUNDS:-3}
 tokens=${GPU_TOKENS:-2048}
+rest=${GPU_LONG_TOKENS:-16384} # a step as the paper's: its weights are masked once for all of its micro-batches
+read -ra besides <<< "${GPU_BESIDES---lora --full}"
+part parts 60 python3 benchmarks/step_parts.py --shape "${size##* }" --device "$device"
+part parts-uncompiled 60 env TORCH_COMPILE_DISABLE=1 python3 benchmarks/step_parts.py --shape "${size##* }" --device "$device"
 for shape in $size; do
     part "step-$shape" 150 python3 benchmarks/step.py --shape "$shape" --dtype bfloat16 --tokens "$tokens" \
-        --device "$device" --layers 4-7 20-23 --rounds "$rounds" --lora --full "${reference[@]}" --out "$out/gpu-step-$shape.json"
+        --device "$device" --layers 4-7 20-23 --rounds "$rounds" "${besides[@]}" "${reference[@]}" --out "$out/gpu-step-$shape.json"
+    part "long-$shape" 120 python3 benchmarks/step.py --shape "$shape" --dtype bfloat16 --tokens "$rest" --length 512 --accumulation 4 \
+        --device "$device" --layers 4-7 20-23 --rounds 1 "${reference[@]}" --out "$out/gpu-long-$shape.json"
     part "memory-$shape" 90 python3 benchmarks/memory.py --shape "$shape" --dtype bfloat16 --layers 4-7 \
         --device "$device" --out "$out/gpu-memory-$shape.json"
     part "waste-$shape" 120 python3 benchmarks/step_waste.py --shape "$shape" --dtype bfloat16 --device "$device" \
         --layers 4-7 20-23 --rounds 1 --batch-size "${GPU_EXAMPLES:-32}" --longest "$tokens" --out "$out/gpu-waste-$shape.json"
 done
-part parts 60 python3 benchmarks/step_parts.py --shape "${size%% *}" --device "$device"
 # Side by side where pytest-xdist is there: 60 s, not minutes.
 beside=$(python3 -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
 # shellcheck disable=SC2086

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mft_ray.masking import Masks, MaskSettings, select
@@ -182,8 +183,8 @@ OPTIMIZERS = {
 
 def seconds_per_step(
     model: nn.Module, variant: Any, setting: Setting, steps: int, optimizer: str = "adamw"
-) -> tuple[list[float], int]:
-    """Return the time of each step, and the peak of GPU memory in bytes (0 on a CPU)."""
+) -> tuple[list[float], int, int]:
+    """Return the time of each step, the peak of GPU memory in bytes (0 on a CPU), and a step's operations."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.vocab_size
     shape = (max(1, setting.tokens // setting.accumulation // setting.length), setting.length)
@@ -198,13 +199,19 @@ def seconds_per_step(
         torch.cuda.reset_peak_memory_stats()
     with variant(model, setting) as (parameters, update):
         stepper = OPTIMIZERS[optimizer](parameters, lr=1e-5, weight_decay=0.0)
+
+        def accumulate(batch: torch.Tensor) -> None:
+            with autocast:
+                loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+            (loss / setting.accumulation).backward()
+
+        with FlopCounterMode(display=False) as counter:
+            accumulate(batches[0])
         for _ in range(steps + 1):
             _wait(cuda)
             start = time.perf_counter()
             for batch in batches:
-                with autocast:
-                    loss = model(input_ids=batch, labels=batch, use_cache=False).loss
-                (loss / setting.accumulation).backward()
+                accumulate(batch)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             stepper.step()
             stepper.zero_grad()
@@ -212,7 +219,7 @@ def seconds_per_step(
             _wait(cuda)
             times.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated() if cuda else 0
-    return times[1:], peak  # the first step makes the optimizer's state
+    return times[1:], peak, counter.get_total_flops() * len(batches)  # the first step makes the optimizer's state
 
 
 def ratio(times: list[float], floor: list[float], steps: int) -> float:
@@ -245,17 +252,17 @@ def load(options: argparse.Namespace) -> nn.Module:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| layers | variant | s/step | over the floor | tokens/s | peak GiB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| layers | variant | s/step | over the floor | tokens/s | TFLOP/s | peak GiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         if math.isnan(row["seconds"]):
-            lines.append(f"| {row['layers']} | {row['variant']} | does not fit | | | |")
+            lines.append(f"| {row['layers']} | {row['variant']} | does not fit | | | | |")
             continue
         memory = f"{row['peak_bytes'] / 2**30:.1f}" if row["peak_bytes"] else ""
         lines.append(
             f"| {row['layers']} | {row['variant']} | {row['seconds']:.3f} | {row['ratio']:.3f} | "
-            f"{row['tokens_per_second']:,.0f} | {memory} |"
+            f"{row['tokens_per_second']:,.0f} | {row['flops'] / row['seconds'] / 1e12:,.1f} | {memory} |"
         )
     return "\n".join(lines)
 
@@ -291,12 +298,12 @@ def main() -> None:
     for layers in options.layers:
         setting = Setting(layers, options.tokens, options.length, options.accumulation, options.compute, options.device)
         times: dict[str, list[float]] = {name: [] for name in variants}
-        peaks = dict.fromkeys(variants, 0)
+        peaks, flops = dict.fromkeys(variants, 0), dict.fromkeys(variants, 0)
         for turn in range(options.rounds):
             order = list(variants.items())
             for name, variant in order if turn % 2 == 0 else reversed(order):
                 try:
-                    measured, peak = seconds_per_step(model, variant, setting, options.steps)
+                    measured, peak, flops[name] = seconds_per_step(model, variant, setting, options.steps)
                 except torch.OutOfMemoryError:
                     measured, peak = [math.nan] * options.steps, 0
                 times[name] += measured
@@ -311,6 +318,7 @@ def main() -> None:
                 "ratio": ratios[name],
                 "tokens_per_second": setting.tokens / medians[name],
                 "peak_bytes": peaks[name],
+                "flops": flops[name],
                 "all_seconds": times[name],
             }
             for name in variants

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mft_ray.errors import UserError
 from mft_ray.masking.init import initial_scores, input_norms
-from mft_ray.masking.ranking import make_masks, ranked_together
+from mft_ray.masking.ranking import make_all_masks, ranked_together
 from mft_ray.masking.schedule import full_ratio_reached, share_at, temperature_at
 from mft_ray.masking.selection import Weight, select
 from mft_ray.masking.settings import MaskSettings, parse_pattern
@@ -109,14 +109,19 @@ class Masks:
         """
         self.progress = progress
         temperature = temperature_at(self.settings, progress) if self.settings.hardness == "soft" else 0.0
-        for group in self._groups:
-            members = [self._masks[weight.name] for weight in group]
-            with gather([member.scores for member in members]) if gather else nullcontext():
-                scores = {weight.name: member.scores.detach() for weight, member in zip(group, members, strict=True)}
-                made = make_masks(group, scores, self.settings, self.share)
-                soften = _smallest_kept(scores.values(), made) if temperature else 0.0
-            for weight, member, mask in zip(group, members, made, strict=True):
-                member.set(mask, self._frozen(weight), soften, temperature)
+        # What is sharded is made whole a group at a time.
+        for groups in [[group] for group in self._groups] if gather else [self._groups]:
+            scores = {weight.name: self._masks[weight.name].scores for group in groups for weight in group}
+            with gather(list(scores.values())) if gather else nullcontext():
+                values = {name: score.detach() for name, score in scores.items()}
+                made = make_all_masks(groups, values, self.settings, self.share)
+                soften = [0.0] * len(groups)
+                if temperature:
+                    ranked = [[values[weight.name] for weight in group] for group in groups]
+                    soften = [_smallest_kept(*pair) for pair in zip(ranked, made, strict=True)]
+            for group, masks, threshold in zip(groups, made, soften, strict=True):
+                for weight, mask in zip(group, masks, strict=True):
+                    self._masks[weight.name].set(mask, self._frozen(weight), threshold, temperature)
 
     def put(self, masks: Mapping[str, torch.Tensor]) -> None:
         """Put given masks in force until the next `update`; the scores stay as they are.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from mft_ray.masking.batched_topk import keep_each
 from mft_ray.masking.selection import Weight
 from mft_ray.masking.settings import MaskSettings, parse_pattern
 from mft_ray.masking.topk import keep_largest, refuse_nan, removed_count
@@ -25,24 +26,55 @@ def ranked_together(weights: Sequence[Weight], settings: MaskSettings) -> list[l
     return list(groups.values())
 
 
-@torch.no_grad()
-def make_masks(
-    group: Sequence[Weight], scores: Mapping[str, torch.Tensor], settings: MaskSettings, share: float = 1.0
-) -> list[torch.Tensor]:
-    """Return the masks of one group.
+def make_all_masks(
+    groups: Sequence[Sequence[Weight]], scores: Mapping[str, torch.Tensor], settings: MaskSettings, share: float = 1.0
+) -> list[list[torch.Tensor]]:
+    """Return the masks of several groups.
+
+    Of matrices that are ranked by themselves, a GPU makes masks with one wait for all of them.
 
     Args:
-        group: as `ranked_together` gave it.
+        groups: as `ranked_together` gave them.
         scores: fp32, of each weight's shape, by weight name.
         settings: ``rule``, ``threshold``, ``pattern`` and the ratios are used.
         share: share of the full ratio that the schedule has reached, 0 to 1.
 
     Returns:
-        A bool tensor for each weight: True keeps an entry.
+        A bool tensor for each weight of each group: True keeps an entry.
 
     Raises:
         FloatingPointError: a score is NaN.
     """
+    made = _made_at_once(groups, scores, settings, share)
+    return [
+        [made[group[0].name]] if group[0].name in made else make_masks(group, scores, settings, share)
+        for group in groups
+    ]
+
+
+def _made_at_once(
+    groups: Sequence[Sequence[Weight]], scores: Mapping[str, torch.Tensor], settings: MaskSettings, share: float
+) -> dict[str, torch.Tensor]:
+    """Return masks, by weight name, of what is ranked by itself on a GPU."""
+    if settings.rule == "threshold" or settings.pattern is not None:
+        return {}
+    removed = {}
+    for group in groups:
+        score = scores[group[0].name]
+        if len(group) == 1 and score.is_cuda and score.dtype == torch.float32:
+            count = removed_count(score.numel(), settings.ratios[group[0].half] * share)
+            removed.update({group[0].name: count} if count else {})
+    if not removed:
+        return {}
+    keeps, right = keep_each([scores[name] for name in removed], list(removed.values()), settings.signed)
+    return {name: keep for name, keep, fits in zip(removed, keeps, right.tolist(), strict=True) if fits}
+
+
+@torch.no_grad()
+def make_masks(
+    group: Sequence[Weight], scores: Mapping[str, torch.Tensor], settings: MaskSettings, share: float = 1.0
+) -> list[torch.Tensor]:
+    """Return the masks of one group; arguments and errors as of `make_all_masks`."""
     if settings.rule == "threshold":
         signed = [scores[weight.name] for weight in group]
         refuse_nan(signed)

@@ -53,9 +53,7 @@ class WeightMask(nn.Module):
         self._threshold, self._temperature = threshold, temperature
         if self._cache is None:
             return
-        if self.effective is None:
-            self.effective = torch.empty_like(weight, dtype=self._cache)
-        self.effective.copy_(masked(weight, self.mask, self.origin))
+        self.effective = masked(weight, self.mask, self.origin).to(self._cache)
 
     def forget(self) -> None:
         """Drop the copy of W * M."""
