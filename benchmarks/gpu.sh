@@ -5,7 +5,8 @@
 #
 # Writes OUT/gpu-*.json and OUT/gpu-*.log. Needs torch, transformers and pydantic only; no Ray, no DeepSpeed. REFERENCE
 # is transformers/src/transformers/models/llama/modeling_llama.py of github.com/Ming-K9/MFT. One command must not cost
-# the others: each has its own time limit, and the script exits with the number of those that failed.
+# the others: each has its own time limit, and the script exits with the number of those that failed. GPU_ONLY="NAME..."
+# runs only these.
 set -u
 cd "$(dirname "$0")/.."
 out=$1 failed=0
@@ -16,7 +17,7 @@ export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFER
 part() { # NAME SECONDS COMMAND...
     local name=$1 limit=$2 began=$SECONDS
     shift 2
-    case ${GPU_ONLY:-$name} in bench) [ "$name" = masking ] && return ;; "$name") ;; *) return ;; esac
+    case " ${GPU_ONLY:-$name} " in *" $name "*) ;; *) return ;; esac
     if timeout "$limit" "$@" > "$out/gpu-$name.log" 2>&1; then echo "$name: done in $((SECONDS - began)) s"; else
         echo "$name: FAILED ($?) after $((SECONDS - began)) s"
         failed=$((failed + 1))
@@ -29,24 +30,25 @@ python3 -c 'import torch, transformers; print("torch", torch.__version__, "trans
 size=${GPU_SHAPES:-llama2-7b llama3.1-8b}
 device=${GPU_DEVICE:-cuda}
 rounds=${GPU_ROUNDS:-3}
+dtype=${GPU_DTYPE:-bfloat16}
 tokens=${GPU_TOKENS:-2048}
 rest=${GPU_LONG_TOKENS:-16384} # a step as the paper's: its weights are masked once for all of its micro-batches
 read -ra besides <<< "${GPU_BESIDES---lora --full}"
 part parts 60 python3 benchmarks/step_parts.py --shape "${size##* }" --device "$device"
 part parts-uncompiled 60 env TORCH_COMPILE_DISABLE=1 python3 benchmarks/step_parts.py --shape "${size##* }" --device "$device"
 for shape in $size; do
-    part "step-$shape" 150 python3 benchmarks/step.py --shape "$shape" --dtype bfloat16 --tokens "$tokens" \
+    part "step-$shape" 150 python3 benchmarks/step.py --shape "$shape" --dtype "$dtype" --tokens "$tokens" \
         --device "$device" --layers 4-7 20-23 --rounds "$rounds" "${besides[@]}" "${reference[@]}" --out "$out/gpu-step-$shape.json"
-    part "long-$shape" 120 python3 benchmarks/step.py --shape "$shape" --dtype bfloat16 --tokens "$rest" --length 512 --accumulation 4 \
+    part "long-$shape" 120 python3 benchmarks/step.py --shape "$shape" --dtype "$dtype" --tokens "$rest" --length 512 --accumulation 4 \
         --device "$device" --layers 4-7 20-23 --rounds 1 "${reference[@]}" --out "$out/gpu-long-$shape.json"
-    part "memory-$shape" 90 python3 benchmarks/memory.py --shape "$shape" --dtype bfloat16 --layers 4-7 \
+    part "memory-$shape" 90 python3 benchmarks/memory.py --shape "$shape" --dtype "$dtype" --layers 4-7 \
         --device "$device" --out "$out/gpu-memory-$shape.json"
-    part "waste-$shape" 120 python3 benchmarks/step_waste.py --shape "$shape" --dtype bfloat16 --device "$device" \
+    part "waste-$shape" 120 python3 benchmarks/step_waste.py --shape "$shape" --dtype "$dtype" --device "$device" \
         --layers 4-7 20-23 --rounds 1 --batch-size "${GPU_EXAMPLES:-32}" --longest "$tokens" --out "$out/gpu-waste-$shape.json"
 done
 # Side by side where pytest-xdist is there: 60 s, not minutes.
 beside=$(python3 -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
 # shellcheck disable=SC2086
-part masking 150 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking tests/training/step/test_answer_loss.py tests/training/step/test_prefix.py -q --maxfail=40 $beside \
+part masking 200 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking tests/training/step -q --maxfail=40 $beside \
     -p no:cacheprovider -p no:randomly --durations=5
 exit "$failed"

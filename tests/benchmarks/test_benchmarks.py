@@ -48,7 +48,7 @@ def test_memory_counts_bytes_per_selected_weight(tmp_path: Path) -> None:
 
 
 def test_the_gpu_script_runs_its_parts_and_tells_of_those_that_fail(tmp_path: Path) -> None:
-    small = {"GPU_DEVICE": "cpu", "GPU_SHAPES": "tiny", "GPU_ROUNDS": "1", "GPU_TOKENS": "32"}
+    small = {"GPU_DEVICE": "cpu", "GPU_SHAPES": "tiny", "GPU_ROUNDS": "1", "GPU_TOKENS": "32", "GPU_DTYPE": "float32"}
     path = {"PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
 
     def gpu(*arguments: str, part: str = "step-tiny") -> subprocess.CompletedProcess[str]:
