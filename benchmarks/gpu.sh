@@ -7,6 +7,7 @@
 # is transformers/src/transformers/models/llama/modeling_llama.py of github.com/Ming-K9/MFT. One command must not cost
 # the others: each has its own time limit, and the script exits with the number of those that failed. GPU_ONLY="NAME..."
 # runs only these.
+# shellcheck disable=SC2086
 set -u
 cd "$(dirname "$0")/.."
 out=$1 failed=0
@@ -46,9 +47,9 @@ for shape in $size; do
     part "waste-$shape" 120 python3 benchmarks/step_waste.py --shape "$shape" --dtype "$dtype" --device "$device" \
         --layers 4-7 20-23 --rounds 1 --batch-size "${GPU_EXAMPLES:-32}" --longest "$tokens" --out "$out/gpu-waste-$shape.json"
 done
-# Side by side where pytest-xdist is there: 60 s, not minutes.
+# Without what the other tests share, which needs Ray; side by side where pytest-xdist is there: 60 s, not minutes.
 beside=$(python3 -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/dev/null)
-# shellcheck disable=SC2086
-part masking 200 env MFT_RAY_TEST_DEVICE="$device" python3 -m pytest tests/masking tests/training/step -q --maxfail=40 $beside \
-    -p no:cacheprovider -p no:randomly --durations=5
+tests="python3 -m pytest -q --maxfail=40 -p no:cacheprovider -p no:randomly --durations=5 $beside"
+part masking 200 env MFT_RAY_TEST_DEVICE="$device" $tests --confcutdir tests/masking tests/masking
+part loss 100 $tests --noconftest tests/training/step
 exit "$failed"

@@ -31,10 +31,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mft_ray.masking import Masks, MaskSettings, select
+from mft_ray.training.step.flops import Flops
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 30, "num_attention_heads": 4},
@@ -205,7 +205,8 @@ def seconds_per_step(
                 loss = model(input_ids=batch, labels=batch, use_cache=False).loss
             (loss / setting.accumulation).backward()
 
-        with FlopCounterMode(display=False) as counter:
+        counter = Flops()
+        with counter.counted("a micro-batch", *shape):
             accumulate(batches[0])
         for _ in range(steps + 1):
             _wait(cuda)
@@ -219,7 +220,7 @@ def seconds_per_step(
             _wait(cuda)
             times.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated() if cuda else 0
-    return times[1:], peak, counter.get_total_flops() * len(batches)  # the first step makes the optimizer's state
+    return times[1:], peak, int(counter.total) * len(batches)  # the first step makes the optimizer's state
 
 
 def ratio(times: list[float], floor: list[float], steps: int) -> float:

@@ -24,7 +24,7 @@ from mft_ray.masking import Masks, MaskSettings
 from mft_ray.masking.batched_topk import keep_each
 from mft_ray.masking.straight_through import StraightThrough, masked
 from mft_ray.masking.topk import keep_mask, removed_count
-from mft_ray.training.step.answer_loss import AnswerLoss, _nll
+from mft_ray.training.step.answer_loss import AnswerLoss, _nll, _rows_at_once
 
 
 def best_of(call: Callable[[], object], device: str, times: int = 8) -> float:
@@ -55,8 +55,9 @@ def losses(model: Any, answers: int) -> dict[str, Callable[[], object]]:
     hidden = torch.randn(answers, weight.shape[1], generator=generator).to(weight.device, weight.dtype).requires_grad_()
     targets = torch.randint(weight.shape[0], (answers,), generator=generator).to(weight.device)
     own = AnswerLoss(model)
-    head, rows = own._head, own._rows
+    head = own._head
     assert head is not None
+    rows = _rows_at_once(weight.shape[0], weight.device)
     head.hidden_states(
         model, {"input_ids": targets[None, :8]}, (torch.zeros(1, dtype=torch.long),) * 2
     )  # how it is called

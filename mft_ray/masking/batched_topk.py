@@ -15,6 +15,8 @@ from mft_ray.masking.kernels import Kernel
 _SAMPLE = 2**15
 _DEVIATIONS = 3.0
 _SLACK = 1.25
+# Two counts are one sum: that of what lies above is in the upper bits.
+_ABOVE = 2**32
 
 
 @torch.no_grad()
@@ -35,26 +37,28 @@ def keep_each(scores: Sequence[Tensor], removed: Sequence[int], signed: bool = F
     flats = [score.detach().flatten() for score in scores]
     brackets = _brackets(flats, removed, signed)
     width = max(bracket.room for bracket in brackets)
-    keeps, places, near, counts = [], [], [], []
+    keeps, places, near, beside = [], [], [], []
     for flat, bracket in zip(flats, brackets, strict=True):
-        keep, inside, below, within, above = _split(flat, bracket.low, bracket.high, signed)
+        keep, inside, outside = _split(flat, bracket.low, bracket.high, signed)
         at = torch.nonzero_static(inside, size=width, fill_value=-1).flatten()
         keeps.append(keep)
         places.append(at)
         near.append(flat[at] if signed else flat[at].abs())  # at -1 whatever is there
-        counts.append(torch.stack([below, within, above]))
+        beside.append(outside)
     at, values = torch.stack(places), torch.stack(near)
-    below, within, above = torch.stack(counts).unbind(1)
+    below, above = torch.stack(beside) % _ABOVE, torch.stack(beside) // _ABOVE
     sizes = _whole([flat.numel() for flat in flats], at.device)
     gone = _whole(removed, at.device)
     there = at >= 0
+    within = there.sum(1)
     values = values.masked_fill(~there, math.inf)
     kept = _kept_within(values, there, gone - below, sizes - gone - above)
     # Where there is no entry, the first one is written once more, as it is.
     at, kept = torch.where(there, at, at[:, :1]), torch.where(there, kept, kept[:, :1])
     for keep, index, value in zip(keeps, at, kept, strict=True):
         keep.scatter_(0, index.clamp_min(0), value)
-    right = (below < gone) & (gone <= below + within) & (within <= width) & (below + within + above == sizes)
+    # An entry that there is no room for, or that is no number, is missing.
+    right = (below < gone) & (gone <= below + within) & (below + within + above == sizes)
     return [keep.view(score.shape) for keep, score in zip(keeps, scores, strict=True)], right
 
 
@@ -93,11 +97,11 @@ def _brackets(flats: Sequence[Tensor], removed: Sequence[int], signed: bool) -> 
 
 
 @Kernel
-def _split(flat: Tensor, low: Tensor, high: Tensor, signed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return which entries lie above a bracket, which within, and how many below, within and above."""
+def _split(flat: Tensor, low: Tensor, high: Tensor, signed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which entries lie above a bracket, which within, and how many below, plus _ABOVE times how many above."""
     ranked = flat if signed else flat.abs()
     above, inside = ranked > high, (ranked >= low) & (ranked <= high)
-    return above, inside, (ranked < low).sum(), inside.sum(), above.sum()
+    return above, inside, torch.where(ranked < low, 1, torch.where(above, _ABOVE, 0)).sum()
 
 
 def _kept_within(values: Tensor, there: Tensor, removed: Tensor, kept: Tensor) -> Tensor:
@@ -118,6 +122,7 @@ def _kept_within(values: Tensor, there: Tensor, removed: Tensor, kept: Tensor) -
     return stays | (tied & (after <= short))
 
 
+@Kernel
 def _kth_smallest(values: Tensor, k: Tensor) -> Tensor:
     """Return the k-th smallest of each row, k from 1, by halving what its bits, read as an integer, can be."""
     bits = values.view(torch.int32)

@@ -46,7 +46,8 @@ class Kernel(Generic[P, R]):
         except Exception as error:  # whatever a compiler says, the function itself is right
             self._fails = True
             said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            logging.getLogger(__name__).warning("masks are updated by slower, uncompiled functions: %s", said)
+            name = getattr(self._function, "__name__", "a function").strip("_")
+            logging.getLogger(__name__).warning("%s runs uncompiled, and slower: %s", name, said)
             return self._function(*args, **kwargs)
 
 

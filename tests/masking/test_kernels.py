@@ -67,7 +67,7 @@ def test_a_compiler_that_fails_is_said_once_and_costs_nothing(
         for _ in range(2):
             assert torch.equal(kernel(values, 2.0), values.abs() / 2)
     assert [record.getMessage() for record in caplog.records] == [
-        "masks are updated by slower, uncompiled functions: Failed to find C compiler."
+        "halved runs uncompiled, and slower: Failed to find C compiler."
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 # Rows, length of each, and positions that the head runs at.
 Shape = tuple[int, int, int]
@@ -20,7 +20,8 @@ class Flops:
 
     A multiplication and an addition are two. What is done entry by entry (norms, masks, the optimizer) is not counted.
     Counting makes a step slower, so only a few steps are: in a transformer every token of a batch costs a + b * length,
-    the latter for attention, and every position that its head runs at costs c. Where that does not hold to nine digits,
+    the latter for attention, every position that its head runs at costs c, and every place in a row d, for rotations
+    that all rows share. Where that does not hold to nine digits,
     every new shape of a batch is counted.
 
     Attributes:
@@ -44,7 +45,7 @@ class Flops:
         known, shape = self._known[work], (rows, length, answers)
         flops = known.get(shape) or _extrapolated(known, shape)
         if flops is None:
-            counter = FlopCounterMode(display=False, custom_mapping=_ON_CPU)
+            counter = FlopCounterMode(display=False, custom_mapping=_COUNTS)
             with counter:
                 yield
             flops = known[shape] = float(counter.get_total_flops())
@@ -67,21 +68,27 @@ def _extrapolated(known: Mapping[Shape, float], shape: Shape) -> float | None:
     return float(round(wanted @ factors)) if np.allclose(samples @ factors, counted, rtol=1e-9, atol=0) else None
 
 
-def _terms(shape: Shape) -> tuple[float, float, float]:
+def _terms(shape: Shape) -> tuple[float, float, float, float]:
     rows, length, answers = shape
-    return rows * length, rows * length * length, answers
+    return rows * length, rows * length * length, answers, length
 
 
 def _forward(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return int(sdpa_flop(query, key, value))
+    return _attention(query, key, query[-1] + value[-1])
 
 
 def _backward(gradient: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return int(sdpa_backward_flop(gradient, query, key, value))
+    # Scores once more; the gradients of values, probabilities, queries and keys.
+    return _attention(query, key, 3 * query[-1] + 2 * value[-1])
 
 
-# torch knows those of GPUs.
-_ON_CPU = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
-}
+def _attention(query: Any, key: Any, widths: int) -> int:
+    """Return the operations of products of every query with every key, or of as many, of these widths in all."""
+    batch, heads, queries, _ = query
+    return int(2 * batch * heads * queries * key[-2] * widths)
+
+
+# torch's own counts know none of a CPU, and some versions none where several query heads share a key.
+_FORWARD = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+_COUNTS = {getattr(torch.ops.aten, f"_scaled_dot_product_{name}"): _forward for name in _FORWARD}
+_COUNTS |= {getattr(torch.ops.aten, f"_scaled_dot_product_{name}_backward"): _backward for name in _FORWARD}

@@ -49,7 +49,7 @@ def test_it_is_the_loss_of_all_positions(architecture: Architecture) -> None:
     mine = gradients(model, found)
     assert mine.keys() == theirs.keys()
     for name, gradient in theirs.items():
-        rounding = 1e-5 * max(1.0, float(gradient.abs().max()))
+        rounding = 5e-5 * max(1.0, float(gradient.abs().max()))  # fp32 sums in another order
         torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=rounding, msg=name)
 
 
