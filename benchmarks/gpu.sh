@@ -52,4 +52,15 @@ beside=$(python3 -c 'import os, xdist; print("-n", min(12, os.cpu_count()))' 2>/
 tests="python3 -m pytest -q --maxfail=40 -p no:cacheprovider -p no:randomly --durations=5 $beside"
 part masking 200 env MFT_RAY_TEST_DEVICE="$device" $tests --confcutdir tests/masking tests/masking
 part loss 100 $tests --noconftest tests/training/step
+# The whole way where Ray is there: a LLaMA with grouped attention, of matrices that are worth a kernel, two trials at a
+# time on one card.
+runs=$(mktemp -d)
+if python3 -c 'import ray, deepspeed' 2>/dev/null; then
+    part trainer "${GPU_TRAINER_S:-240}" python3 cluster/local.py -- python3 -m mft_ray.tune --config tune_spaces/quickstart.yaml \
+        --set model.architecture.hidden_size="${GPU_HIDDEN:-2048}" --set model.architecture.num_key_value_heads=2 \
+        --set model.architecture.intermediate_size="${GPU_INNER:-6144}" --set data.n_validation=500 --set data.n_test=1000 \
+        --set fft.train.steps=300 --set fft.train.lr=3e-4 --set fft.train.eval_every=100 --set train.steps=60 --set train.eval_every=30 \
+        --set scaling.gpus_per_worker=0.5 --set fft.scaling.gpus_per_worker=1 --set search.trials=3 --set run.dir="$runs/run"
+fi
+rm -rf "$runs"
 exit "$failed"

@@ -196,13 +196,15 @@ def main() -> None:
     arguments.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     arguments.add_argument("--layers", nargs="+", default=["4-7", "20-23", "26-29"])
     arguments.add_argument("--batch-size", type=int, default=32)
-    arguments.add_argument("--tokens", type=int, help="of a micro-batch; by default the product's own")
+    arguments.add_argument("--tokens", type=int, help="of a micro-batch; 4,096 on a GPU, else the product's")
     arguments.add_argument("--longest", type=int, default=2048, help="tokens of a made-up example, at most")
     arguments.add_argument("--rounds", type=int, default=2)
     arguments.add_argument("--out", type=Path)
     options = arguments.parse_args()
     model = load(options)
     ways = [way for way in WAYS if options.dtype == "float32" or not way.bfloat16]
+    # On a GPU the product takes what fits its memory, at most four times as many.
+    tokens = options.tokens or min(4096, TOKENS_AT_ONCE[options.device])
     with tempfile.TemporaryDirectory() as scratch:
         split, pad_id = (
             read(options, model, scratch)
@@ -211,9 +213,7 @@ def main() -> None:
         )
         found: dict[str, dict[str, dict[str, float]]] = {}
         for layers in options.layers:
-            step = Step(
-                model, split, layers, pad_id, options.batch_size, options.tokens or TOKENS_AT_ONCE[options.device]
-            )
+            step = Step(model, split, layers, pad_id, options.batch_size, tokens)
             found[layers] = measure(step, ways, options.rounds)
             step.forget()
     print(f"\nseconds a step of {options.batch_size} examples, best of {options.rounds}\n")

@@ -81,8 +81,11 @@ def this_machine() -> Machine:
 
 
 def requirements() -> list[Requirement]:
-    """Return what mft_ray needs, its optional parts with their marker."""
-    return [Requirement(text) for text in requires(PACKAGE) or ()]
+    """Return what mft_ray needs, optional parts with their marker; nothing where it runs uninstalled."""
+    try:
+        return [Requirement(text) for text in requires(PACKAGE) or ()]
+    except PackageNotFoundError:
+        return []
 
 
 def installed() -> dict[str, str]:

@@ -100,6 +100,13 @@ def test_a_package_of_another_version_is_wrong(there: str | None, status: str, s
     assert (found.status, says in found.text) == (status, True)
 
 
+def test_what_runs_from_its_folder_need_not_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mft_ray.workers.machine.PACKAGE", "not_installed_here")
+    found = list(doctor._versions(this_machine()))
+    assert "wrong" not in {each.status for each in found}
+    assert "(run from its folder)" in next(each.text for each in found if each.name == "packages")
+
+
 def test_cards_that_torch_cannot_use_are_wrong() -> None:
     card = Card("NVIDIA H100", 80 * 2**30, "580.1")
     found = by_name(list(doctor._hardware(changed(cards=(card,), cuda=None))))
