@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/search_before_after.py MODEL TRAIN.jsonl --before 54b60c0 [--out FILE]
 
 Both run from a clone of their own, in this environment, one after the other, with nothing beside them. Trials are the
-same eight, whole (no early stopping), one at a time with all processors. ``auto`` is this version with
-``scaling.compute: auto``. Seconds of the search are from the first trial's start to the last one's end.
+same eight, whole (no early stopping), one at a time with all processors. With --auto, this version once more with
+``scaling.compute: auto``: bfloat16 where the processor multiplies it. Seconds of the search are from the first trial's start to the last one's end.
 """
 
 from __future__ import annotations
@@ -76,17 +76,15 @@ def main() -> None:
     arguments.add_argument("model")
     arguments.add_argument("train")
     arguments.add_argument("--before", required=True, help="a commit")
+    arguments.add_argument("--auto", action="store_true")
     arguments.add_argument("--out", type=Path)
     options = arguments.parse_args()
     model, train = (str(Path(given).resolve()) for given in (options.model, options.train))
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        for name, commit, compute in (
-            ("before", options.before, "float32"),
-            ("now", "HEAD", "float32"),
-            ("now, auto", "HEAD", "auto"),
-        ):
+        versions = [("before", options.before, "float32"), ("now", "HEAD", "float32"), ("now, auto", "HEAD", "auto")]
+        for name, commit, compute in versions if options.auto else versions[:2]:
             code = root / name.replace(", ", "-")
             subprocess.run(["git", "clone", "--quiet", str(ROOT), str(code)], check=True)
             subprocess.run(["git", "checkout", "--quiet", commit], cwd=code, check=True)
