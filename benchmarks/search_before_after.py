@@ -4,7 +4,7 @@
 
 Both run from a clone of their own, in this environment, one after the other, with nothing beside them. Trials are the
 same eight, whole (no early stopping), one at a time with all processors. With --auto, this version once more with
-``scaling.compute: auto``: bfloat16 where the processor multiplies it. Seconds of the search are from the first trial's start to the last one's end.
+``scaling.compute: auto``: bfloat16 where the processor multiplies it. Seconds of trials are those that they report.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def per_example(
     pad_id: int,
     eos_id: int,
     batch_size: int,
+    most: int | None = None,
     device: torch.device | str,
     tokenizer: Any = None,
     max_new_tokens: int = 256,
@@ -65,7 +66,9 @@ def per_example(
         metric: one of ``METRICS``.
         pad_id: token to pad with.
         eos_id: token that ends an answer, beside those of `mft_ray.data.text.ends.stop_tokens`.
-        batch_size: examples per forward.
+        batch_size: examples of the greatest length per forward, of shorter ones as many tokens with their padding.
+            Where texts are generated, examples of any length: what that holds hardly depends on the prompt.
+        most: examples per forward, however short; None is ``batch_size``.
         device: where the batches go.
         tokenizer: has the chat template that prompts are made by; None only where nothing is generated.
         max_new_tokens: generated at most; less where the model's positions end.
@@ -82,8 +85,9 @@ def per_example(
     _check(metric, tokenizer)
     device = torch.device(device)
     ends = stop_tokens(_unwrapped(model), tokenizer) | {eos_id}
-    lengths = lengths_of(rows, "prompt_ids" if metric == "generated_match" else "input_ids")
-    batches = _batches(lengths, batch_size)
+    generates = metric == "generated_match"
+    lengths = lengths_of(rows, "prompt_ids" if generates else "input_ids")
+    batches = _batches(lengths, batch_size, batch_size if generates else most or batch_size)
     scores = [0.0] * len(rows)
     done = 0
     # no_grad, not inference_mode: what layers cache here is used in training afterwards.
@@ -91,7 +95,7 @@ def per_example(
         for step in range(_steps_in_all(model, len(batches), device)):
             batch = batches[step] if step < len(batches) else []
             taken = [rows[index] for index in batch] or [_filler(eos_id)]
-            if metric == "generated_match":
+            if generates:
                 values = _generated(model, taken, tokenizer, ends, max_new_tokens)
             else:
                 values = _teacher_forced(model, taken, metric, pad_id, ends, device, around)
@@ -110,11 +114,17 @@ def _check(metric: str, tokenizer: Any) -> None:
         raise ValueError("generated_match needs a tokenizer")
 
 
-def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+def _batches(lengths: Sequence[int], size: int, most: int) -> list[list[int]]:
     """Indices of rows, batch by batch: similar lengths together waste little on padding."""
     # The longest come first, so that a batch too large for the memory fails at once.
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    tokens = size * lengths[order[0]] if order else 0
+    batches, start = [], 0
+    while start < len(order):
+        taken = min(most, tokens // max(1, lengths[order[start]]))
+        batches.append(order[start : start + taken])
+        start += taken
+    return batches
 
 
 def _teacher_forced(

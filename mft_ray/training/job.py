@@ -75,7 +75,7 @@ class ScoreJob:
         limit: the first so many examples; None takes all.
         artifact: mask file or adapter folder to put on the model.
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
-        batch_size: examples per forward per worker.
+        batch_size: examples per forward and worker at most.
     """
 
     model: str

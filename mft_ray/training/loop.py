@@ -361,7 +361,7 @@ class Trainer:
             job.evaluation,
             job.scaling,
             self.tokenizer,
-            self.sizes.scoring,
+            (self.sizes.scoring, job.train.eval_batch_size),
             self.device,
             lambda done, total: self.alive("scores examples"),
             lambda rows, length: self._known(self.validation, rows, length),

@@ -71,7 +71,7 @@ def score(
         scaling,
         # Not the model's: what is judged is prompted by the data's chat template, and ends answers as that does.
         cache.tokenizer(str(Path(job.data) / TOKENIZER)),
-        sizes.scoring,
+        (sizes.scoring, job.batch_size),
         cache.device,
         count,
     )
@@ -85,7 +85,7 @@ def score_together(
     evaluation: EvaluationConfig,
     scaling: ScalingConfig,
     tokenizer: Any,
-    batch_size: int,
+    examples: tuple[int, int],
     device: torch.device,
     progress: Callable[[int, int], object] | None = None,
     around: Around | None = None,
@@ -99,7 +99,7 @@ def score_together(
         evaluation: ``max_new_tokens`` is used.
         scaling: ``compute`` is used, and is not ``auto``.
         tokenizer: the model's.
-        batch_size: examples per forward per worker.
+        examples: per forward and worker: of the greatest length, and at most.
         device: device of this worker.
         progress: called with the examples done and in all, of this worker's share.
         around: context manager for forwards, as of `per_example`.
@@ -111,7 +111,8 @@ def score_together(
         metric,
         pad_id=tokenizer.pad_token_id,
         eos_id=tokenizer.eos_token_id,
-        batch_size=batch_size,
+        batch_size=examples[0],
+        most=examples[1],
         device=device,
         tokenizer=tokenizer,
         max_new_tokens=evaluation.max_new_tokens,

@@ -8,7 +8,7 @@ from tokenizers.decoders import Fuse
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mft_ray.config import Metric
-from mft_ray.evaluation.metrics import BINARY_METRICS, METRICS, per_example
+from mft_ray.evaluation.metrics import BINARY_METRICS, METRICS, _batches, per_example
 
 PAD, EOS, VOCABULARY = 0, 1, 24
 ANSWER_TOKENS = 6
@@ -98,6 +98,23 @@ def test_exact_match_is_greedy_decoding_reproducing_the_answer(model: LlamaForCa
         expected.append(float(output[0, len(row["prompt_ids"]) :].tolist() == answer))
     assert {0.0, 1.0} == set(expected)
     assert _score(model, rows, "exact_match", eos_id=eos) == expected
+
+
+def test_short_examples_fill_the_memory_of_long_ones() -> None:
+    lengths = [3, 40, 2, 9, 10, 21, 1, 4, 2]
+    batches = _batches(lengths, 2, 5)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    padded = [[lengths[index] for index in batch] for batch in batches]
+    assert padded == [[40, 21], [10, 9, 4, 3, 2], [2, 1]]
+    assert [len(batch) for batch in _batches(lengths, 2, 2)] == [2, 2, 2, 2, 1]
+    assert _batches([], 2, 5) == []
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "answer_logprob"])
+def test_filling_batches_by_tokens_changes_no_score(model: LlamaForCausalLM, metric: str) -> None:
+    rows = [_row(prompt, [3, 4], str(index)) for index, prompt in enumerate(_prompts(20))]
+    one, filled = (_score(model, rows, metric, batch_size=size, most=most) for size, most in ((1, 1), (2, 12)))
+    assert filled == pytest.approx(one, abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
