@@ -26,7 +26,8 @@ import pyarrow as pa
 
 from mft_ray.data.encoded import EncodedRows
 from mft_ray.data.encoding import IGNORED
-from mft_ray.data.store import _FEATURES, open_split
+from mft_ray.data.pieces import FEATURES
+from mft_ray.data.store import open_split
 
 PIECE, READ = 10_000, 2_000
 
@@ -47,7 +48,7 @@ def generate(folder: Path, rows: int, tokens: int) -> None:
             "source": names,
             "answer_tokens": pa.array(np.full(PIECE, tokens // 2, np.int32)),
         }
-    ).cast(_FEATURES.arrow_schema)
+    ).cast(FEATURES.arrow_schema)
     # The same piece again and again takes no memory here, and its own place on the disk.
     datasets.Dataset(pa.concat_tables([piece] * (rows // PIECE))).save_to_disk(str(folder / "train"))
 

@@ -57,6 +57,19 @@ class Tally:
         """Number of rows in all."""
         return sum(reason.rows for reason in self.reasons.values())
 
+    def merge(self, other: list[JsonObject], place_of: Callable[[str], str | None] = lambda place: place) -> None:
+        """Add rows that were counted elsewhere, after these.
+
+        Args:
+            other: what `content` says of them.
+            place_of: what their places are called here.
+        """
+        for each in other:
+            found = self.reasons.setdefault(each["reason"], Reason())
+            found.rows += each["rows"]
+            places = [place for place in map(place_of, each["first"]) if place is not None]
+            found.first += places[: _FIRST - len(found.first)]
+
     def __getitem__(self, reason: str) -> int:
         """Number of rows of one reason."""
         return self.reasons[reason].rows if reason in self.reasons else 0
@@ -204,6 +217,8 @@ class SplitCounts:
         tokens: tokens of the examples that are used.
         answer_tokens: those of them that have a label.
         cut: examples cut at ``data.max_length``.
+        shortest: tokens of the shortest prompt that leaves no room for its answer, if there is one.
+        refusal: first conversation that the chat template does not take, and why, if there is one.
     """
 
     examples: int = 0
@@ -215,6 +230,8 @@ class SplitCounts:
     tokens: int = 0
     answer_tokens: int = 0
     cut: int = 0
+    shortest: int | None = None
+    refusal: str | None = None
 
     def leave_out(self, reason: str, example_id: str) -> None:
         """Count an example that is not used."""
@@ -223,6 +240,24 @@ class SplitCounts:
     def alter(self, what: str, example_id: str) -> None:
         """Count an example that is used, but not as it stands in the file."""
         self.altered.add(what, self.place_of(example_id))
+
+    def of_part(self) -> JsonObject:
+        """Return what `add_part` takes: all that was counted."""
+        return {**self.content(), "shortest": self.shortest, "refusal": self.refusal}
+
+    def add_part(self, part: JsonObject) -> None:
+        """Add what was counted of the next examples of the split, by another process.
+
+        Args:
+            part: what `of_part` said there, where examples had no places but their ids.
+        """
+        for name in ("used", "rows", "tokens", "answer_tokens", "cut"):
+            setattr(self, name, getattr(self, name) + part[name])
+        self.left_out.merge(part["left_out"], self.place_of)
+        self.altered.merge(part["altered"], self.place_of)
+        shortest = [each for each in (self.shortest, part["shortest"]) if each is not None]
+        self.shortest = min(shortest, default=None)
+        self.refusal = self.refusal or part["refusal"]
 
     def content(self) -> JsonObject:
         """Return what ``data.json`` holds."""

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mft_ray.data.store import ANSWERS, open_split
+from mft_ray.data.pieces import ANSWERS
+from mft_ray.data.store import open_split
 from mft_ray.utils.json_types import JsonObject
 
 _TOKENS = ("input_ids", "labels", "prompt_ids")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from transformers import PreTrainedTokenizerBase
@@ -75,42 +76,61 @@ def encode(
     Raises:
         UserError: no example gives a row, or there is no end-of-sequence token.
     """
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            "The tokenizer has no end-of-sequence token, so a model could not learn where an answer ends. "
-            "Set eos_token in the tokenizer's tokenizer_config.json."
-        )
     counts = SplitCounts() if counts is None else counts
-    encoder = _Encoder(tokenizer, max_length, system, too_long, counts)
+    encoder = Encoder(How(tokenizer, max_length, system, too_long), counts)
     rows = [row for example in examples for row in encoder.rows(example)]
-    if examples and not rows:
-        raise UserError(encoder.nothing_left(split, len(examples)))
-    counts.rows = len(rows)
-    counts.tokens = sum(len(row["input_ids"]) for row in rows)
-    counts.answer_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
-    if counts.left_out.reasons:
-        log(f"{split}: {counts.left_out.rows:,} of {len(examples):,} examples left out: {counts.left_out.described()}")
-    if counts.altered.reasons:
-        log(f"{split}: examples that are not used as they stand there: {counts.altered.described()}")
+    told(counts, len(examples), max_length, split, log)
     return rows
 
 
-class _Encoder:
-    """Encodes examples one by one. Arguments as of `encode`."""
+def told(counts: SplitCounts, examples: int, max_length: int, split: str, log: Callable[[str], None]) -> None:
+    """Say what was left out, cut or changed, once all examples are encoded. Arguments as of `encode`.
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        system: System,
-        too_long: TooLong,
-        counts: SplitCounts,
-    ) -> None:
-        self._tokenizer, self._max_length = tokenizer, max_length
-        self._system, self._too_long, self._counts = system, too_long, counts
-        self._chat = Chat(tokenizer) if tokenizer.chat_template else None
-        self._shortest: int | None = None  # prompt that leaves no room for its answer
-        self._refusal: str | None = None  # the first, with its example
+    Raises:
+        UserError: no example gives a row.
+    """
+    if examples and not counts.rows:
+        raise UserError(_nothing_left(counts, examples, max_length, split))
+    if counts.left_out.reasons:
+        log(f"{split}: {counts.left_out.rows:,} of {examples:,} examples left out: {counts.left_out.described()}")
+    if counts.altered.reasons:
+        log(f"{split}: examples that are not used as they stand there: {counts.altered.described()}")
+
+
+@dataclass(frozen=True)
+class How:
+    """How examples are encoded; attributes are arguments of `encode`.
+
+    Raises:
+        UserError: the tokenizer has no end-of-sequence token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    system: System = "auto"
+    too_long: TooLong = "leave_out"
+
+    def __post_init__(self) -> None:
+        """Refuse a tokenizer that ends nothing."""
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                "The tokenizer has no end-of-sequence token, so a model could not learn where an answer ends. "
+                "Set eos_token in the tokenizer's tokenizer_config.json."
+            )
+
+
+class Encoder:
+    """Encodes examples one by one.
+
+    Args:
+        how: how they are encoded.
+        counts: what becomes of each, which is filled.
+    """
+
+    def __init__(self, how: How, counts: SplitCounts) -> None:
+        self._tokenizer, self._max_length = how.tokenizer, how.max_length
+        self._system, self._too_long, self._counts = how.system, how.too_long, counts
+        self._chat = Chat(how.tokenizer) if how.tokenizer.chat_template else None
 
     def rows(self, example: Example) -> list[Row]:
         """Encode an example, and count what became of it."""
@@ -122,7 +142,7 @@ class _Encoder:
         except Refused as refused:
             self._counts.leave_out(f"{_REFUSED} ({refused})", example.id)
             roles = ", ".join(message["role"] for message in example.messages)
-            self._refusal = self._refusal or f"example {example.id} (roles {roles}): {refused}"
+            self._counts.refusal = self._counts.refusal or f"example {example.id} (roles {roles}): {refused}"
             return []
         rows = []
         for number, answers in enumerate(texts, start=1):
@@ -133,6 +153,9 @@ class _Encoder:
             self._counts.leave_out(_TOO_LONG, example.id)
             return []
         self._counts.used += 1
+        self._counts.rows += len(rows)
+        self._counts.tokens += sum(len(row["input_ids"]) for row in rows)
+        self._counts.answer_tokens += sum(label != IGNORED for row in rows for label in row["labels"])
         if len(texts) > 1:
             self._counts.alter(_SPLIT, example.id)
         return rows
@@ -199,26 +222,27 @@ class _Encoder:
             self._counts.cut += 1
             self._counts.alter("it ends before an answer that does not fit data.max_length", example.id)
         else:
-            self._shortest = min(prompt_length, self._shortest or prompt_length)
+            self._counts.shortest = min(prompt_length, self._counts.shortest or prompt_length)
 
-    def nothing_left(self, split: str, examples: int) -> str:
-        """Say why no example gives a row, and what to do about what most of them have."""
-        reasons = self._counts.left_out.reasons
-        reason = max(reasons, key=lambda each: reasons[each].rows)
-        if reason == _TOO_LONG:
-            return (
-                f"{split} has no answer tokens after truncation: data.max_length is {self._max_length}, and the "
-                f"shortest of the {examples:,} prompts already takes {self._shortest} tokens. Raise data.max_length to "
-                f"more than {self._shortest} and the length of an answer, or give shorter examples."
-            )
-        if reason.startswith(_REFUSED):
-            return (
-                f"The tokenizer's chat template cannot be used: it does not take {self._refusal}. Give conversations "
-                "that it takes, or another template: data.chat_template, such as tulu or a Jinja file that writes "
-                "turns one after another."
-            )
-        why = self._counts.left_out.described()
-        return f"{split} has nothing to learn from: all of its {examples:,} examples are left out: {why}."
+
+def _nothing_left(counts: SplitCounts, examples: int, max_length: int, split: str) -> str:
+    """Say why no example gives a row, and what to do about what most of them have."""
+    reasons = counts.left_out.reasons
+    reason = max(reasons, key=lambda each: reasons[each].rows)
+    if reason == _TOO_LONG:
+        return (
+            f"{split} has no answer tokens after truncation: data.max_length is {max_length}, and the "
+            f"shortest of the {examples:,} prompts already takes {counts.shortest} tokens. Raise data.max_length to "
+            f"more than {counts.shortest} and the length of an answer, or give shorter examples."
+        )
+    if reason.startswith(_REFUSED):
+        return (
+            f"The tokenizer's chat template cannot be used: it does not take {counts.refusal}. Give conversations "
+            "that it takes, or another template: data.chat_template, such as tulu or a Jinja file that writes "
+            "turns one after another."
+        )
+    why = counts.left_out.described()
+    return f"{split} has nothing to learn from: all of its {examples:,} examples are left out: {why}."
 
 
 def _row(example: Example, prompt_ids: list[int], answer: str) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
 from mft_ray.data.accounting import Accounting
-from mft_ray.data.encoding import IGNORED, encode
+from mft_ray.data.encoding import How, System, TooLong, told
+from mft_ray.data.pieces import Pieces
 from mft_ray.data.rows.reading import quiet
 from mft_ray.data.splits import load
 from mft_ray.data.text.template import with_fixed
@@ -22,20 +24,8 @@ from mft_ray.utils.files import Damaged, replacing
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+_PIECES = ".mft_ray.pieces"
 TOKENIZER = "tokenizer"  # what they were encoded with, its chat template included
-ANSWERS = "answer_tokens"  # how many of a row's tokens are learned
-_TOKENS = datasets.List(datasets.Value("int32"))
-_FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "input_ids": _TOKENS,
-        "labels": _TOKENS,
-        "prompt_ids": _TOKENS,
-        "answer": datasets.Value("string"),
-        "source": datasets.Value("string"),
-        ANSWERS: datasets.Value("int32"),
-    }
-)
 
 
 def prepare(
@@ -47,7 +37,7 @@ def prepare(
 ) -> Accounting:
     """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
 
-    Data that was there before is replaced.
+    Data that was there before is replaced. What an interrupted call has encoded lies beside `folder`, and is used.
 
     Args:
         config: where examples come from and how they split.
@@ -66,33 +56,37 @@ def prepare(
     if "::" in str(folder):  # by which fsspec, and so datasets, chains places
         raise UserError(f"{folder} cannot hold data: its name has '::' in it. Choose another folder for the run.")
     encoded, accounting = datasets.DatasetDict(), Accounting()
-    tokenizer = with_fixed(tokenizer, config.template_options, config.template_date)
+    how = How(with_fixed(tokenizer, config.template_options, config.template_date), *_treatment(config))
     splits = load(config, log, accounting)
-    for split in list(splits):
-        examples = splits.pop(split)  # freed when it is encoded
-        counts, name = accounting.split(split), f"The {split} split"
-        rows = encode(
-            examples,
-            tokenizer,
-            config.max_length,
-            name,
-            system=config.system,
-            too_long=config.too_long,
-            counts=counts,
-            log=log,
-        )
-        counted = [{**row, ANSWERS: sum(label != IGNORED for label in row["labels"][1:])} for row in rows]
-        encoded[split] = datasets.Dataset.from_list(counted, features=_FEATURES)
-        del rows, counted, examples
-    if account is not None:
-        # Before the data: once that is there, nobody prepares it again.
-        accounting.save(account)
-    _save(encoded, tokenizer, folder)
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    begun = folder.with_name(f".{folder.name}{_PIECES}")
+    try:
+        pieces = Pieces(begun, how, log)
+        for split in list(splits):
+            examples = splits.pop(split)  # freed when it is encoded
+            counts, name = accounting.split(split), f"The {split} split"
+            encoded[split] = pieces.encode(examples, name, counts)
+            told(counts, len(examples), config.max_length, name, log)
+        if account is not None:
+            # Before the data: once that is there, nobody prepares it again.
+            accounting.save(account)
+        _save(encoded, how.tokenizer, folder)
+    except UserError:
+        shutil.rmtree(begun)
+        for parent in made:
+            parent.rmdir()
+        raise
+    # Whatever else ends this, what is encoded is found again.
+    shutil.rmtree(begun)
     return accounting
 
 
+def _treatment(config: DataConfig) -> tuple[int, System, TooLong]:
+    return config.max_length, config.system, config.too_long
+
+
 def _save(encoded: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial, quiet():
         encoded.save_to_disk(str(partial))
         tokenizer.save_pretrained(str(partial / TOKENIZER))

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from mft_ray.data.collate import collate, pack
 from mft_ray.data.encoded import EncodedRows, lengths_of
 from mft_ray.data.encoding import IGNORED, Row
-from mft_ray.data.store import _FEATURES, ANSWERS
+from mft_ray.data.pieces import ANSWERS, FEATURES
 from mft_ray.errors import UserError
 
 
 def saved(rows: list[Row], folder: Path, shards: int = 1) -> EncodedRows:
     counted = [{**row, ANSWERS: sum(label != IGNORED for label in row["labels"][1:])} for row in rows]
-    made = datasets.Dataset.from_list(counted, features=_FEATURES)
+    made = datasets.Dataset.from_list(counted, features=FEATURES)
     made.save_to_disk(str(folder / "train"), num_shards=shards)
     return EncodedRows.open(folder, "train")
 

@@ -7,8 +7,9 @@ from transformers import AutoTokenizer
 from mft_ray.config import DataConfig
 from mft_ray.data import arithmetic
 from mft_ray.data.encoding import encode
+from mft_ray.data.pieces import ANSWERS
 from mft_ray.data.splits import load
-from mft_ray.data.store import ANSWERS, SPLITS, TOKENIZER, open_split, prepare, shared_sources
+from mft_ray.data.store import SPLITS, TOKENIZER, open_split, prepare, shared_sources
 from mft_ray.errors import UserError
 
 CONFIG = DataConfig(task="arithmetic", n_train=30, n_validation=10, n_test=20)
