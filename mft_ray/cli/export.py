@@ -10,7 +10,11 @@ from mft_ray.errors import UserError
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", metavar="MODEL", required=True, help="folder or hub id of the FFT model")
+    parser.add_argument(
+        "run_folder", metavar="RUN", nargs="?", help="run folder of a search, in place of all but --out"
+    )
+    parser.add_argument("--trial", metavar="ID", help="with RUN: another trial than the one that was judged")
+    parser.add_argument("--backbone", metavar="MODEL", help="folder or hub id of the FFT model")
     parser.add_argument("--mask", metavar="FILE", help="mask file, such as RUN/best/mask.safetensors")
     parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter, such as RUN/best/adapter")
     parser.add_argument("--pretrained", metavar="MODEL", help="model before fine-tuning, for a mask of the delta")
@@ -18,6 +22,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    given = [name for name in ("backbone", "mask", "adapter", "pretrained") if getattr(options, name) is not None]
+    if options.run_folder is not None:
+        if given:
+            raise UserError(f"RUN says all that is needed: leave out {', '.join(f'--{name}' for name in given)}.")
+        return _of_run(options)
+    if options.trial is not None:
+        raise UserError("--trial names a trial of a run: give the run folder too, mft-ray export RUN --trial ID.")
+    if options.backbone is None:
+        raise UserError("Give a run folder, or --backbone MODEL with --mask FILE or --adapter FOLDER.")
     if (options.mask is None) == (options.adapter is None):
         raise UserError("Give either --mask FILE or --adapter FOLDER: what is to be applied to the backbone.")
     from mft_ray.masking import load_mask
@@ -28,14 +41,45 @@ def _run(options: argparse.Namespace) -> None:
     export(options.backbone, options.mask or options.adapter, Path(options.out), options.pretrained)
     if mask is not None:
         print(f"{options.mask}: {mask}")
-    print(f"wrote {options.out}: load it with AutoModelForCausalLM.from_pretrained({options.out!r})")
+    _tell(options.out)
+    return None
+
+
+def _of_run(options: argparse.Namespace) -> None:
+    from mft_ray.runs.picked import picked
+
+    root = Path(options.run_folder).expanduser()
+    found = picked(root, options.trial)
+    from mft_ray.models.artifacts import export
+    from mft_ray.runs.reading import read
+    from mft_ray.utils.formatting import unit
+
+    export(found.backbone, str(found.artifact), Path(options.out), found.pretrained)
+    run, trial = read(root), found.trial
+    shown = unit(run.baseline.metric)
+    print(
+        f"trial {trial.trial_id}: {shown.score(trial.score)} on validation, {shown.delta(trial.delta_fft)} against FFT"
+    )
+    if not found.judged:
+        print(
+            "It has not been judged on test examples, and as one of several it looks better on validation than it is: "
+            "mft-ray score says what it is worth."
+        )
+    _tell(options.out)
+
+
+def _tell(out: str) -> None:
+    print(f"wrote {out}: load it with AutoModelForCausalLM.from_pretrained({out!r})")
 
 
 COMMAND = Command(
     summary="make an ordinary Hugging Face model of a mask or an adapter",
     description="Apply a mask (or a LoRA adapter) to the model that it was learned on and write the result as an "
-    "ordinary Hugging Face folder that from_pretrained loads. Refused when the backbone is another one.",
+    "ordinary Hugging Face folder that from_pretrained loads: of a search that of its winner, or of another trial. "
+    "Refused when the backbone is another one.",
     examples="""
+    mft-ray export runs/mine --out my-model
+    mft-ray export runs/mine --trial 954d45f6 --out another
     mft-ray export --backbone runs/mine/work/fft/best --mask runs/mine/best/mask.safetensors --out my-model
     """,
     add_options=_add_options,

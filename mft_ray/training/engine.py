@@ -9,6 +9,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from mft_ray.config import ScalingConfig, TrainConfig
@@ -90,14 +91,19 @@ def gathered(parameters: list[nn.Parameter], changed: bool = False) -> AbstractC
 
 
 def gathered_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return all parameters, whole, on the CPU, in the given dtype, and persistent buffers as they are.
+    """Return, on the first worker, all parameters, whole, on the CPU, in the given dtype, and persistent buffers.
 
-    Every worker must call it.
+    Every worker must call it; others keep nothing. What is on the CPU in that dtype already is not copied: it changes
+    with the model.
     """
     state = {}
+    first = not dist.is_initialized() or dist.get_rank() == 0
     for name, parameter in model.named_parameters():
+        passing = hasattr(parameter, "ds_id")  # whole for a while only
         with gathered([parameter]):
-            state[name] = parameter.detach().to("cpu", dtype, copy=True).contiguous()
-    kept = model.state_dict().keys()
-    state.update({name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept})
+            if first:
+                state[name] = parameter.detach().to("cpu", dtype, copy=passing).contiguous()
+    if first:
+        kept = model.state_dict().keys()
+        state.update({name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept})
     return state

@@ -1,0 +1,80 @@
+"""One trial of a search, as a person names it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mft_ray.errors import UserError
+from mft_ray.models.artifacts import find
+from mft_ray.models.names import MODEL
+from mft_ray.runs.fft_model import FftModel
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.reading import read
+from mft_ray.runs.records import Trial
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A trial, and what is needed to make a model of it.
+
+    Attributes:
+        trial: row of the leaderboard.
+        artifact: its mask file or adapter folder.
+        backbone: folder or hub id of the model that it was learned on.
+        pretrained: folder or hub id of the model before fine-tuning, where that is known.
+        judged: whether the verdict is on this trial.
+    """
+
+    trial: Trial
+    artifact: Path
+    backbone: str
+    pretrained: str | None
+    judged: bool
+
+
+def picked(root: Path, trial_id: str | None = None) -> Picked:
+    """Find a trial of a search, finished or not.
+
+    Args:
+        root: run folder.
+        trial_id: its id on the leaderboard, or the first letters of it; None takes the one that was judged, and
+            without a verdict the best on validation so far.
+
+    Raises:
+        UserError: it is no folder of a search, no trial is called so, or the trial's mask is not kept.
+    """
+    run, folder = read(root), RunFolder(root)
+    trial = run.winner if trial_id is None else _named(run.trials, trial_id, root)
+    if trial is None:
+        raise UserError(f"No trial of {root} has a score yet. Wait for the first one.")
+    kept = [each.trial_id for each in run.trials if find(folder.trial(each.trial_id))]
+    artifact = find(folder.trial(trial.trial_id))
+    if artifact is None:
+        raise UserError(
+            f"Trial {trial.trial_id} has left nothing to export: {_why(trial)}. Trials of {root} that have: "
+            f"{', '.join(kept) or 'none'}."
+        )
+    if artifact.name == MODEL:
+        raise UserError(f"Trial {trial.trial_id} trains a whole model, which is ready to be loaded: {artifact}.")
+    fft = FftModel.load(folder.fft_model)
+    judged = run.verdict is not None and run.verdict.trial_id == trial.trial_id
+    return Picked(trial, artifact, fft.model, fft.pretrained, judged)
+
+
+def _named(trials: Sequence[Trial], trial_id: str, root: Path) -> Trial:
+    found = [trial for trial in trials if trial_id and trial.trial_id.startswith(trial_id)]
+    if len(found) == 1:
+        return found[0]
+    what = "No trial" if not found else "More than one trial"
+    raise UserError(
+        f"{what} of {root} is called {trial_id!r}. They are, best first: "
+        f"{', '.join(trial.trial_id for trial in trials) or 'none yet'}."
+    )
+
+
+def _why(trial: Trial) -> str:
+    if trial.score is None:
+        return f"it ended without a score ({trial.stopped_reason})"
+    return "only the best trials keep their mask (search.keep)"
