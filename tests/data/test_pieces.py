@@ -96,7 +96,12 @@ def test_what_was_encoded_before_an_interruption_is_used(
     assert not (tmp_path / "data").exists()
 
     again: list[Any] = []
-    monkeypatch.setattr(pieces, "_write", lambda *arguments: (again.append(arguments), plain(*arguments)))
+
+    def noted(*arguments: Any) -> None:
+        again.append(arguments)
+        plain(*arguments)
+
+    monkeypatch.setattr(pieces, "_write", noted)
     said: list[str] = []
     check(config, tmp_path / "data", prepare(config, TOKENIZER, tmp_path / "data", said.append))
     whole = sum(-(-len(examples) // 16) for examples in load(config, lambda _: None).values())
