@@ -109,8 +109,9 @@ class Masks:
         """
         self.progress = progress
         temperature = temperature_at(self.settings, progress) if self.settings.hardness == "soft" else 0.0
-        # What is sharded is made whole a group at a time.
-        for groups in [[group] for group in self._groups] if gather else [self._groups]:
+        # What is sharded is made whole a group at a time, and only a GPU gains by having several at once.
+        apart = gather is not None or not any(scores.is_cuda for scores in self.scores())
+        for groups in [[group] for group in self._groups] if apart else [self._groups]:
             scores = {weight.name: self._masks[weight.name].scores for group in groups for weight in group}
             with gather(list(scores.values())) if gather else nullcontext():
                 values = {name: score.detach() for name, score in scores.items()}
