@@ -20,7 +20,7 @@ from mft_ray.evaluation.vllm.engine import VllmEngine
 from mft_ray.masking import check_fits, fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter, weights_of
 from mft_ray.models.export import check_fingerprint, masked_for_now
-from mft_ray.models.loading import load_model, load_tokenizer
+from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
 from mft_ray.models.vocabulary import check_vocabulary
 
 
@@ -63,9 +63,9 @@ class Backbone:
         self.fingerprint = fingerprint(model)
         self._pretrained_path = pretrained
         device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
-        self.model: PreTrainedModel = (model if dtype is None else model.to(getattr(torch, dtype))).to(device).eval()
+        self.model: PreTrainedModel = in_dtype(model, path, dtype).to(device).eval()
         self.tokenizer: Tokenizer = tokenizer or load_tokenizer(path)
-        check_vocabulary(self.tokenizer, model, path)
+        check_vocabulary(self.tokenizer, self.model, path)
 
     @property
     def about(self) -> dict[str, str]:

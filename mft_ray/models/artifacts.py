@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel
 
 from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.models.export import generation_config_of, load_masked, replace_folder
-from mft_ray.models.loading import load_model, load_tokenizer
+from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
 from mft_ray.models.names import ADAPTER, MASK, MODEL
 
 
@@ -61,8 +60,7 @@ def load_with(
         return load_masked(backbone, load_mask(artifact), dtype, attention, pretrained)
     model = load_model(backbone, None, attention)
     check_adapter(artifact, backbone, fingerprint(model))
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype))
+    model = in_dtype(model, backbone, dtype, attention)
     put_adapter(model, artifact)
     return model
 

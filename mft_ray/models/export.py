@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from mft_ray.data.text.ends import stop_tokens
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, apply_masks, check_fits, fingerprint
-from mft_ray.models.loading import load_model
+from mft_ray.models.loading import in_dtype, load_model
 from mft_ray.utils.files import replacing
 
 
@@ -91,8 +91,9 @@ def load_masked(
         check_fingerprint("model before fine-tuning", pretrained, fingerprint(earlier), mask.before)
         origins = dict(earlier.named_parameters())
     check_fits(model, mask.masks, origins, mask.source)
+    model = in_dtype(model, backbone, dtype, attention)
     apply_masks(model, mask.masks, origins)
-    return model if dtype is None else model.to(getattr(torch, dtype))
+    return model
 
 
 @contextmanager

@@ -69,6 +69,25 @@ def load_model(path: str | Path, dtype: str | None = None, attention: str | None
     return model
 
 
+def in_dtype(
+    model: PreTrainedModel, path: str | Path, dtype: str | None, attention: str | None = None
+) -> PreTrainedModel:
+    """Return a model that was loaded as its checkpoint is, in another dtype: loaded anew where that differs.
+
+    What a model computes in fp32 whatever its weights are, rotary positions above all, is held in buffers that
+    ``model.to(dtype)`` would round: in bfloat16, at position 2,000, by up to 0.4 of a turn.
+
+    Args:
+        model: as `load_model` gave it without a dtype; not to be used afterwards.
+        path: where it was loaded from.
+        dtype: same as in `load_model`.
+        attention: same as in `load_model`.
+    """
+    if dtype is None or {parameter.dtype for parameter in model.parameters()} == {DTYPES[dtype]}:
+        return model
+    return load_model(path, dtype, attention)
+
+
 def check_model(path: str | Path) -> PreTrainedModel:
     """Refuse a model that `load_model` would refuse, before anything is begun with it.
 
