@@ -63,6 +63,7 @@ class Backbone:
         self.fingerprint = fingerprint(model)
         self._pretrained_path = pretrained
         device = "cuda" if torch.cuda.is_available() and engine is None else "cpu"
+        self._stored = model.dtype
         self.model: PreTrainedModel = in_dtype(model, path, dtype).to(device).eval()
         self.tokenizer: Tokenizer = tokenizer or load_tokenizer(path)
         check_vocabulary(self.tokenizer, self.model, path)
@@ -70,7 +71,10 @@ class Backbone:
     @property
     def about(self) -> dict[str, str]:
         """What tells its texts from others', beside the model."""
-        return {"engine": "vllm"} if self._engine else {}
+        about = {"engine": "vllm"} if self._engine else {}
+        if self.model.dtype != self._stored:  # which its fingerprint says
+            about["dtype"] = str(self.model.dtype).removeprefix("torch.")
+        return about
 
     def generate(self, prompts: Sequence[str], **options: Any) -> Iterator[tuple[int, Generated]]:
         """Continue prompts; options as of `mft_ray.evaluation.generation.generate`."""

@@ -66,4 +66,5 @@ def test_a_backbone_of_benchmark_tasks(stored: str, dtype: str, tmp_path: Path) 
     tokenizer.save_pretrained(path)
     backbone = Backbone(path, dtype)
     assert backbone.fingerprint == fingerprint(load_model(path))
+    assert backbone.about == ({} if dtype == stored else {"dtype": dtype})  # other texts are not taken for its own
     check(backbone.model.cpu(), load_model(path, dtype))
