@@ -67,20 +67,20 @@ def having_learned(texts: Sequence[tuple[list[int], list[int]]], vocabulary: int
     torch.manual_seed(0)
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=256, eos_token_id=2, **sizes))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     longest = max(len(prompt) + len(said) for prompt, said in texts)
     inputs = torch.tensor([prompt + said + [0] * (longest - len(prompt + said)) for prompt, said in texts])
     labels = torch.tensor(
         [[-100] * len(prompt) + said + [-100] * (longest - len(prompt + said)) for prompt, said in texts]
     )
-    for _ in range(300):
+    for _ in range(1000):
         loss = model(input_ids=inputs, labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if loss < 1e-3:
-            break
-    return model.eval()
+            return model.eval()
+    raise AssertionError(f"nothing was learned: the loss is {float(loss):.3g}")
 
 
 def examples() -> list[Example]:

