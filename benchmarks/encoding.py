@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from versions import clone
+
 MEASURED = """
 import json, resource, sys, time
 from pathlib import Path
@@ -58,9 +59,7 @@ def main() -> None:
             )
         )
         for name, commit in (("before", options.before), ("now", "HEAD")):
-            code = Path(scratch) / name
-            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(code)], check=True)
-            subprocess.run(["git", "checkout", "--quiet", commit], cwd=code, check=True)
+            code = clone(commit, Path(scratch) / name)
             command = [sys.executable, "-c", MEASURED, options.model, str(train), str(code / "run" / "data")]
             done = subprocess.run(
                 command, env={**os.environ, "PYTHONPATH": str(code)}, check=True, stdout=subprocess.PIPE, text=True

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from versions import clone
 
-ROOT = Path(__file__).parent.parent
 GROUPS = ("4-7", "20-23", "26-29")
 
 
@@ -92,9 +92,7 @@ def main() -> None:
         root = Path(scratch)
         versions = [("before", options.before, "float32"), ("now", "HEAD", "float32"), ("now, auto", "HEAD", "auto")]
         for name, commit, compute in versions if options.auto else versions[:2]:
-            code = root / name.replace(", ", "-")
-            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(code)], check=True)
-            subprocess.run(["git", "checkout", "--quiet", commit], cwd=code, check=True)
+            code = clone(commit, root / name.replace(", ", "-"))
             rows[name] = search(code, config(model, train, code / "run", compute), root / f"{code.name}.log")
             print(f"{name}: {rows[name]}", flush=True)
     print("\n| | trials, s | gain | from the command to the verdict, s | gain | best and worst trial |")

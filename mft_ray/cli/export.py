@@ -46,17 +46,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _of_run(options: argparse.Namespace) -> None:
-    from mft_ray.runs.picked import picked
-
-    root = Path(options.run_folder).expanduser()
-    found = picked(root, options.trial)
     from mft_ray.models.artifacts import export
-    from mft_ray.runs.reading import read
+    from mft_ray.runs.picked import picked
     from mft_ray.utils.formatting import unit
 
+    found = picked(Path(options.run_folder).expanduser(), options.trial)
     export(found.backbone, str(found.artifact), Path(options.out), found.pretrained)
-    run, trial = read(root), found.trial
-    shown = unit(run.baseline.metric)
+    trial, shown = found.trial, unit(found.metric)
     print(
         f"trial {trial.trial_id}: {shown.score(trial.score)} on validation, {shown.delta(trial.delta_fft)} against FFT"
     )

@@ -57,7 +57,7 @@ class Tally:
         """Number of rows in all."""
         return sum(reason.rows for reason in self.reasons.values())
 
-    def merge(self, other: list[JsonObject], place_of: Callable[[str], str | None] = lambda place: place) -> None:
+    def merge(self, other: list[JsonObject], place_of: Callable[[str], str | None]) -> None:
         """Add rows that were counted elsewhere, after these.
 
         Args:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mft_ray.config import DataConfig
 from mft_ray.data.accounting import Accounting
-from mft_ray.data.encoding import How, System, TooLong, told
+from mft_ray.data.encoding import How, told
 from mft_ray.data.pieces import Pieces
 from mft_ray.data.rows.reading import quiet
 from mft_ray.data.splits import load
@@ -56,7 +56,8 @@ def prepare(
     if "::" in str(folder):  # by which fsspec, and so datasets, chains places
         raise UserError(f"{folder} cannot hold data: its name has '::' in it. Choose another folder for the run.")
     encoded, accounting = datasets.DatasetDict(), Accounting()
-    how = How(with_fixed(tokenizer, config.template_options, config.template_date), *_treatment(config))
+    fixed = with_fixed(tokenizer, config.template_options, config.template_date)
+    how = How(fixed, config.max_length, config.system, config.too_long)
     splits = load(config, log, accounting)
     made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def prepare(
         if account is not None:
             # Before the data: once that is there, nobody prepares it again.
             accounting.save(account)
-        _save(encoded, how.tokenizer, folder)
+        _save(encoded, fixed, folder)
     except UserError:
         shutil.rmtree(begun)
         for parent in made:
@@ -80,10 +81,6 @@ def prepare(
     # Whatever else ends this, what is encoded is found again.
     shutil.rmtree(begun)
     return accounting
-
-
-def _treatment(config: DataConfig) -> tuple[int, System, TooLong]:
-    return config.max_length, config.system, config.too_long
 
 
 def _save(encoded: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,14 +40,15 @@ def keep_each(scores: Sequence[Tensor], removed: Sequence[int], signed: bool = F
     width = max(bracket.room for bracket in brackets)
     keeps, places, near, beside = [], [], [], []
     for flat, bracket in zip(flats, brackets, strict=True):
-        keep, inside, outside = _split(flat, bracket.low, bracket.high, signed)
+        keep, inside, counted = _split(flat, bracket.low, bracket.high, signed)
         at = torch.nonzero_static(inside, size=width, fill_value=-1).flatten()
         keeps.append(keep)
         places.append(at)
         near.append(flat[at] if signed else flat[at].abs())  # at -1 whatever is there
-        beside.append(outside)
+        beside.append(counted)
     at, values = torch.stack(places), torch.stack(near)
-    below, above = torch.stack(beside) % _ABOVE, torch.stack(beside) // _ABOVE
+    outside = torch.stack(beside)
+    below, above = outside % _ABOVE, outside // _ABOVE
     sizes = _whole([flat.numel() for flat in flats], at.device)
     gone = _whole(removed, at.device)
     there = at >= 0
@@ -62,11 +64,12 @@ def keep_each(scores: Sequence[Tensor], removed: Sequence[int], signed: bool = F
     return [keep.view(score.shape) for keep, score in zip(keeps, scores, strict=True)], right
 
 
-class _Bracket:
+class _Bracket(NamedTuple):
     """Two values between which a threshold most probably lies, and how many entries there is room for in between."""
 
-    def __init__(self, low: Tensor, high: Tensor, room: int) -> None:
-        self.low, self.high, self.room = low, high, room
+    low: Tensor
+    high: Tensor
+    room: int
 
 
 def _brackets(flats: Sequence[Tensor], removed: Sequence[int], signed: bool) -> list[_Bracket]:

@@ -63,7 +63,8 @@ def _made_at_once(
         score = scores[group[0].name]
         if len(group) == 1 and score.is_cuda and score.dtype == torch.float32:
             count = removed_count(score.numel(), settings.ratios[group[0].half] * share)
-            removed.update({group[0].name: count} if count else {})
+            if count:
+                removed[group[0].name] = count
     if not removed:
         return {}
     keeps, right = keep_each([scores[name] for name in removed], list(removed.values()), settings.signed)

@@ -25,6 +25,7 @@ class Picked:
         backbone: folder or hub id of the model that it was learned on.
         pretrained: folder or hub id of the model before fine-tuning, where that is known.
         judged: whether the verdict is on this trial.
+        metric: what its score is in.
     """
 
     trial: Trial
@@ -32,6 +33,7 @@ class Picked:
     backbone: str
     pretrained: str | None
     judged: bool
+    metric: str
 
 
 def picked(root: Path, trial_id: str | None = None) -> Picked:
@@ -60,7 +62,7 @@ def picked(root: Path, trial_id: str | None = None) -> Picked:
         raise UserError(f"Trial {trial.trial_id} trains a whole model, which is ready to be loaded: {artifact}.")
     fft = FftModel.load(folder.fft_model)
     judged = run.verdict is not None and run.verdict.trial_id == trial.trial_id
-    return Picked(trial, artifact, fft.model, fft.pretrained, judged)
+    return Picked(trial, artifact, fft.model, fft.pretrained, judged, run.baseline.metric)
 
 
 def _named(trials: Sequence[Trial], trial_id: str, root: Path) -> Trial:

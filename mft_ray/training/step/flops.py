@@ -21,8 +21,7 @@ class Flops:
     A multiplication and an addition are two. What is done entry by entry (norms, masks, the optimizer) is not counted.
     Counting makes a step slower, so only a few steps are: in a transformer every token of a batch costs a + b * length,
     the latter for attention, every position that its head runs at costs c, and every place in a row d, for rotations
-    that all rows share. Where that does not hold to nine digits,
-    every new shape of a batch is counted.
+    that all rows share. Where that does not hold to nine digits, every new shape of a batch is counted.
 
     Attributes:
         total: so far, of this worker.
