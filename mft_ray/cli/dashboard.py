@@ -1,4 +1,4 @@
-"""Look at a search in a browser, as it goes or afterwards."""
+"""Watch and steer a search in a browser."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from mft_ray.report.study_server import serve
+    from mft_ray.dashboard.server import serve
 
     serve(options.run_folder, options.host, options.port)
 
 
 COMMAND = Command(
-    summary="browse a search's trials while it runs or afterwards",
-    description="Browse a search's trials (optuna-dashboard on RUN/study.db), while it runs or afterwards.",
+    summary="watch a search as it goes, steer it, and pick a mask, in a browser",
+    description="Show a search in a browser while it runs or afterwards: curves as they grow, the leaderboard, what is "
+    "tried next. Trials can be ended, copied with changes, compared and picked. The address that is printed has a "
+    "token in it, without which nothing is shown (MFT_RAY_DASHBOARD_TOKEN sets one). Optuna's own dashboard is at "
+    "/optuna. It reads the run folder: the search need not know of it.",
     examples="""
     mft-ray dashboard runs/quickstart-20260101-120000
     mft-ray dashboard RUN --host 0.0.0.0 --port 9000

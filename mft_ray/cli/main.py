@@ -26,6 +26,9 @@ NAMES = (
     "inspect",
     "report",
     "dashboard",
+    "enqueue",
+    "stop",
+    "pick",
     "init",
     "doctor",
 )

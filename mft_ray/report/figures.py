@@ -22,6 +22,8 @@ REASON_COLOURS = {
     "pruned": "#b79fd1",
     "failed": "#c0392b",
     "cancelled": "#d9b36c",
+    "running": "#e69f00",
+    "interrupted": "#d9b36c",
 }
 # Colours that stay apart for readers who confuse red and green (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

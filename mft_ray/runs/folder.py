@@ -49,6 +49,9 @@ class RunFolder:
         self.tune = self.work / "tune"
         self.looks = self.work / "looks.json"
         self.settled = self.work / "settled.json"
+        self.queue = self.work / "queue"
+        self.asked_to_end = self.work / "end"
+        self.log = self.work / "log.txt"
         self.discordant = self.work / "discordant.json"
         self.rivals = self.work / "rivals"
         self.seeds = self.work / "seeds"
@@ -136,7 +139,8 @@ def lock(folder: RunFolder) -> FileLock:
     folder.work.mkdir(parents=True, exist_ok=True)
     held = FileLock(os.fspath(folder.work / "lock"))
     try:
-        held.acquire(timeout=0)
+        # Whoever looks whether a run is held takes the lock for a moment.
+        held.acquire(timeout=1)
     except Timeout:
         raise UserError(
             f"Another process is working on {folder.root}. Wait for it to end, or give another run.dir."

@@ -9,12 +9,22 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mft_ray.config import METHODS, parse_config
+from mft_ray.config import METHODS, EvaluationConfig, parse_config
 from mft_ray.config.parsing.yaml_text import read_yaml
 from mft_ray.config.stages import as_used, defaults, differences, flatten, nested, read_settled, used_settings
 from mft_ray.errors import UserError
 from mft_ray.models.names import ADAPTER, BEST_MODEL, MASK
-from mft_ray.runs.records import Baseline, Curves, Differences, FileRecord, Leaderboard, Trial, Verdict
+from mft_ray.runs.records import (
+    Baseline,
+    Curves,
+    Differences,
+    FftScores,
+    FileRecord,
+    Leaderboard,
+    SplitScore,
+    Trial,
+    Verdict,
+)
 from mft_ray.utils.files import Damaged
 from mft_ray.utils.json_types import JsonObject
 
@@ -128,11 +138,15 @@ class Run:
         return next((t for t in self.trials if t.score is not None), None)
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path, so_far: bool = False) -> Run:
     """Read a run folder.
 
     The baseline and the leaderboard must be there; the verdict, the curves and the configuration may
     be missing, as in a search that is still going.
+
+    Args:
+        folder: run folder.
+        so_far: where it has no baseline yet, one without a score stands in its place, and a leaderboard has no trials.
 
     Raises:
         UserError: the folder or a needed file is missing, or a file is not what it should be.
@@ -143,10 +157,16 @@ def read(folder: Path) -> Run:
             "such as runs/NAME-TIME, which holds baseline.json and leaderboard.json."
         )
     config, text, changed = _as_used(*_config(folder / "config.yaml"), folder / "work" / "settled.json")
+    if so_far and not (folder / "work").is_dir():
+        raise UserError(f"{folder} is not the folder of a run: it has no folder work. Give one such as runs/NAME-TIME.")
+    baseline = _optional(folder / "baseline.json", Baseline) if so_far else None
+    board = _optional(folder / "leaderboard.json", Leaderboard) if so_far else None
+    if so_far:
+        baseline, board = baseline or _no_baseline(config), board or Leaderboard(trials=[])
     return Run(
         folder=folder,
-        baseline=_needed(folder / "baseline.json", Baseline, "once the FFT baseline is trained"),
-        trials=_needed(folder / "leaderboard.json", Leaderboard, "once its trials have ended").trials,
+        baseline=baseline or _needed(folder / "baseline.json", Baseline, "once the FFT baseline is trained"),
+        trials=(board or _needed(folder / "leaderboard.json", Leaderboard, "once its trials have ended")).trials,
         verdict=_optional(folder / "verdict.json", Verdict),
         curves=_optional(folder / "curves.json", Curves) or Curves(),
         differences=_optional(folder / "work" / "discordant.json", Differences) or Differences(),
@@ -154,6 +174,16 @@ def read(folder: Path) -> Run:
         config_text=text,
         changed=changed,
     )
+
+
+def _no_baseline(config: JsonObject) -> Baseline:
+    """Return one without a score, in the metrics that there will be one of."""
+    section = config.get("evaluation")
+    evaluation = EvaluationConfig.model_validate(section) if isinstance(section, dict) else EvaluationConfig()
+    nothing = SplitScore(score=None, n=0)
+    differs = evaluation.monitor != evaluation.metric
+    watched = FftScores(metric=evaluation.monitor, validation=nothing) if differs else None
+    return Baseline(metric=evaluation.metric, validation=nothing, watched=watched)
 
 
 def _needed(path: Path, kind: type[T], when: str) -> T:

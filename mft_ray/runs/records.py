@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mft_ray.config.params import Params
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import loss_believed
-from mft_ray.training.job import Cost
+from mft_ray.training.job import Cost, Evaluation
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.json_types import JsonObject
 
@@ -206,12 +206,13 @@ class SeedSpread(Record):
 
 
 class Selection(Record):
-    """What chose the winner."""
+    """What chose the winner; ``by_person``: a person, in the place of the best on validation."""
 
     split: str
     n: int
     metric: str
     trials: int
+    by_person: bool = False
 
 
 class TestLook(Record):
@@ -303,6 +304,11 @@ class Point(Record):
     seconds: Score = None
     tokens: int | None = None
     loss: Score = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Point:
+        """Take what is kept of an evaluation."""
+        return cls(**{name: getattr(evaluation, name) for name in cls.model_fields})
 
 
 class Curves(FileRecord):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from mft_ray.models.artifacts import drop_artifact
@@ -10,7 +9,7 @@ from mft_ray.runs import records
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Curves, Leaderboard, Point, Trial
-from mft_ray.training.job import Evaluation, Outcome, StopReason
+from mft_ray.training.job import Outcome, StopReason
 from mft_ray.utils.files import read_json
 from mft_ray.verdict.test_looks import looks
 
@@ -87,9 +86,4 @@ def _trial(config: Path, fft_score: float) -> Trial:
 
 
 def _curve(path: Path) -> list[Point]:
-    return [_point(evaluation) for evaluation in Outcome.load(path).history] if path.exists() else []
-
-
-def _point(evaluation: Evaluation) -> Point:
-    row = asdict(evaluation)
-    return Point(**{name: row[name] for name in ("step", "score", "ratio", "seconds", "tokens", "loss")})
+    return [Point.of(evaluation) for evaluation in Outcome.load(path).history] if path.exists() else []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -16,12 +17,13 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from mft_ray.config.params import Params
+from mft_ray.runs.steering import Queued
 from mft_ray.searches.trial_report import METRIC, RATIO, Ended, TuneResult, ended, from_tune
 from mft_ray.training.job import StopReason
 
 STUDY_NAME = "mft_ray"
 # Attributes of Optuna's trials, for whoever looks at the study.
-TRIAL_ID, STOPPED_REASON, VALUE_IS = "trial_id", "stopped_reason", "value_is"
+TRIAL_ID, STOPPED_REASON, VALUE_IS, QUEUED = "trial_id", "stopped_reason", "value_is", "queued"
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
@@ -35,19 +37,44 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     Attributes:
         over: asked before each suggestion; True ends the search.
         keep: called when the study has changed.
+        queue: returns the configurations that a person wants to have tried next.
+        take: takes one of them out of the queue.
     """
 
     over: Callable[[], bool] | None = None
     keep: Callable[[], object] | None = None
+    queue: Callable[[], list[Queued]] | None = None
+    take: Callable[[Queued], object] | None = None
+
+    def tell_study(self, metrics: list[str], facts: Mapping[str, Any]) -> None:
+        """Have the study say what its values are and what they are held against, to whoever looks at it.
+
+        Args:
+            metrics: name of the score; where the ratio is an objective too, it keeps its own.
+            facts: anything else, by name.
+        """
+        self._ot_study.set_metric_names([*metrics, RATIO][: len(self._ot_study.directions)])
+        for name, value in facts.items():
+            self._ot_study.set_user_attr(name, value)
 
     def suggest(self, trial_id: str) -> Params | str | None:
         """Propose a configuration, unless the search is over."""
         if self.over and self.over():
             return str(Searcher.FINISHED)
+        self._enqueue()
         suggestion: Params | None = super().suggest(trial_id)
         if self.keep:
             self.keep()
         return suggestion
+
+    def _enqueue(self) -> None:
+        """Have what a person asked for first be the next that is tried, behind points that were given at the start."""
+        for queued in (self.queue() if self.queue else [])[:1]:
+            # It is there already where the process ended before it could be taken.
+            if not any(trial.user_attrs.get(QUEUED) == queued.name for trial in self._ot_study.get_trials(False)):
+                self._ot_study.enqueue_trial(queued.point, user_attrs={QUEUED: queued.name})
+            if self.take:
+                self.take(queued)
 
     def on_trial_result(self, trial_id: str, result: TuneResult) -> None:
         """Report an intermediate value, unless the mask is still being annealed and has none."""
@@ -105,8 +132,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             if trial.number not in known:
                 self._ot_study.tell(trial.number, state=TrialState.FAIL)
                 # What the sampler drew it draws again, from its restored state; a given point would be lost.
-                if trial.params in self._points_to_evaluate:
-                    self._ot_study.enqueue_trial(trial.params)
+                asked = {QUEUED: trial.user_attrs[QUEUED]} if QUEUED in trial.user_attrs else None
+                if asked or trial.params in self._points_to_evaluate:
+                    self._ot_study.enqueue_trial(trial.params, user_attrs=asked)
 
 
 def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:

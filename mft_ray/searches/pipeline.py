@@ -16,10 +16,12 @@ from mft_ray.report.leaderboard import show
 from mft_ray.runs.context import at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.picked import picked
 from mft_ray.runs.prepare import in_steps
 from mft_ray.runs.records import Trial, Verdict
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.settled import begun_trials
+from mft_ray.runs.steering import asked_to_end, queue
 from mft_ray.searches.budget import Budget
 from mft_ray.searches.checks import check_search
 from mft_ray.searches.leaderboard import write_results
@@ -30,26 +32,31 @@ from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.console import log
 from mft_ray.utils.formatting import unit
 from mft_ray.verdict.judge import judge_winner
+from mft_ray.verdict.test_looks import chosen_by_person
 from mft_ray.verdict.winner import keep_winner
 
 
-def search(config: Config | None, resume: str | None = None, look_again: bool = False) -> RunFolder:
+def search(
+    config: Config | None, resume: str | None = None, look_again: bool = False, pick: str | None = None
+) -> RunFolder:
     """Run a search from backbone to verdict, go on with an interrupted one, or add trials to a finished one.
 
     Args:
         config: configuration of a new search, or the changed one of a search to go on with.
         resume: folder of the search to go on with, whose own configuration is used if no other is given.
         look_again: the test examples may be looked at for another trial than before.
+        pick: trial of the search to go on with that is judged, and left in ``best/``, in the place of the best on
+            validation. No trial begins then, and the test examples are looked at again if they were before.
 
     Raises:
         UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
     with session(config, resume, check_search) as run:
-        _run(replace(run, config=in_steps(run.config, run.folder)), look_again)
+        _run(replace(run, config=in_steps(run.config, run.folder)), look_again, pick)
     return run.folder
 
 
-def _run(run: Session, look_again: bool) -> None:
+def _run(run: Session, look_again: bool, pick: str | None) -> None:
     config, folder = run.config, run.folder
     shown = unit(config.evaluation.metric)
     log(f"run folder {folder.root}")
@@ -59,7 +66,10 @@ def _run(run: Session, look_again: bool) -> None:
         baseline = fft_baseline(its)
     log(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
-    trials = _searched(run, baseline)
+    if pick is None:
+        trials, chosen = _searched(run, baseline), chosen_by_person(folder)
+    else:
+        trials, chosen = write_results(folder, baseline, config.search.keep), picked(folder.root, pick).trial.trial_id
     if not trials or trials[0].watched is None:
         render(folder.root)
         raise UserError(
@@ -67,11 +77,13 @@ def _run(run: Session, look_again: bool) -> None:
             f"{_reasons(trials)}. See report.html there."
         )
     log("3/4 verdict: one look at the untouched test examples")
+    if chosen is not None:
+        log(f"trial {chosen} is judged, as a person has picked it")
     for prefix, begun in (("fft.continued_lr", folder.continued), ("lora.", folder.rivals / "lora")):
         if prefix in run.settled.reopened:
             shutil.rmtree(begun, ignore_errors=True)  # what was begun with other settings is not gone on with
     run.settled.begin("verdict")
-    verdict = judge_winner(run, baseline, trials, look_again)
+    verdict = judge_winner(run, baseline, trials, look_again or pick is not None, chosen)
 
     log("4/4 mask, model and report")
     [winner] = [trial for trial in trials if trial.trial_id == verdict.trial_id]
@@ -111,8 +123,12 @@ def _searched(run: Session, baseline: FftModel) -> list[Trial]:
         if any(trial.watched is not None for trial in keep_results()):
             log(f"report so far: {render(folder.root)}")
         raise
+    missing = search.trials - begun_trials(folder)
+    if asked_to_end(folder):
+        log(f"a person has ended the search; {missing} of {search.trials} trials have not begun")
+    if waiting := queue(folder):
+        log(f"{len(waiting)} configurations were asked for and not tried: raise search.trials for them, with --resume")
     if limit := Budget(search.budget, folder.work).reached():
-        missing = search.trials - begun_trials(folder)
         more = f"; {missing} of {search.trials} trials have not begun, for which search.budget must be raised"
         log(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
     return keep_results()

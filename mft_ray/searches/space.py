@@ -57,7 +57,8 @@ def points_to_evaluate(config: Config, depth: int) -> list[Params]:
         UserError: a point of the user's has an unknown setting, or a value that no mask can have or the space has not.
     """
     space, first = build_space(config, depth), first_point(config, depth)
-    points = [first, *(_extra(config, point, first, space, depth) for point in config.search.extra_points)]
+    given = config.search.extra_points
+    points = [first, *(_whole(config, point, first, space, depth, "search.extra_points has") for point in given)]
     further = config.search.trials // _PAPER_SHARE - 1 if METHODS[config.search.method].masks else 0
     groups = [group for group in paper_layers(depth, config.data.domain)[1:] if _holds(space.get("layers"), group)]
     points += [{**first, "layers": group} for group in groups[: max(further, 0)]]
@@ -68,6 +69,20 @@ def first_point(config: Config, depth: int) -> Params:
     """Return the method's preset, the paper's where it has one, or the point of the space that is nearest to it."""
     preset, space = _preset(config, depth), build_space(config, depth)
     return {name: _nearest(preset[name], distribution) for name, distribution in space.items()}
+
+
+def whole_point(config: Config, point: Params, depth: int) -> Params:
+    """Return a person's configuration with every searched setting; what it leaves open is `first_point`'s.
+
+    Args:
+        config: configuration of the search.
+        point: value by short name or path.
+        depth: decoder layers of the backbone.
+
+    Raises:
+        UserError: an unknown setting, or a value that it cannot have or the space has not.
+    """
+    return _whole(config, point, first_point(config, depth), build_space(config, depth), depth, "You ask for")
 
 
 def left_out(config: Config, depth: int) -> str | None:
@@ -193,16 +208,16 @@ def _fixed_ratio(config: Config) -> float | None:
     return 1 - kept / of
 
 
-def _extra(config: Config, point: Params, first: Params, space: dict[str, BaseDistribution], depth: int) -> Params:
+def _whole(
+    config: Config, point: Params, first: Params, space: dict[str, BaseDistribution], depth: int, whose: str
+) -> Params:
     """Return a point of the user's with every setting that the space has; what it leaves open is the first point's."""
     names = {path: name for name, path in _short(config).items()}
     given = {names.get(name, name): value for name, value in point.items()}
     if unknown := sorted(given.keys() - first.keys()):
-        raise UserError(
-            f"search.extra_points has the unknown parameter {', '.join(unknown)}; known: {', '.join(sorted(first))}."
-        )
+        raise UserError(f"{whose} the unknown parameter {', '.join(unknown)}; known: {', '.join(sorted(first))}.")
     for parameter in {"ratio", "lr"} & given.keys():
-        _check_number(parameter, given[parameter])
+        _check_number(parameter, given[parameter], whose)
     if "layers" in given:
         given["layers"] = str(given["layers"])  # a layer group such as 4 is a number to YAML
         check_group(given["layers"], depth)
@@ -211,17 +226,15 @@ def _extra(config: Config, point: Params, first: Params, space: dict[str, BaseDi
     for parameter, value in given.items():
         if not _holds(space[parameter], value):
             raise UserError(
-                f"search.extra_points has {parameter} {value}, which lies outside search.space.{parameter} "
+                f"{whose} {parameter} {value}, which lies outside search.space.{parameter} "
                 f"({_described(space[parameter])}). Widen the space or leave the point out."
             )
     return whole
 
 
-def _check_number(name: str, value: Any) -> None:
+def _check_number(name: str, value: Any, whose: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or (name == "lr" and not value > 0):
-        raise UserError(
-            f"search.extra_points has {name} {value!r}; it must be a number{' above 0' if name == 'lr' else ''}."
-        )
+        raise UserError(f"{whose} {name} {value!r}; it must be a number{' above 0' if name == 'lr' else ''}.")
 
 
 def _distribution(name: str, given: FloatRange | Sequence[Any]) -> BaseDistribution:

@@ -14,6 +14,7 @@ from mft_ray.config.params import Params, apply
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
+from mft_ray.runs.steering import sign_of_end
 from mft_ray.searches.budget import spent
 from mft_ray.searches.restarts import note_restart
 from mft_ray.searches.trial_report import Ended, Evaluated
@@ -85,7 +86,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._plan = plan
         self._work = Path(plan.root) / "work"
         self._history: list[Evaluation] = []
-        self._steps, self._spent_since = 0, math.inf
+        self._steps, self._to_end_since = 0, math.inf
         search = plan.config.search
         recycle = RecyclePolicy(search.recycle_after)
         self._group = WorkerGroup(plan.config.scaling, self._work / "groups" / self.trial_id, recycle)
@@ -100,7 +101,7 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
     def step(self) -> Params:
         """Return the next evaluation, with the best score so far: what Optuna learns. Then how the trial ended."""
         try:
-            while isinstance(event := self._group.next(self._out_of_budget), Restart):
+            while isinstance(event := self._group.next(self._to_end), Restart):
                 note_restart(self._out, event.reason)
         except GivenUp:
             return self._ended_where_it_is().to_tune()
@@ -128,9 +129,10 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._out.mkdir(parents=True, exist_ok=True)
         for earlier in ("error.json", TRACEBACK):
             (self._out / earlier).unlink(missing_ok=True)
+        sign_of_end(self._out).unlink(missing_ok=True)
         write_json(self._out / "config.json", point)
         self._history = []
-        self._steps, self._spent_since = job.train.steps, math.inf
+        self._steps, self._to_end_since = job.train.steps, math.inf
         self._group.submit(job, self._plan.stop)
 
     def _best(self) -> float:
@@ -139,15 +141,18 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         comparable = best is not None and evaluation.monitor == evaluation.metric
         return self._history[best].score if comparable and best is not None else math.nan
 
-    def _out_of_budget(self) -> bool:
-        """Say whether the budget has been spent for longer than its grace. Until then the next evaluation ends it."""
-        if not spent(self._work):
+    def _to_end(self) -> bool:
+        """Say whether it was to end, for want of budget or at a person's word, for longer than the grace.
+
+        Until then its next evaluation ends it.
+        """
+        if not spent(self._work) and not sign_of_end(self._out).exists():
             return False
         now = time.monotonic()
-        if self._spent_since == math.inf:
-            self._spent_since = now
+        if self._to_end_since == math.inf:
+            self._to_end_since = now
             self._group.break_off()
-        return now - self._spent_since > self._plan.config.search.budget.grace_minutes * 60
+        return now - self._to_end_since > self._plan.config.search.budget.grace_minutes * 60
 
     def _ended_where_it_is(self) -> Ended:
         """Leave the outcome that the workers could not write, as far as this process has seen it."""

@@ -19,8 +19,10 @@ import ray.tune
 
 from mft_ray.config import METHODS
 from mft_ray.errors import RunFailed
+from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.settled import begun_trials
+from mft_ray.runs.steering import asked_to_end, queue, take
 from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage, sound
 from mft_ray.searches.budget import Budget, spent
 from mft_ray.searches.more_trials import continue_search
@@ -31,6 +33,7 @@ from mft_ray.searches.stopper import TrialStopper
 from mft_ray.searches.trial import MaskTrial, TrialPlan
 from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json
+from mft_ray.utils.formatting import unit
 
 _NAME = "search"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -94,9 +97,10 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
     trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
     wanted = plan.config.search.trials
     Budget(plan.config.search.budget, folder.work)  # it may have been raised since it was spent
+    folder.asked_to_end.unlink(missing_ok=True)  # whoever goes on with a search wants it to go on
     with explained(folder.study):
         begun = _resumed(trainable, folder, wanted, concurrent, progress)
-        while (missing := wanted - begun) > 0 and not spent(folder.work):
+        while (missing := wanted - begun) > 0 and not spent(folder.work) and not asked_to_end(folder):
             experiment = Experiment(_next_name(folder), begun, missing, concurrent)
             _fit(_new(trainable, plan, folder, depth, experiment, progress), folder, experiment, progress)
             before, begun = begun, begun_trials(folder)
@@ -171,7 +175,7 @@ def _unfinished(folder: RunFolder) -> bool:
 
 
 def _over(folder: RunFolder, name: str) -> bool:
-    return spent(folder.work) or _closed(folder, name).exists()
+    return spent(folder.work) or asked_to_end(folder) or _closed(folder, name).exists()
 
 
 def _new(
@@ -196,8 +200,12 @@ def _new(
             search.seed,
             objectives=objectives,
         )
+    score = unit(plan.config.evaluation.metric)
+    fft = FftModel.load(folder.fft_model)
+    algorithm.tell_study([score.label], {"FFT": fft.score, "FFT, standard error": fft.standard_error})
     algorithm.over = partial(_over, folder, experiment.name)
     algorithm.keep = partial(keep_copy, folder.study, folder.study_copy)
+    algorithm.queue, algorithm.take = partial(queue, folder), partial(take, folder)
     experiment.save(folder)
     return ray.tune.Tuner(
         trainable,

@@ -50,7 +50,9 @@ class Scored:
     not_run: Mapping[str, str]
 
 
-def judge_winner(session: Session, baseline: FftModel, trials: Sequence[Trial], again: bool = False) -> Verdict:
+def judge_winner(
+    session: Session, baseline: FftModel, trials: Sequence[Trial], again: bool = False, chosen: str | None = None
+) -> Verdict:
     """Score FFT, continued FFT and the winner on test, once, and write what that shows.
 
     Where continued FFT, a rival or another seed cannot be run, the verdict is on what there is and says so.
@@ -58,8 +60,9 @@ def judge_winner(session: Session, baseline: FftModel, trials: Sequence[Trial], 
     Args:
         session: run, and how many models may be evaluated on benchmark tasks at once.
         baseline: FFT model.
-        trials: rows of the leaderboard, the winner first.
+        trials: rows of the leaderboard, the best on validation first.
         again: whether the test examples may be looked at although they were for another trial.
+        chosen: identifier of the trial that a person has picked in the place of the first.
 
     Returns:
         The verdict; what is there already is not judged again, unless something could not be run.
@@ -68,7 +71,8 @@ def judge_winner(session: Session, baseline: FftModel, trials: Sequence[Trial], 
         UserError: the test examples were looked at for another trial, and that verdict is gone.
         RunFailed: FFT or the winner could not be scored.
     """
-    config, folder, winner = session.config, session.folder, trials[0]
+    config, folder = session.config, session.folder
+    [winner] = [trial for trial in trials if trial.trial_id == (chosen or trials[0].trial_id)]
     if (kept := kept_verdict(folder, winner.trial_id, again)) is not None:
         if kept.trial_id != winner.trial_id or not kept.not_run:
             return kept
@@ -99,7 +103,10 @@ def judge_winner(session: Session, baseline: FftModel, trials: Sequence[Trial], 
     verdict = judge(evidence, rules)
     verdict.trial_id, verdict.looks, verdict.extra = winner.trial_id, looks(folder), extra
     chosen_from = len(scored.validation["fft"])
-    verdict.selection = Selection(split="validation", n=chosen_from, metric=metric, trials=len(trials))
+    by_person = winner != trials[0]
+    verdict.selection = Selection(
+        split="validation", n=chosen_from, metric=metric, trials=len(trials), by_person=by_person
+    )
     _complete_baseline(session, decisive, scored.validation)
     if kept is not None:
         shutil.rmtree(folder.best, ignore_errors=True)  # its card has the sentence of that verdict

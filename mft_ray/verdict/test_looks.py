@@ -45,6 +45,13 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> Verdict | Non
     return verdict
 
 
+def chosen_by_person(folder: RunFolder) -> str | None:
+    """Return the trial that a person had judged in the place of the best on validation; None if none was."""
+    verdict = Verdict.load(folder.verdict) if folder.verdict.exists() else None
+    by_person = verdict is not None and verdict.selection is not None and verdict.selection.by_person
+    return verdict.trial_id if verdict is not None and by_person else None
+
+
 def look(folder: RunFolder, trial_id: str) -> list[TestLook]:
     """Remember that a trial is judged now, and put away what an earlier look at another one has left.
 

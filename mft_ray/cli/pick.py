@@ -1,0 +1,36 @@
+"""Have another trial judged than the best on validation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mft_ray.cli.options import Command
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search that has ended")
+    parser.add_argument("trial", metavar="ID", help="the trial's id on the leaderboard, or its first letters")
+
+
+def _run(options: argparse.Namespace) -> None:
+    folder = options.run_folder.expanduser()
+    from mft_ray.runs.picked import picked
+
+    found = picked(folder, options.trial)  # before anything is started
+    from mft_ray.searches.pipeline import search
+
+    search(None, str(folder), pick=found.trial.trial_id)
+
+
+COMMAND = Command(
+    summary="judge another trial than the best on validation, and take its mask",
+    description="Judge a trial of your choice on the test examples, such as a smaller mask or a faster one, and leave "
+    "its mask (or adapter) and model in RUN/best. Where the test examples were looked at before, the verdict says "
+    "that this was a further look. A model alone, without a verdict: mft-ray export RUN --trial ID.",
+    examples="""
+    mft-ray pick runs/mine 954d45f6
+    """,
+    add_options=_add_options,
+    run=_run,
+)
