@@ -27,3 +27,19 @@ def apply(config: Config, params: Params) -> Config:
     if values.get("train.epochs") is not None:  # the steps were by default, or came of other epochs
         values = {"train.steps": type(config.train).model_fields["steps"].default, **values}
     return with_settings(config, values, "a trial's configuration")
+
+
+_LABELS = {
+    "ratio": "ratio {:.3f}",
+    "layers": "layers {}",
+    "target": "{}",
+    "lr": "lr {:.1e}",
+    "init": "{} init",
+    "schedule": "{} ratio",
+    "weight_decay": "weight decay {}",
+}
+
+
+def describe(point: Params) -> str:
+    """Return a configuration in one short line."""
+    return ", ".join(_LABELS.get(parameter, parameter + " {}").format(value) for parameter, value in point.items())

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from optuna.distributions import CategoricalDistribution
 
 from mft_ray.config import load_config
+from mft_ray.config.params import describe
 from mft_ray.dashboard import figures
 from mft_ray.errors import UserError
-from mft_ray.models.artifacts import find
-from mft_ray.models.names import MASK
+from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
 from mft_ray.report.leaderboard import reason
@@ -23,12 +23,10 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live import Live, Phase
 from mft_ray.runs.records import Trial
 from mft_ray.runs.steering import trial_folder
-from mft_ray.searches.progress import describe
 from mft_ray.searches.space import build_space, first_point
 from mft_ray.utils import formatting as units
 from mft_ray.utils.files import read_json
 from mft_ray.utils.json_types import JsonObject
-from mft_ray.workers.group import TRACEBACK
 
 _LOG_LINES = 14
 
@@ -55,15 +53,13 @@ def state(live: Live) -> JsonObject:
     run = live.run
     unit = units.unit(run.baseline.metric)
     best = run.winner
+    title = "Best on validation" if live.phase is Phase.DONE else "Best so far"
+    ended, at_work = len(run.trials) - len(live.running), len(live.running)
     cards = [
         ("FFT", unit.score(run.baseline.validation.score), "on validation"),
-        (
-            "Best on validation" if live.phase is Phase.DONE else "Best so far",
-            unit.score(best.score) if best else units.NONE,
-            f"trial {best.trial_id}" if best else "none",
-        ),
-        ("Best against FFT", unit.delta(best.delta_fft) if best else units.NONE, "selection, not proof"),
-        ("Trials", f"{len(run.trials) - len(live.running)} of {_wanted(live)}", f"{len(live.running)} at work"),
+        (title, unit.score(best and best.score), f"trial {best.trial_id}" if best else "none"),
+        (f"{title}, against FFT", unit.delta(best and best.delta_fft), "selection, not proof"),
+        ("Trials", f"{ended} of {_wanted(live)}", f"{at_work} at work"),
     ]
     return {
         "phase": str(live.phase),

@@ -47,10 +47,9 @@ def serve(root: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
         shown = f"[{host}]" if ":" in host else host
         print(f"Dashboard of {root}: http://{shown}:{number}/?token={token}", flush=True)
         print("Whoever has this address can look, and steer the search. Stop it with Ctrl-C.", flush=True)
-        with _interrupted_by_sigterm():
-            # uvicorn ends in order, and then raises it again.
-            with suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listening])
+        # uvicorn ends in order, and then raises it again.
+        with _interrupted_by_sigterm(), suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _check(root: Path) -> None:

@@ -12,12 +12,7 @@ from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.models.export import generation_config_of, load_masked, replace_folder
 from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
-from mft_ray.models.names import ADAPTER, MASK, MODEL
-
-
-def find(folder: Path) -> Path | None:
-    """Return the artifact in a run's folder; None if there is none yet."""
-    return next((path for name in (MASK, ADAPTER, MODEL) if (path := folder / name).exists()), None)
+from mft_ray.models.names import find
 
 
 def drop_artifact(folder: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mft_ray.models.artifacts import find
-from mft_ray.models.names import MODEL
+from mft_ray.models.names import MODEL, find
 
 
 @dataclass(frozen=True)

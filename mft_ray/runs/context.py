@@ -10,11 +10,12 @@ from typing import Any
 
 from mft_ray.config import Config
 from mft_ray.errors import RunFailed
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.candidates import Candidate
 from mft_ray.runs.folder import RunFolder
 from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, StopRule, TrainJob
 from mft_ray.utils.files import read_json, write_json
-from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback, workers
+from mft_ray.workers.group import WorkerGroup, keep_traceback, workers
 from mft_ray.workers.progress import JobProgress
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mft_ray.errors import UserError
-from mft_ray.models.artifacts import find
-from mft_ray.models.names import MODEL
+from mft_ray.models.names import MODEL, find
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.reading import read

@@ -12,10 +12,10 @@ from pathlib import Path
 import ray
 
 from mft_ray.errors import UserError
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.folder import RunFolder
 from mft_ray.utils.console import log
 from mft_ray.utils.files import replacing
-from mft_ray.workers.group import TRACEBACK
 
 # Of each log its end, and of all together; a worker's own output first, for that is what is looked for.
 _MOST_OF_ONE, _MOST = 2 * 2**20, 50 * 2**20

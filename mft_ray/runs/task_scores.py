@@ -22,12 +22,13 @@ from mft_ray.evaluation.benchmark import (
 )
 from mft_ray.evaluation.loaded_model import Backbone
 from mft_ray.models.loading import load_tokenizer
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.candidates import Candidate
 from mft_ray.runs.session import Session
 from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json
 from mft_ray.workers.failures import root_cause
-from mft_ray.workers.group import TRACEBACK, keep_traceback
+from mft_ray.workers.group import keep_traceback
 from mft_ray.workers.tasks import stream
 
 

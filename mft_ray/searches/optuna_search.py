@@ -53,7 +53,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             metrics: name of the score; where the ratio is an objective too, it keeps its own.
             facts: anything else, by name.
         """
-        self._ot_study.set_metric_names([*metrics, RATIO][: len(self._ot_study.directions)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._ot_study.set_metric_names([*metrics, RATIO][: len(self._ot_study.directions)])
         for name, value in facts.items():
             self._ot_study.set_user_attr(name, value)
 
@@ -63,6 +65,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         self._enqueue()
         suggestion: Params | None = super().suggest(trial_id)
+        if suggestion is not None:
+            self._ot_trials[trial_id].set_user_attr(TRIAL_ID, trial_id)
         if self.keep:
             self.keep()
         return suggestion
@@ -96,7 +100,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         values, what = self._values(trial_id, report)
         # A resumed trial may have ended, and said so, after the snapshot that it was resumed from.
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            for name, attribute in ((TRIAL_ID, trial_id), (STOPPED_REASON, str(report.reason)), (VALUE_IS, what)):
+            for name, attribute in ((STOPPED_REASON, str(report.reason)), (VALUE_IS, what)):
                 trial.set_user_attr(name, attribute)
         state = TrialState.COMPLETE if values else TrialState.FAIL
         self._ot_study.tell(trial, values, state=state, skip_if_finished=True)

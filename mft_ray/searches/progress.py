@@ -12,8 +12,9 @@ import ray
 import ray.tune
 
 from mft_ray.config import EvaluationConfig, load_config
-from mft_ray.config.params import Params
+from mft_ray.config.params import describe
 from mft_ray.errors import told
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.folder import RunFolder
 from mft_ray.searches.budget import Budget
 from mft_ray.searches.repeated_errors import RepeatedErrors
@@ -24,7 +25,6 @@ from mft_ray.utils.console import log
 from mft_ray.utils.files import read_json, write_json, write_text
 from mft_ray.utils.formatting import duration, unit
 from mft_ray.workers.failures import root_cause
-from mft_ray.workers.group import TRACEBACK
 from mft_ray.workers.pending import Waiting
 from mft_ray.workers.progress import restarted
 
@@ -193,19 +193,3 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
 def _raised(out: Path) -> bool:
     return read_json(out / "error.json", lambda content: bool(content.get("raised")))
-
-
-_LABELS = {
-    "ratio": "ratio {:.3f}",
-    "layers": "layers {}",
-    "target": "{}",
-    "lr": "lr {:.1e}",
-    "init": "{} init",
-    "schedule": "{} ratio",
-    "weight_decay": "weight decay {}",
-}
-
-
-def describe(point: Params) -> str:
-    """Return a configuration in one short line."""
-    return ", ".join(_LABELS.get(parameter, parameter + " {}").format(value) for parameter, value in point.items())

@@ -12,6 +12,7 @@ import ray.tune
 from mft_ray.config import Config
 from mft_ray.config.params import Params, apply
 from mft_ray.errors import Diverged, GivenUp, RunFailed
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.prepare import in_steps
 from mft_ray.runs.steering import sign_of_end
@@ -24,7 +25,7 @@ from mft_ray.training.method_jobs import train_job
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.files import write_json
 from mft_ray.workers.environment import inherit
-from mft_ray.workers.group import TRACEBACK, WorkerGroup, keep_traceback
+from mft_ray.workers.group import WorkerGroup, keep_traceback
 from mft_ray.workers.job_queue import RecyclePolicy
 
 

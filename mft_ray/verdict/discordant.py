@@ -10,12 +10,13 @@ from mft_ray.data.store import TOKENIZER, open_split
 from mft_ray.errors import RunFailed
 from mft_ray.evaluation.benchmark import texts_file
 from mft_ray.models.loading import load_tokenizer
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.candidates import Candidate
 from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Differences, Discordant, Example
 from mft_ray.utils.console import log
-from mft_ray.workers.group import TRACEBACK, keep_traceback
+from mft_ray.workers.group import keep_traceback
 
 SHOWN = 5  # each way
 

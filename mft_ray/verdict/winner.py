@@ -10,8 +10,8 @@ import yaml
 from mft_ray.config import METHODS, Config
 from mft_ray.config.params import apply
 from mft_ray.masking import load_mask
-from mft_ray.models.artifacts import export, find
-from mft_ray.models.names import BEST_MODEL, MASK, MODEL
+from mft_ray.models.artifacts import export
+from mft_ray.models.names import BEST_MODEL, MASK, MODEL, find
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Trial

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, GivenUp, RunFailed
+from mft_ray.models.names import TRACEBACK
 from mft_ray.training.heartbeat import innermost
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
@@ -30,9 +31,6 @@ from mft_ray.workers.network import NodeInterface
 from mft_ray.workers.worker_loop import worker_loop
 
 Heard = Callable[[Progress], object]
-
-# Beside what a job was to leave.
-TRACEBACK = "traceback.txt"
 
 # How often a driver that waits for its workers looks whether they are still there.
 _LOOK_S = 1.0

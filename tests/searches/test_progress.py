@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from mft_ray.config import EvaluationConfig
+from mft_ray.config.params import describe
 from mft_ray.runs.folder import RunFolder
-from mft_ray.searches.progress import TrialProgress, describe
+from mft_ray.searches.progress import TrialProgress
 from mft_ray.searches.space import PAPER
 from mft_ray.training.job import Counted, Evaluation, Restart
 from mft_ray.workers.progress import JobProgress

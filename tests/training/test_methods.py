@@ -15,8 +15,9 @@ from peft import PeftModel
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, MaskSettings, fingerprint, keep_mask, load_mask
-from mft_ray.models.artifacts import export, find, load_with
+from mft_ray.models.artifacts import export, load_with
 from mft_ray.models.loading import load_model
+from mft_ray.models.names import find
 from mft_ray.training.job import Outcome, ScoreJob, TrainJob
 from mft_ray.workers.group import WorkerGroup, workers
 

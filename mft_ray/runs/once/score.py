@@ -12,6 +12,7 @@ from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import load_mask
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_skeleton
+from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.candidates import Candidate
 from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder, check_place, runs_home
@@ -26,7 +27,7 @@ from mft_ray.utils.files import write_json
 from mft_ray.utils.formatting import unit
 from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
-from mft_ray.workers.group import TRACEBACK, keep_traceback, workers
+from mft_ray.workers.group import keep_traceback, workers
 
 
 def score_once(config: Config, model: str | None, mask: str | None, split: str, out: str | None) -> SplitScore:

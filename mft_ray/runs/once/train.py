@@ -7,9 +7,8 @@ from pathlib import Path
 from mft_ray.config import METHODS, Config, load_config
 from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
-from mft_ray.models.artifacts import find
 from mft_ray.models.loading import load_model
-from mft_ray.models.names import ADAPTER, MASK
+from mft_ray.models.names import ADAPTER, MASK, find
 from mft_ray.runs.environment import keep_environment
 from mft_ray.runs.folder import RunFolder, check_owner, lock
 from mft_ray.runs.prepare import (

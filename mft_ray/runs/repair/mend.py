@@ -18,8 +18,7 @@ from mft_ray.config import load_config
 from mft_ray.config.stages import read_settled
 from mft_ray.data.store import SPLITS, open_split
 from mft_ray.errors import UserError
-from mft_ray.models.artifacts import find
-from mft_ray.models.names import ADAPTER, MASK, MODEL
+from mft_ray.models.names import ADAPTER, MASK, MODEL, find
 from mft_ray.runs.environment import Environments
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
