@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +14,55 @@ from mft_ray.config import Config, parse_config
 pytest_plugins = ["job_fixtures", "search_fixtures", "report_fixtures"]
 
 
-def pytest_configure() -> None:
+NOT_RUN = pytest.StashKey[list[str]]()
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --within: where a machine is slow and time is short, what matters most is still run, and it ends in order."""
+    parser.addoption(
+        "--within",
+        metavar="MINUTES",
+        type=float,
+        help="begin no slow test after so many minutes; those that were not run are counted and named at the end",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Undo what a script does to its background jobs: what tests start would ignore Ctrl-C too."""
+    config.stash[NOT_RUN] = []
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --within, have files that have slow tests come last, and the core among them first."""
+    if config.getoption("within") is None:
+        return
+    place: dict[object, int] = {}
+    for item in items:
+        weight = 1 if item.get_closest_marker("core") else 2 if item.get_closest_marker("slow") else 0
+        earlier = place.get(item.path, 0)
+        place[item.path] = min(filter(None, (earlier, weight)), default=0)
+    items.sort(key=lambda item: place[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out a slow test for which no time is left."""
+    within = item.config.getoption("within")
+    late = within is not None and time.monotonic() - BEGAN > within * 60
+    if late and item.get_closest_marker("slow") and not item.get_closest_marker("core"):
+        item.config.stash[NOT_RUN].append(item.nodeid)
+        pytest.skip(f"not run: the {within:g} minutes of --within were over")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name what was not run for want of time."""
+    if names := config.stash[NOT_RUN]:
+        terminalreporter.section(f"{len(names)} slow tests were NOT RUN: the time of --within was over")
+        for name in names:
+            terminalreporter.write_line(name)
 
 
 @pytest.fixture(scope="session")
