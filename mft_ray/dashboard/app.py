@@ -47,6 +47,7 @@ def build(root: Path, token: str, port: int) -> Guard:
         port: port that it is served at.
     """
     pages_of = _Pages(root.resolve())
+    optuna: Any = WSGIMiddleware(study_app(root / "study.db"))
     routes = [
         Route("/", pages_of.whole),
         Route("/part/{name}", pages_of.part),
@@ -66,7 +67,7 @@ def build(root: Path, token: str, port: int) -> Guard:
         Route("/optuna", pages_of.optuna),
         Route("/assets/plotly.js", lambda request: FileResponse(_PLOTLY, media_type="text/javascript")),
         Mount("/assets", StaticFiles(directory=HERE / "assets")),
-        Mount("/", WSGIMiddleware(study_app(root / "study.db"))),
+        Mount("/", optuna),
     ]
     return Guard(Starlette(routes=routes, exception_handlers={UserError: _mistake}), token, port, OWN)
 
@@ -75,7 +76,7 @@ class _Pages:
     """What each address answers with. What reads files does so in a thread, so that no page waits for another's."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.watched = root, Watched(root)
+        self.root, self.watched = root, Watched(root, self._judging)
         self.judging: subprocess.Popen[bytes] | None = None
 
     def whole(self, request: Request) -> Response:

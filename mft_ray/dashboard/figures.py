@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -105,9 +106,11 @@ def importance(study: Path) -> go.Figure | None:
         return None
     known = optuna.load_study(study_name=summaries[0].study_name, storage=storage)
     target = (lambda trial: trial.values[0]) if len(known.directions) > 1 else None
+    if len({tuple(trial.values) for trial in known.get_trials(False, (optuna.trial.TrialState.COMPLETE,))}) < 2:
+        return None
     try:
         found = optuna.importance.get_param_importances(known, target=target)
-    except (ValueError, RuntimeError):  # too few trials, or none that differ
+    except (ValueError, RuntimeError):  # too few trials
         return None
     shares = [(name, share) for name, share in found.items() if math.isfinite(share)][::-1]
     if not shares:
@@ -160,7 +163,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _places(values: list[object]) -> list[float]:
+def _places(values: Sequence[object]) -> list[float]:
     """Return where on an axis from 0 to 1 each value stands: numbers by size (by magnitude where they span decades)."""
     numbers = [float(value) for value in values if _is_number(value)]  # type: ignore[arg-type]
     if len(numbers) == len(values) and numbers:
@@ -173,7 +176,7 @@ def _places(values: list[object]) -> list[float]:
     return [order.index(str(value)) / max(1, len(order) - 1) for value in values]
 
 
-def _label_ends(figure: go.Figure, axis: str, values: list[object]) -> None:
+def _label_ends(figure: go.Figure, axis: str, values: Sequence[object]) -> None:
     """Write the lowest and the highest value at the ends of an axis."""
     by_place = dict(zip(_places(values), values, strict=True))
     for place in {min(by_place), max(by_place)}:

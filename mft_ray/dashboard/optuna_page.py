@@ -11,7 +11,7 @@ from typing import Any
 
 from mft_ray.errors import UserError
 
-App = Callable[[dict[str, Any], Any], Iterable[bytes]]
+App = Callable[[Any, Any], Iterable[bytes]]
 
 
 def study_app(database: Path) -> App:

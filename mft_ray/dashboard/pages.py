@@ -57,8 +57,8 @@ def state(live: Live) -> JsonObject:
     ended, at_work = len(run.trials) - len(live.running), len(live.running)
     cards = [
         ("FFT", unit.score(run.baseline.validation.score), "on validation"),
-        (title, unit.score(best and best.score), f"trial {best.trial_id}" if best else "none"),
-        (f"{title}, against FFT", unit.delta(best and best.delta_fft), "selection, not proof"),
+        (title, unit.score(best.score if best else None), f"trial {best.trial_id}" if best else "none"),
+        (f"{title}, against FFT", unit.delta(best.delta_fft if best else None), "selection, not proof"),
         ("Trials", f"{ended} of {_wanted(live)}", f"{at_work} at work"),
     ]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from mft_ray.runs.live import Live, read_live, state_of
@@ -20,10 +20,11 @@ class Watched:
 
     Args:
         root: run folder.
+        also: what else, beside the folder, a page shows and may change, in words.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, also: Callable[[], str]) -> None:
+        self.root, self.also = root, also
         self._lock = threading.Lock()
         self._read: tuple[State, Live] | None = None
         self._state: State = ()
@@ -43,9 +44,9 @@ class Watched:
 
     async def changes(self) -> AsyncIterator[dict[str, str]]:
         """Yield an event at once, and one whenever the run has changed."""
-        known: State | None = None
+        known: tuple[State, str] | None = None
         while True:
-            state = await asyncio.to_thread(self._look)
+            state = await asyncio.to_thread(self._look), self.also()
             if state != known:
                 known = state
                 yield {"event": "changed", "data": "now"}

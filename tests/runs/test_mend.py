@@ -14,12 +14,13 @@ import small_searches
 import yaml
 
 from mft_ray.config import load_config, parse_config
+from mft_ray.dashboard.optuna_page import check_study
 from mft_ray.errors import UserError
 from mft_ray.models.artifacts import export
 from mft_ray.report.html import render
-from mft_ray.report.study_server import open_server
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live import read_live
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import check_settled
 from mft_ray.searches.budget import Budget
@@ -160,13 +161,14 @@ def test_commands_that_only_read_say_which_file_it_is(
         export(str(folder.fft / "best"), str(folder.best / "mask.safetensors"), tmp_path / "out")
 
     def served(folder: RunFolder) -> None:
-        open_server(folder.root, port=0).server_close()
+        check_study(folder.study)
+        read_live(folder.root)
 
     wrong = []
     for command, matters in (
         (lambda folder: render(folder.root), lambda name: "/" not in name or name.startswith("work/settled")),
         (exported, lambda name: name.startswith(("best/mask", "work/fft/best"))),
-        (served, lambda name: name == "study.db"),
+        (served, lambda name: "/" not in name),
     ):
         for name in filter(matters, files_of(finished)):
             folder = copies(name, damage)
