@@ -62,7 +62,7 @@ def _when(folder: RunFolder, trials: int) -> str:
     if left < waiting:
         more = trials + waiting - max(left, 0)
         return (
-            f"The search has begun all of its {trials} trials but {max(left, 0)}: once it has ended, "
+            f"{waiting} wait to be tried, and of its {trials} trials {max(left, 0)} are left: once it has ended, "
             f"mft-ray tune --resume {folder.root} --set search.trials={more} tries what waits."
         )
     if not at_work(folder):

@@ -39,7 +39,7 @@ def test_what_is_left_open_is_as_in_the_other_trial(folder: RunFolder) -> None:
     assert "--resume" in asked.when  # nobody works on it
     whole = try_next(folder.root, {"layers": "0-0"}).queued.point
     assert set(whole) == {"ratio", "layers", "target", "lr", "init", "schedule"}
-    assert "search.trials=3" in try_next(folder.root, {"ratio": 0.4}).when  # of two trials one has begun
+    assert "search.trials=4" in try_next(folder.root, {"ratio": 0.4}).when  # one of two trials is left, three wait
 
 
 @pytest.mark.parametrize(
