@@ -15,30 +15,21 @@ from mft_ray.cli.options import Command
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.utils.files import Damaged
 
-NAMES = (
-    "tune",
-    "compare",
-    "experiment",
-    "train",
-    "evaluate",
-    "score",
-    "export",
-    "inspect",
-    "report",
-    "dashboard",
-    "enqueue",
-    "stop",
-    "pick",
-    "init",
-    "doctor",
-)
+# The sub-commands, as help lists them, by the folder that they are in.
+PLACES = {
+    "runs": ("tune", "compare", "experiment", "dashboard", "enqueue", "stop", "pick", "report"),
+    "models": ("train", "evaluate", "score", "export", "inspect"),
+    "setup": ("init", "doctor"),
+}
+NAMES = tuple(name for names in PLACES.values() for name in names)
 # What a path can be that a user gave.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def command(name: str) -> Command:
     """Return a sub-command by its name."""
-    found: Command = importlib.import_module(f"mft_ray.cli.{name}").COMMAND
+    [place] = [place for place, names in PLACES.items() if name in names]
+    found: Command = importlib.import_module(f"mft_ray.cli.{place}.{name}").COMMAND
     return found
 
 

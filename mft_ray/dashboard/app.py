@@ -23,13 +23,13 @@ from starlette.staticfiles import StaticFiles
 
 from mft_ray.dashboard import pages
 from mft_ray.dashboard.access import Guard
+from mft_ray.dashboard.asked import try_next
 from mft_ray.dashboard.optuna_page import study_app
 from mft_ray.dashboard.watched import Watched
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.steering import stop, take_back
 from mft_ray.runs.picked import picked
-from mft_ray.runs.steering import stop, take_back
-from mft_ray.searches.asked import try_next
 
 HERE = Path(__file__).parent
 # Beginnings of the paths of our own pages; the rest is optuna-dashboard's, whose addresses are fixed.

@@ -20,9 +20,9 @@ from mft_ray.report import leaderboard, verdict
 from mft_ray.report.leaderboard import reason
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.live import Live, Phase
+from mft_ray.runs.live.snapshot import Live, Phase
+from mft_ray.runs.live.steering import trial_folder
 from mft_ray.runs.records import Trial
-from mft_ray.runs.steering import trial_folder
 from mft_ray.searches.space import build_space, first_point
 from mft_ray.utils import formatting as units
 from mft_ray.utils.files import read_json

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from mft_ray.runs.live import Live, read_live, state_of
+from mft_ray.runs.live.snapshot import Live, read_live, state_of
 
 _LOOK_S = 1.0
 

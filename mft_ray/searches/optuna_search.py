@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from mft_ray.config.params import Params
-from mft_ray.runs.steering import Queued
+from mft_ray.runs.live.steering import Queued
 from mft_ray.searches.trial_report import METRIC, RATIO, Ended, TuneResult, ended, from_tune
 from mft_ray.training.job import StopReason
 

@@ -16,12 +16,12 @@ from mft_ray.report.leaderboard import show
 from mft_ray.runs.context import at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.steering import asked_to_end, queue
 from mft_ray.runs.picked import picked
 from mft_ray.runs.prepare import in_steps
 from mft_ray.runs.records import Trial, Verdict
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.settled import begun_trials
-from mft_ray.runs.steering import asked_to_end, queue
 from mft_ray.searches.budget import Budget
 from mft_ray.searches.checks import check_search
 from mft_ray.searches.leaderboard import write_results

@@ -14,8 +14,8 @@ from mft_ray.config.params import Params, apply
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.steering import sign_of_end
 from mft_ray.runs.prepare import in_steps
-from mft_ray.runs.steering import sign_of_end
 from mft_ray.searches.budget import spent
 from mft_ray.searches.restarts import note_restart
 from mft_ray.searches.trial_report import Ended, Evaluated

@@ -21,8 +21,8 @@ from mft_ray.config import METHODS
 from mft_ray.errors import RunFailed
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.steering import asked_to_end, queue, take
 from mft_ray.runs.settled import begun_trials
-from mft_ray.runs.steering import asked_to_end, queue, take
 from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage, sound
 from mft_ray.searches.budget import Budget, spent
 from mft_ray.searches.more_trials import continue_search

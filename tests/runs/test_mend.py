@@ -20,7 +20,7 @@ from mft_ray.models.artifacts import export
 from mft_ray.report.html import render
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.live import read_live
+from mft_ray.runs.live.snapshot import read_live
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import check_settled
 from mft_ray.searches.budget import Budget

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.steering import ask_to_try, asked_to_end, at_work, queue, sign_of_end, stop, take_back
+from mft_ray.runs.live.steering import ask_to_try, asked_to_end, at_work, queue, sign_of_end, stop, take_back
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from filelock import FileLock
 from mft_ray.config import parse_config
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.live import Phase, read_live, state_of
+from mft_ray.runs.live.snapshot import Phase, read_live, state_of
 from mft_ray.training.job import Evaluation
 
 

@@ -14,7 +14,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from mft_ray.runs.steering import stop
+    from mft_ray.runs.live.steering import stop
 
     print(stop(options.run_folder.expanduser(), options.trial))
 

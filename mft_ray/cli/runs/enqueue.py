@@ -13,16 +13,14 @@ from mft_ray.errors import UserError
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search")
-    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="such as ratio=0.2 layers=4-7 lr=1e-4")
+    parser.add_argument("settings", nargs="+", metavar="NAME=VALUE", help="such as ratio=0.2 layers=4-7 lr=1e-4")
     parser.add_argument("--like", metavar="ID", help="a trial whose settings are taken where none is given")
 
 
 def _run(options: argparse.Namespace) -> None:
     point = dict(_setting(given) for given in options.settings)
     folder = options.run_folder.expanduser()
-    if not point and options.like is None:
-        raise UserError("Give what is to be tried, such as ratio=0.2 layers=4-7, or --like ID.")
-    from mft_ray.searches.asked import try_next
+    from mft_ray.dashboard.asked import try_next
 
     asked = try_next(folder, point, options.like)
     print(f"to be tried next: {asked.described}")

@@ -9,9 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.steering import Queued, asked_to_end, at_work, queue, sign_of_end
 from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Point, Trial
-from mft_ray.runs.steering import Queued, asked_to_end, at_work, queue, sign_of_end
 from mft_ray.training.job import best_index, read_progress
 from mft_ray.utils.files import Damaged, read_json
 

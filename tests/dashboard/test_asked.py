@@ -11,11 +11,11 @@ from optuna.distributions import FloatDistribution
 
 from mft_ray.cli.main import main
 from mft_ray.config import parse_config
+from mft_ray.dashboard.asked import try_next
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.steering import ask_to_try, queue, take
+from mft_ray.runs.live.steering import ask_to_try, queue, take
 from mft_ray.runs.study_storage import new_storage
-from mft_ray.searches.asked import try_next
 from mft_ray.searches.optuna_search import QUEUED, build_search
 
 
@@ -69,7 +69,7 @@ def test_by_command(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> No
     assert "ratio 0.200, layers 1-1" in capsys.readouterr().out
     [queued] = queue(folder)
     assert (queued.point["lr"], queued.point["layers"]) == (1e-4, "1-1")
-    for given, said in ((["ratio"], "NAME=VALUE"), ([], "Give what is to be tried"), (["lr=[1"], "cannot be read")):
+    for given, said in ((["ratio"], "NAME=VALUE"), (["lr=[1"], "cannot be read")):
         assert main(["enqueue", str(folder.root), *given]) == 2
         assert said in capsys.readouterr().err
 

@@ -10,8 +10,8 @@ from mft_ray.config.params import Params, describe
 from mft_ray.errors import UserError
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.steering import Queued, ask_to_try, at_work, queue, trial_folder
 from mft_ray.runs.settled import begun_trials
-from mft_ray.runs.steering import Queued, ask_to_try, at_work, queue, trial_folder
 from mft_ray.searches.space import whole_point
 from mft_ray.utils.files import read_json
 

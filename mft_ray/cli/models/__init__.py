@@ -1,0 +1,1 @@
+"""Sub-commands that train, score, look into or hand on one model."""

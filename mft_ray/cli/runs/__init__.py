@@ -1,0 +1,1 @@
+"""Sub-commands that begin, watch, steer or show a run."""

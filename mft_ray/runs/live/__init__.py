@@ -1,0 +1,1 @@
+"""A run as it goes: what it looks like now, and what a person asks of it."""
