@@ -159,7 +159,7 @@ def test_a_search_is_watched_steered_and_picked_from(
     assert verdict["trial_id"] == other
     assert verdict["selection"]["by_person"] is True
     assert [look["trial_id"] for look in verdict["looks"]] == [judged, other]
-    assert "looked at" in verdict["sentence"]
+    assert "This was look 2 at the test examples" in verdict["sentence"]
     assert "A person picked it among 2 trials" in (folder / "report.html").read_text()
     best = load_run(folder).best
     assert best is not None
