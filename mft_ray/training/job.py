@@ -332,6 +332,18 @@ def read_step(folder: Path) -> int | None:
         return None
 
 
+def read_progress(folder: Path) -> list[Evaluation]:
+    """Return the evaluations so far of a run that goes on; none before the first, or from an earlier version.
+
+    Args:
+        folder: the run's ``out``.
+    """
+    try:
+        return read_json(folder / "progress.json", lambda content: read_history(content.get("history", [])))
+    except (FileNotFoundError, Damaged):
+        return []
+
+
 def read_history(rows: Sequence[JsonObject]) -> list[Evaluation]:
     """Read evaluations from JSON rows."""
     return [Evaluation(**_with_nan(row)) for row in rows]

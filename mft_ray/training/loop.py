@@ -187,7 +187,8 @@ class Trainer:
             self.alive("saves the best state")
             self.method.keep(Path(self.job.out))
         if self.rank == 0:
-            progress = {"steps": self.job.train.steps, **asdict(evaluation)}
+            earlier = [asdict(each) for each in self.history]
+            progress = {"steps": self.job.train.steps, **asdict(evaluation), "history": earlier}
             write_json(Path(self.job.out) / "progress.json", progress)
         return StopReason.CANCELLED if report and report(evaluation) else None
 
