@@ -19,6 +19,7 @@ from mft_ray.tracking.snapshot import CONTINUED, FFT, Snapshot, Training
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), 4
 # A scalar's name and its optimizer step.
 _Place = tuple[str, int]
+_EVENTS = "events.out.tfevents."
 _HPARAMS = "_hparams_/"
 
 
@@ -105,7 +106,9 @@ class TensorBoard:
 
     def _writer(self, name: str) -> FileWriter:
         if name not in self._writers:
-            self._writers[name] = FileWriter(str(self._folder / name))
+            # Files of the same second would have the same name, and the later one take the earlier one's place.
+            number = len(list((self._folder / name).glob(f"{_EVENTS}*")))
+            self._writers[name] = FileWriter(str(self._folder / name), filename_suffix=f".{number:04d}")
         return self._writers[name]
 
     def _forget(self, name: str) -> None:
@@ -131,7 +134,7 @@ def _wanted(training: Training) -> dict[_Place, tuple[float, float]]:
 
 def _events(folder: Path) -> Iterator[tuple[_Place, float]]:
     """Yield the events of a folder, by place; one that is half-written, and what is behind it, is not there."""
-    for path in sorted(folder.glob("events.out.tfevents.*")):
+    for path in sorted(folder.glob(f"{_EVENTS}*")):
         for record in _records(path.read_bytes()):
             event = Event.FromString(record)
             for value in event.summary.value:
