@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
 from mft_ray.config import Config
@@ -41,11 +41,14 @@ class Follower:
         tracker: it is used in the follower's own thread only.
         reader: reader of the run folder.
         resume: what a person calls to have what is missing sent.
+
+    Attributes:
+        over: set when the search has come to its end.
     """
 
     def __init__(self, tracker: Tracker, reader: SnapshotReader, resume: str) -> None:
         self._tracker, self._reader, self._resume = tracker, reader, resume
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._failures, self._last = 0, ""
         self._whole = False
         self._thread = threading.Thread(target=self._follow, name=f"tracking: {tracker.name}", daemon=True)
@@ -56,7 +59,7 @@ class Follower:
 
     def stop(self) -> None:
         """Send what is still to be sent, wait for that a while, and say what has failed."""
-        self._over.set()
+        self.over.set()
         self._thread.join(_LAST_S)
         name, times = self._tracker.name, f"{self._failures} time{'' if self._failures == 1 else 's'}"
         if self._thread.is_alive():
@@ -68,7 +71,7 @@ class Follower:
 
     def _follow(self) -> None:
         pause = _EVERY_S
-        while not self._over.wait(pause):
+        while not self.over.wait(pause):
             earlier = self._failures
             self._attempt(final=False)
             if self._failures == earlier:
@@ -105,13 +108,17 @@ def followed(config: Config, folder: RunFolder) -> Iterator[None]:
         config: configuration of the search.
         folder: run folder.
     """
-    with ExitStack() as stack:
-        for tracker in _trackers(config, folder):
-            reader = SnapshotReader(folder, config.search.method)
-            follower = Follower(tracker, reader, f"--resume {folder.root}")
-            follower.start()
-            stack.callback(follower.stop)
+    method, resume = config.search.method, f"--resume {folder.root}"
+    followers = [Follower(tracker, SnapshotReader(folder, method), resume) for tracker in _trackers(config, folder)]
+    for each in followers:
+        each.start()
+    try:
         yield
+    finally:
+        for each in followers:
+            each.over.set()  # all of them send their last while one is waited for
+        for each in followers:
+            each.stop()
 
 
 def _trackers(config: Config, folder: RunFolder) -> Iterator[Tracker]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mft_ray.runs.records import FileRecord, Record
+from mft_ray.utils.console import log
 from mft_ray.utils.files import Damaged
 
 
@@ -50,6 +51,9 @@ class Sent(FileRecord):
         """
         try:
             found = cls.load(path)
-        except (FileNotFoundError, Damaged):
+        except FileNotFoundError:
+            return cls(target=target)
+        except Damaged as error:
+            log(f"{error}: what was sent to {target.strip('/')} is sent again, as another group")
             return cls(target=target)
         return found if found.target == target else cls(target=target)

@@ -27,7 +27,7 @@ class TensorBoard:
     """Keeps the events of a run folder: adds what is missing, and makes those anew that are not of its records.
 
     What is there is read from the event files themselves, so that an interruption at any point leaves no event out and
-    none twice.
+    none twice. A training whose files are damaged has them written anew.
 
     Args:
         folder: folder of the events; those of a training lie in one that is named as it is.
@@ -89,7 +89,7 @@ class TensorBoard:
     def _read(self, name: str) -> dict[_Place, float]:
         try:
             return dict(_events(self._folder / name))
-        except DecodeError:  # nobody could read on behind it
+        except (EOFError, DecodeError):  # half-written, or something else: nobody could read on behind it
             self._forget(name)
             return {}
 
@@ -133,7 +133,12 @@ def _wanted(training: Training) -> dict[_Place, tuple[float, float]]:
 
 
 def _events(folder: Path) -> Iterator[tuple[_Place, float]]:
-    """Yield the events of a folder, by place; one that is half-written, and what is behind it, is not there."""
+    """Yield the events of a folder, by place.
+
+    Raises:
+        EOFError: a file ends within a record.
+        DecodeError: a record is no event.
+    """
     for path in sorted(folder.glob(f"{_EVENTS}*")):
         for record in _records(path.read_bytes()):
             event = Event.FromString(record)
@@ -147,10 +152,12 @@ def _events(folder: Path) -> Iterator[tuple[_Place, float]]:
 def _records(content: bytes) -> Iterator[bytes]:
     """Yield the records of a file of TensorFlow's: a length, its checksum, the record, its checksum."""
     place = 0
-    while place + _LENGTH.size + _CHECKSUM <= len(content):
+    while place < len(content):
+        if place + _LENGTH.size > len(content):
+            raise EOFError
         (length,) = _LENGTH.unpack_from(content, place)
         begin = place + _LENGTH.size + _CHECKSUM
         place = begin + length + _CHECKSUM
         if place > len(content):
-            return
+            raise EOFError
         yield content[begin : begin + length]
