@@ -68,7 +68,6 @@ class Mlflow(Service):
         metrics = [
             Metric(metric, value, round(when * 1000), step)
             for step, when, values in rows
-            if step > sent.step
             for metric, value in values.items()
         ]
         for place in range(0, len(metrics), _AT_ONCE):

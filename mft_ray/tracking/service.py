@@ -33,6 +33,8 @@ class Service(ABC):
     """
 
     name: str
+    # Whether trainings are sent as they go, and not only when they have ended.
+    live = True
 
     def __init__(self, folder: RunFolder, label: str, target: str, artifacts: Sequence[ArtifactName]) -> None:
         self._folder, self._artifacts = folder, artifacts
@@ -49,7 +51,8 @@ class Service(ABC):
             final: whether the search has come to its end, or is interrupted: only then the verdict's files are whole.
         """
         for training in snapshot.trainings:
-            if self._done.get(training.name) is not training:
+            due = self.live or final or training.end is not None
+            if due and self._done.get(training.name) is not training:
                 self._send(training)
                 self._done[training.name] = training
         names = {training.name for training in snapshot.trainings} | {VERDICT}
@@ -62,14 +65,14 @@ class Service(ABC):
 
     def _send(self, training: Training) -> None:
         sent = self.sent.runs.get(training.name)
-        missing = [each for each in training.history if sent is None or each.step > sent.step]
-        if sent is not None and not missing and sent.ended == (training.end is not None):
+        last = training.history[-1].step if training.history else -1
+        if sent is not None and sent.step >= last and sent.ended == (training.end is not None):
             return
         sent = self._begun(training.name, training.params)
-        if missing:
+        if missing := [each for each in training.history if each.step > sent.step]:
             rows = [(each.step, training.began + each.seconds, of_evaluation(each)) for each in missing]
             self.log(sent, training.name, rows)
-            self._note(sent, step=missing[-1].step)
+            self._note(sent, step=last)
         if training.end is not None:
             failed = training.end.reason == StopReason.FAILED
             facts = {"stopped_reason": str(training.end.reason)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mft_ray.config.params import Params
 from mft_ray.runs.folder import RunFolder
 from mft_ray.tracking.sent import SentRun
 from mft_ray.tracking.service import Numbers, Service
+from mft_ray.tracking.snapshot import CONTINUED, FFT, VERDICT
 
 _WAIT_S = 60
 # Nothing but what is logged leaves the machine: neither how this process was called nor what else runs on it.
@@ -47,22 +49,32 @@ class Wandb(Service):
         prepare_environment()
         self._config = config
         self._open: dict[str, Any] = {}
+        # What its library has taken it writes later: killed with it, a run on the disk would lack its last evaluations,
+        # and nobody can tell. The server can.
+        self.live = not offline()
 
     def begin(self, name: str, params: Params, known: SentRun | None) -> SentRun:
         """Make a run, or go on with it."""
-        import wandb
-
         # The service may have a run that was made and not noted: its identifier is the same.
         sent = known or SentRun(run_id=f"{self.sent.token}-{name}".replace("_", "-"))
         if name not in self._open:
-            self._folder.work.mkdir(parents=True, exist_ok=True)
-            self._open[name] = wandb.init(
+            self._open[name] = self._init(sent.run_id, name, params)
+            if self.live:
+                sent.step = self._open[name].step - 1  # what has arrived; -1 of a new one
+        return sent
+
+    def _init(self, run_id: str, name: str, params: Params) -> Any:
+        import wandb
+
+        self._folder.work.mkdir(parents=True, exist_ok=True)
+        try:
+            return wandb.init(
                 entity=self._config.entity,
                 project=self._config.project,
                 dir=str(self._folder.work),
                 group=self.group,
-                job_type=name if name == str(params.get("method")) or name == "verdict" else "trial",
-                id=sent.run_id,
+                job_type=name if name in (FFT, CONTINUED, VERDICT) else "trial",
+                id=run_id,
                 name=name,
                 config=dict(params),
                 allow_val_change=True,
@@ -70,7 +82,13 @@ class Wandb(Service):
                 reinit="create_new",
                 settings=wandb.Settings(**_QUIET),
             )
-        return sent
+        except Exception:
+            # Its library would call a run that could not be begun "in use" from now on.
+            for each in list(self._open):
+                with suppress(Exception):
+                    self._open.pop(each).finish(exit_code=1)
+            wandb.teardown()
+            raise
 
     def log(self, sent: SentRun, name: str, rows: Sequence[Numbers]) -> None:
         """Send evaluations."""

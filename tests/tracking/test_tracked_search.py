@@ -70,10 +70,6 @@ def test_every_evaluation_is_shown_once(tiny: dict[str, Any], tmp_path: Path) ->
     assert f"--resume {folder.root} sends it" in said
     assert "Weights & Biases fail" not in said
 
-    refused = run(tmp_path, "--resume", str(folder.root), WANDB_MODE="offline")
-    assert refused.returncode == 2
-    assert f"tracking.mlflow.uri is http://127.0.0.1:{port}, and no MLflow server answers there" in refused.stderr
-
     with mlflow_server(tmp_path / "server", port) as address:
         again = run(tmp_path, "--resume", str(folder.root), WANDB_MODE="offline")
         assert again.returncode == 0, again.stdout + again.stderr
