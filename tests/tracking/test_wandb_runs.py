@@ -80,3 +80,19 @@ def test_a_resumed_search_sends_the_rest(tmp_path: Path) -> None:
     assert wandb_steps(found["fft"]) == [0, 10, 20]
     assert wandb_steps(found["cccc3333"]) == [0, 10, 20]
     assert len({record.run.run_id for record in found["cccc3333"] if record.run.run_id}) == 1
+
+
+def test_a_training_that_goes_on_is_written_when_it_has_ended(tmp_path: Path) -> None:
+    from mft_ray.tracking.wandb_runs import Wandb
+
+    folder = RunFolder(tmp_path)
+    write_baseline(folder)
+    out = begin_trial(folder, "cccc3333")
+    write_progress(out, 0.4, 0.5)
+    reader, tracker = SnapshotReader(folder, "mft"), Wandb(WandbConfig(project="masks"), folder, "tiny")
+    tracker.sync(reader.read(), final=False)
+    assert set(wandb_records(folder)) == {"fft"}
+    write_outcome(out, 0.4, 0.5, 0.6)
+    tracker.sync(reader.read(), final=False)
+    assert wandb_steps(wandb_records(folder)["cccc3333"]) == [0, 10, 20]
+    tracker.close()
