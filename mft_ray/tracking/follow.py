@@ -16,7 +16,7 @@ from mft_ray.utils.console import log
 _EVERY_S = 3.0
 _PAUSE_S = (15.0, 120.0)  # after a failure: at first, and at most
 _LAST_S = 90.0  # for what is still to be sent when the search is over
-_MAX_REASON_CHARS = 300
+_MAX_REASON_CHARS = 200
 _SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 
 
