@@ -20,7 +20,7 @@ from mft_ray.runs.candidates import Candidate, candidate_from
 from mft_ray.runs.context import RunContext, at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.prepare import check, in_steps, with_absolute_paths
+from mft_ray.runs.prepare import check, in_steps, say_untracked, with_absolute_paths
 from mft_ray.runs.records import Comparison, Row, RowScore, ScoreTable
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.task_scores import score_on_tasks
@@ -89,6 +89,7 @@ def compare(config: Config | None, resume: str | None = None, group: WorkerGroup
     if config is not None:
         check_rows(config)
     with session(config, resume) as run:
+        say_untracked(run.config, "a comparison")
         rows = [replace(row, config=in_steps(row.config, run.folder)) for row in entries(run.config)]
         _run(replace(run, config=in_steps(run.config, run.folder)), rows, group)
     return run.folder

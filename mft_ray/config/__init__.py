@@ -17,12 +17,14 @@ from mft_ray.config.space import (
     SettingRange,
     SpaceConfig,
 )
+from mft_ray.config.tracking import ArtifactName, MlflowConfig, TrackingConfig, WandbConfig
 from mft_ray.config.training import FftConfig, FftTrainConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.tree import Config, RunConfig, load_config, parse_config
 from mft_ray.config.verdict import VerdictConfig
 
 __all__ = [
     "METHODS",
+    "ArtifactName",
     "BudgetConfig",
     "CompareConfig",
     "Config",
@@ -36,6 +38,7 @@ __all__ = [
     "LoraConfig",
     "MaskingRatioRange",
     "Metric",
+    "MlflowConfig",
     "ModelConfig",
     "PartConfig",
     "RunConfig",
@@ -44,8 +47,10 @@ __all__ = [
     "SettingRange",
     "SpaceConfig",
     "StopConfig",
+    "TrackingConfig",
     "TrainConfig",
     "VerdictConfig",
+    "WandbConfig",
     "load_config",
     "parse_config",
     "setting_type",

@@ -53,6 +53,7 @@ FREE: dict[str, str] = {
     "search.keep": "disk",
     "experiment.seeds": "more are added; not below what has begun",
     "evaluation.task_batch_size": "memory",
+    "tracking": "where results are shown",
     **{
         f"{train}.{name}": why
         for train in ("train", "fft.train")

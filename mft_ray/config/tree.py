@@ -21,6 +21,7 @@ from mft_ray.config.parsing.yaml_text import Overrides, apply_overrides, read_ya
 from mft_ray.config.search import SearchConfig
 from mft_ray.config.section import Section
 from mft_ray.config.space import SettingRange
+from mft_ray.config.tracking import TrackingConfig
 from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingConfig, TrainConfig
 from mft_ray.config.verdict import VerdictConfig
 from mft_ray.errors import UserError
@@ -62,6 +63,7 @@ class Config(Section):
     experiment: ExperimentConfig = ExperimentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _examples_to_train_on(self) -> Config:

@@ -24,7 +24,7 @@ from mft_ray.experiments.tables import write_tables
 from mft_ray.masking import depth
 from mft_ray.runs.environment import keep_environment
 from mft_ray.runs.folder import RunFolder, lock, open_folder
-from mft_ray.runs.prepare import check_tasks, skeleton
+from mft_ray.runs.prepare import check_tasks, say_untracked, skeleton
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.session import configuration
 from mft_ray.runs.settled import check_settled
@@ -65,6 +65,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
             settled = check_settled(folder, config)  # again, now that nobody else is at it
             for each in (folder, *(RunFolder(cell.folder) for cell in every if cell.folder.exists())):
                 mend_run(each)
+            say_untracked(config, "an experiment")
             settled.begin("experiments")
             config.save(folder.config)
             keep_environment(folder)
@@ -145,6 +146,7 @@ def _configured(config: Config, panel: Panel, seed: int, at: Path, tasks: list[s
     tree["evaluation"]["other_tasks"] = [*tree["evaluation"]["other_tasks"], *tasks]
     tree["run"] |= {"name": f"{panel.name}, seed {seed}", "dir": str(at), "seed": config.run.seed + seed}
     tree["compare"] |= {"methods": panel.rows}
+    del tree["tracking"]  # said already
     return parse_config(tree, f"panel {panel.name}, over the rest of the configuration,")
 
 

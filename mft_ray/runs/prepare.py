@@ -115,6 +115,17 @@ def check_tasks(config: Config) -> None:
             room_for_prompts(model, task.max_new_tokens)
 
 
+def say_untracked(config: Config, what: str) -> None:
+    """Say which services that a configuration asks for will not hear of a run.
+
+    Args:
+        config: configuration of the run.
+        what: the run, in a word or two.
+    """
+    if config.tracking.services:
+        log(f"{' and '.join(config.tracking.services)}: only a search (mft-ray tune) is tracked, {what} is not")
+
+
 def check_pretrained(config: Config) -> None:
     """A delta is measured from the checkpoint before fine-tuning, which only the user knows if FFT is given."""
     if config.model.pretrained is not None:

@@ -9,11 +9,12 @@ from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.runs.prepare import check_pretrained
 from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
+from mft_ray.tracking.checks import check_trackers
 from mft_ray.training.step.batches import check_batch_size
 
 
 def check_search(config: Config, model: torch.nn.Module) -> None:
-    """Refuse a search whose method cannot be searched, or whose space holds what no trial can be.
+    """Refuse a search whose method cannot be searched, whose space holds what no trial can be, or without its tracker.
 
     Args:
         config: the run's configuration.
@@ -35,3 +36,4 @@ def check_search(config: Config, model: torch.nn.Module) -> None:
         places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
     for layers, target in places:
         select(model, layers, target)
+    check_trackers(config.tracking)

@@ -28,6 +28,7 @@ from mft_ray.searches.leaderboard import write_results
 from mft_ray.searches.progress import TrialProgress
 from mft_ray.searches.trial import TrialPlan
 from mft_ray.searches.tuner import run_trials
+from mft_ray.tracking.follow import followed
 from mft_ray.training.stopping import AgainstFft
 from mft_ray.utils.console import log
 from mft_ray.utils.formatting import unit
@@ -51,7 +52,7 @@ def search(
     Raises:
         UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
-    with session(config, resume, check_search) as run:
+    with session(config, resume, check_search) as run, followed(run.config, run.folder):
         _run(replace(run, config=in_steps(run.config, run.folder)), look_again, pick)
     return run.folder
 

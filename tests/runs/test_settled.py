@@ -134,6 +134,7 @@ def test_what_results_do_not_depend_on_may_change_at_any_time(folder: RunFolder,
     begun(folder, before, "data", "baseline", "trials", "verdict", "methods", "scores", "training", "experiments")
     values = {
         "run.name": "another",
+        "tracking": {"wandb": {"project": "masks"}},
         "search.budget": {"hours": 1.0},
         "scaling.cluster_grows_to": {"CPU": 64},
         "fft.scaling.cluster_grows_to": {"CPU": 64},

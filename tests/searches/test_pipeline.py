@@ -112,7 +112,7 @@ def test_an_interrupted_search_is_finished_by_resume(run):
 
 def test_the_run_folder_holds_what_other_programs_read(run):
     names = {path.name for path in run.folder.iterdir()}
-    assert names == TOP_LEVEL | {"report.html", "study.db", "environment.json", "work"}
+    assert names == TOP_LEVEL | {"report.html", "study.db", "environment.json", "tensorboard", "work"}
     assert {path.name for path in (run.folder / "best").iterdir()} == {
         "mask.safetensors",
         "config.yaml",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
@@ -20,6 +21,7 @@ _RENAMED = {
     "fft.train.micro_batch_size": f"fft.train.{_MICRO}",
 }
 _MAX_SHOWN = 300  # characters of a value
+_PASSWORD = re.compile(r"://[^/@\s]*@")  # of an address
 _WRONG_SHAPE = ("list_type", "model_type")
 
 
@@ -51,7 +53,7 @@ def explain(error: ValidationError, root: type[Any]) -> str:
 
 
 def _shown(given: Any) -> str:
-    text = repr(given)
+    text = _PASSWORD.sub("://***@", repr(given))
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 

@@ -15,6 +15,7 @@ from mft_ray.runs.prepare import (
     check,
     in_steps,
     make_ready,
+    say_untracked,
     with_absolute_paths,
     with_fixed_date,
 )
@@ -59,6 +60,7 @@ def train_once(method: str, config: Config, out: str) -> tuple[Path, Outcome]:
         return _tell(outcome, config, root), outcome
     check_owner(root / "checkpoints")
     check(config)
+    say_untracked(config, "a single training")
     scaling = (config.fft.scaling or config.scaling) if fft else config.scaling
     with connected():
         concurrent_trials(scaling)
