@@ -27,6 +27,7 @@ NAMES = (
     "report",
     "dashboard",
     "init",
+    "plan",
     "doctor",
 )
 # What a path can be that a user gave.

@@ -144,7 +144,9 @@ class Trained:
         count = sum(parameter.numel() for parameter in model.parameters())
         states, asked = (1 if job.train.optimizer == "rmsprop" else 2), job.mask or job.lora
         if asked is None:  # in fp32, whatever the checkpoint has
-            return cls(Weights(count, _FLOAT, count, added=False, states=states))
+            output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+            head = 0 if output is None else output.weight.numel()
+            return cls(Weights(count, _FLOAT, count, added=False, states=states, head=head))
         held = 2 if job.dtype == "bfloat16" else _FLOAT
         selected = select(model, asked.layers, asked.target)
         lowest = min(weight.layer or 0 for weight in selected)

@@ -28,6 +28,7 @@ class Weights:
         effective: bytes of each number of W * M that is kept between updates; 0 where it is not kept.
         origin: bytes of each that a removed weight becomes, where that is not 0.
         states: fp32 numbers that the optimizer keeps for each.
+        head: numbers of the output head, where it is trained: the first gradient of a backward pass, and the largest.
     """
 
     model: int
@@ -38,6 +39,7 @@ class Weights:
     effective: int = 0
     origin: int = 0
     states: int = 2
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ def of_training(
     # Stage 0 copies gradients into one tensor where there is somebody to add them up with.
     bucket = bucket if stage or scaling.workers > 1 else 0.0
     forward, reducing = _passing(stage, share, trained, accumulates)
+    # While all activations are there: logits, or their gradient with the head's own, which ZeRO-2 puts in its bucket.
+    head = _FLOAT * weights.head * (2.0 if stage == 2 else 1.0)
+    if head + logits / 3 > logits:
+        forward, logits = forward + head, logits / 3
     gathered = _gathered(weights, scaling, whole=1 - share)
     pressed = activations + logits + gathered
     always = bucket if stage == 3 or (gpu and stage) else 0.0

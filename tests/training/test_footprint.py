@@ -76,17 +76,17 @@ def test_what_is_trained_is_counted() -> None:
     model = make("llama", **LLAMA)
     count = model.num_parameters()
     full = Trained.by(job(), model)
-    assert full == Trained(Weights(count, 4, count, added=False))
+    assert full == Trained(Weights(count, 4, count, added=False, head=50 * 32))
     masked = Trained.by(job(mask=MaskSettings(layers="1-2", target="attn")), model)
     scores = 2 * (2 * 32 * 32 + 2 * 32 * 16)
     assert masked == Trained(Weights(count, 4, scores, added=True, masked=True, effective=4), lowest=1)
     lora = Trained.by(job(lora=LoraConfig(rank=2, layers="2", target="mlp")), model)
     assert lora == Trained(Weights(count, 4, 3 * 2 * (32 + 64), added=True), lowest=2)
     # Gradient and Adam's two moments: 12 bytes; a score, its mask and W * M beside that.
-    assert full.bytes(job(), "cpu") == 12 * count
+    assert full.bytes(job(), "cpu") == 12 * count + 4 * 50 * 32  # and that of the head, beside those added up
     assert masked.bytes(job(), "cpu") == 21 * scores
     less = replace(job(), train=TrainConfig(optimizer="rmsprop"))
-    assert Trained.by(less, model).bytes(less, "cpu") == 8 * count
+    assert Trained.by(less, model).bytes(less, "cpu") == 8 * count + 4 * 50 * 32
     sharded = replace(job(), scaling=ScalingConfig(workers=4, zero_stage=2))
     # A quarter of gradients, Adam's moments and a copy of the weights; and what gradients are reduced in.
     assert full.bytes(sharded, "cpu") == (4 * 4 / 4 + 4) * count

@@ -46,6 +46,13 @@ def test_gradients_are_reduced_when_activations_are_gone() -> None:
     assert parts(FFT, 0, workers=1, activations=1.0).buckets == 0  # nobody to add them up with
 
 
+def test_the_heads_gradient_is_there_with_all_activations() -> None:
+    head = Weights(1000, 4, 1000, added=False, head=100)
+    assert parts(head, 1).gradients == parts(FFT, 1).gradients + 400
+    assert parts(head, 2).gradients == parts(FFT, 2).gradients + 800  # once more in the bucket
+    assert parts(head, 1).logits < parts(FFT, 1).logits
+
+
 def test_a_gpu_sets_buckets_aside_whole() -> None:
     assert parts(FFT, 2, gpu=True).buckets == 2e9
     assert parts(FFT, 0, gpu=True).buckets == 0
