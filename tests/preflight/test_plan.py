@@ -86,7 +86,7 @@ def test_more_cards_take_more_trials_at_once_and_a_price_is_only_what_is_given(m
 
 
 def test_what_does_not_fit_is_told_with_what_makes_it_fit(model: str) -> None:
-    fft = {"train": {"micro_batch_tokens": 8192, "eval_batch_size": 8}}
+    fft = {"train": {"micro_batch_tokens": 32768, "batch_size": 128, "eval_batch_size": 8}}
     given = tree(model, scaling={"workers": 2}, fft=fft)
     it: Subject = subject(parse_config(given), "l4-24g", 512)
     found = plan(it)
