@@ -15,6 +15,8 @@ from mft_ray.cli.options import Command
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.utils.files import Damaged
 
+# Those that come before a run, in a folder of their own.
+_SETUP = ("init", "plan", "doctor")
 NAMES = (
     "tune",
     "compare",
@@ -26,9 +28,7 @@ NAMES = (
     "inspect",
     "report",
     "dashboard",
-    "init",
-    "plan",
-    "doctor",
+    *_SETUP,
 )
 # What a path can be that a user gave.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -36,7 +36,8 @@ _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR
 
 def command(name: str) -> Command:
     """Return a sub-command by its name."""
-    found: Command = importlib.import_module(f"mft_ray.cli.{name}").COMMAND
+    place = "mft_ray.cli.setup" if name in _SETUP else "mft_ray.cli"
+    found: Command = importlib.import_module(f"{place}.{name}").COMMAND
     return found
 
 

@@ -1,0 +1,1 @@
+"""Sub-commands that come before a run."""
