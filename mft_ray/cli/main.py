@@ -19,7 +19,7 @@ from mft_ray.utils.files import Damaged
 PLACES = {
     "runs": ("tune", "compare", "experiment", "dashboard", "enqueue", "stop", "pick", "report"),
     "models": ("train", "evaluate", "score", "export", "inspect"),
-    "setup": ("init", "doctor"),
+    "setup": ("init", "plan", "doctor"),
 }
 NAMES = tuple(name for names in PLACES.values() for name in names)
 # What a path can be that a user gave.

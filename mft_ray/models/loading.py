@@ -104,13 +104,17 @@ def check_model(path: str | Path) -> PreTrainedModel:
     return model
 
 
-def load_skeleton(path: str | Path) -> PreTrainedModel:
+def load_skeleton(path: str | Path, weights: bool = True) -> PreTrainedModel:
     """Return a model's structure by its configuration alone.
+
+    Args:
+        path: local folder or hub id.
+        weights: whether a folder must hold weights beside it.
 
     Raises:
         UserError: there is no such model, or it is not a causal LM.
     """
-    path = _checked(str(path))
+    path = _checked(str(path)) if weights else check_path(str(path))
     with _told("model", path), torch.device("meta"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         check_unquantized(path, config)

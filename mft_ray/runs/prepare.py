@@ -288,8 +288,12 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
     return with_fixed(tokenizer, config.data.template_options, config.data.template_date)
 
 
-def skeleton(config: Config) -> torch.nn.Module:
+def skeleton(config: Config, weights: bool = True) -> torch.nn.Module:
     """Return the model's structure without its weights.
+
+    Args:
+        config: ``model`` is used.
+        weights: whether a folder must hold weights, so that the model can be trained.
 
     Raises:
         UserError: it cannot be loaded.
@@ -298,5 +302,5 @@ def skeleton(config: Config) -> torch.nn.Module:
         if config.model.path is None:
             made: torch.nn.Module = new_model(config.model.architecture or {}, len(tokenizer_of(config)), 0)
             return made
-    found: torch.nn.Module = load_skeleton(config.model.path)
+    found: torch.nn.Module = load_skeleton(config.model.path, weights)
     return found

@@ -22,7 +22,7 @@ from mft_ray.utils.files import put_in_place
 
 _PREFIX = "step-"
 # The one before the newest is there for the case that the newest cannot be read.
-_KEPT = 2
+KEPT = 2
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation]) -> Non
         dist.barrier()
         if dist.get_rank() == 0:
             put_in_place(partial, final)
-            for older in _complete(folder)[:-_KEPT]:
+            for older in _complete(folder)[:-KEPT]:
                 shutil.rmtree(older, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch's own for a write that failed is the latter
         shutil.rmtree(partial, ignore_errors=True)

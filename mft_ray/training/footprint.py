@@ -1,24 +1,23 @@
 """How much memory a job takes on a worker, estimated before it takes any, and the batches that fit.
 
-A training job holds, beside the model:
+What stays from step to step is `mft_ray.training.parts`. For each token of a micro-batch, padding included, comes what
+the backward pass needs: counted (`mft_ray.training.counted`), or else 1.8 numbers for each input and output of every
+linear layer from the lowest trained one up; with gradient checkpointing two hidden states a layer, and one layer whole;
+and attention weights where these are stored. A job that begins has no seconds for counting, and takes the latter.
 
-- for each trained weight 4 bytes of gradient, 4 or 8 of optimizer state (divided among workers from ZeRO-1 on) and 4 of
-  copies made in passing; a mask's or adapter's own numbers as well, and for a mask W * M, kept between micro-batches;
-- for each token of a micro-batch, padding included, what the backward pass needs: 1.8 numbers for each
-  input and output of every linear layer from the lowest trained one up (with gradient checkpointing: two hidden states
-  a layer, and one layer whole), attention weights where these are stored, and five copies of the logits.
+Logits exist in pieces of a bounded size, but for ZeRO-3 and for models that do not tell their decoder.
 
 Scoring holds one layer's numbers at a time and three copies of the logits of answers; where it generates, the keys and
 values of all layers.
 
-Measured (SmolLM2-135M, CPU, fp32, 512 tokens): training 2.0 MB a token (here 3.0), scoring half the positions 0.26 MB
-(here 0.65). What does not fit nonetheless is tried again with smaller batches.
+Measured (SmolLM2-135M, CPU, fp32, 512 tokens): training 2.0 MB a token (by the widths 3.0), scoring half the positions
+0.26 MB (here 0.65). What does not fit nonetheless is tried again with smaller batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,16 +28,17 @@ from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
 from mft_ray.training import memory
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
+from mft_ray.training.parts import Weights, of_training
+from mft_ray.training.step.answer_loss import logits_at_once
 from mft_ray.training.step.batches import TOKENS_AT_ONCE
+from mft_ray.training.step.head import Head
 
 # Told what sizes a job works with, before it does.
 Sized = Callable[[Sizes], object]
 
 _FLOAT = 4
 _SAVED = 1.8
-_LOGITS_TRAINING, _LOGITS_SCORING = 5, 3
-# What DeepSpeed sets aside on a GPU to reduce gradients in, from ZeRO-1 on.
-_BUCKETS = 2 * 5e8 * _FLOAT
+_LOGITS = 3
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,17 @@ class Shape:
         hidden: size of a hidden state.
         vocabulary: size of the logits.
         heads: attention heads whose weights are stored, token by token; 0 where none are.
+        pieces: whether no more logits exist at once than the loss wants.
+        kept: bytes that each layer keeps of a token for the backward pass, and last those outside of all layers; empty
+            where nobody has counted them.
     """
 
     layers: tuple[int, ...]
     hidden: int
     vocabulary: int
     heads: int = 0
+    pieces: bool = False
+    kept: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
@@ -75,7 +80,7 @@ class Shape:
         vocabulary = int(getattr(config, "vocab_size", embeddings.shape[0]))
         layers = tuple(widths[layer] for layer in sorted(widths)) or (0,)
         heads = int(getattr(config, "num_attention_heads", 0)) if eager else 0
-        return cls(layers, int(embeddings.shape[1]), vocabulary, heads)
+        return cls(layers, int(embeddings.shape[1]), vocabulary, heads, Head.known(model))
 
     def training(self, tokens: int, lowest: int = 0, checkpointing: bool = False) -> float:
         """Return the bytes that an example takes in a forward and backward pass.
@@ -85,22 +90,40 @@ class Shape:
             lowest: decoder layer below which nothing is trained.
             checkpointing: whether what a layer needs is computed anew in the backward pass.
         """
-        layers = [_SAVED * width + 3 * self.heads * tokens for width in self.layers[lowest:]]
-        cache = 2 * self.hidden * len(self.layers) + max(layers) if checkpointing else sum(layers)
-        return _FLOAT * tokens * (cache + _LOGITS_TRAINING * self.vocabulary)
+        widths = self.layers[lowest:]
+        kept = self.kept[lowest:-1] if self.kept else [_FLOAT * _SAVED * width for width in widths]
+        layers = [each + _FLOAT * 3 * self.heads * tokens for each in kept]
+        outside = self.kept[-1] if self.kept else 0.0
+        if not checkpointing:
+            return tokens * (sum(layers) + outside)
+        return tokens * (_FLOAT * 2 * self.hidden * len(self.layers) + max(layers) + outside)
 
-    def scoring(self, tokens: int, generated: int = 0) -> float:
+    def logits(self, answers: int, device: str, whole: bool, each: int = _FLOAT) -> float:
+        """Return the bytes of logits in training: they, their gradient, and an fp32 copy of a piece of them.
+
+        Args:
+            answers: positions of a micro-batch that have logits.
+            device: device of the worker.
+            whole: whether the model's weights are whole at any time, as ZeRO-3 has them not.
+            each: bytes of a logit.
+        """
+        wanted, most = float(answers * self.vocabulary), float(logits_at_once(device))
+        there = min(wanted, most) if whole and self.pieces else wanted
+        return 2 * each * there + _FLOAT * min(there, most)
+
+    def scoring(self, tokens: int, generated: int = 0, answers: int | None = None) -> float:
         """Return the bytes that an example takes in scoring.
 
         Args:
             tokens: tokens of the example, or of the prompt that is to be continued.
             generated: tokens that may follow.
+            answers: tokens of it that are an answer's; None: any may be.
         """
         layer = tokens * (max(self.layers) + 3 * self.heads * tokens)
         if generated:
             cache = 2 * 2 * self.hidden * len(self.layers) * (tokens + generated)
-            return _FLOAT * (layer + cache + _LOGITS_SCORING * self.vocabulary)
-        return _FLOAT * (layer + tokens * _LOGITS_SCORING * self.vocabulary)
+            return _FLOAT * (layer + cache + _LOGITS * self.vocabulary)
+        return _FLOAT * (layer + (tokens if answers is None else answers) * _LOGITS * self.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -108,38 +131,48 @@ class Trained:
     """What a job trains of a model.
 
     Attributes:
-        weights: how many.
-        lowest: decoder layer of the first.
-        own: bytes that each holds beside gradient, optimizer state and passing copies.
+        weights: those that it holds and trains.
+        lowest: decoder layer of the first that is trained.
     """
 
-    weights: int
+    weights: Weights
     lowest: int = 0
-    own: int = 0
 
     @classmethod
     def by(cls, job: TrainJob, model: nn.Module) -> Trained:
         """Return what of a model a job will train."""
-        asked = job.mask or job.lora
-        if asked is None:
-            return cls(sum(parameter.numel() for parameter in model.parameters()))
-        weights = select(model, asked.layers, asked.target)
-        lowest = min(weight.layer or 0 for weight in weights)
-        shapes = [model.get_parameter(weight.name).shape for weight in weights]
+        count = sum(parameter.numel() for parameter in model.parameters())
+        states, asked = (1 if job.train.optimizer == "rmsprop" else 2), job.mask or job.lora
+        if asked is None:  # in fp32, whatever the checkpoint has
+            output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+            head = 0 if output is None else output.weight.numel()
+            return cls(Weights(count, _FLOAT, count, added=False, states=states, head=head))
+        held = 2 if job.dtype == "bfloat16" else _FLOAT
+        selected = select(model, asked.layers, asked.target)
+        lowest = min(weight.layer or 0 for weight in selected)
+        shapes = [model.get_parameter(weight.name).shape for weight in selected]
         if job.lora is not None:
-            return cls(sum(job.lora.rank * sum(shape) for shape in shapes), lowest, _FLOAT)
-        # Scores and W * M, and where the mask takes back the fine-tuning, the weights before that.
-        delta = job.mask is not None and job.mask.removes == "delta"
-        return cls(sum(shape.numel() for shape in shapes), lowest, (3 if delta else 2) * _FLOAT)
+            numbers = sum(job.lora.rank * sum(shape) for shape in shapes)
+            return cls(Weights(count, held, numbers, added=True, states=states), lowest)
+        effective = (2 if job.scaling.compute == "bfloat16" else held) if job.keeps_effective else 0
+        # Where the mask takes back the fine-tuning, the weights before that.
+        origin = held if job.mask is not None and job.mask.removes == "delta" else 0
+        numbers = sum(shape.numel() for shape in shapes)
+        return cls(Weights(count, held, numbers, True, True, effective, origin, states), lowest)
 
     def bytes(self, job: TrainJob, device: str) -> float:
-        """Return what training takes whatever the micro-batch."""
-        if job.train.steps == 0:
-            return float(self.weights * self.own)
-        sharded = job.scaling.zero_stage > 0
-        states = (1 if job.train.optimizer == "rmsprop" else 2) / (job.scaling.workers if sharded else 1)
-        buckets = _BUCKETS if sharded and device == "cuda" else 0.0
-        return self.weights * (self.own + _FLOAT * (2 + states)) + buckets
+        """Return what training takes beside the model, whatever the micro-batch."""
+        parts = of_training(
+            self.weights,
+            job.scaling,
+            activations=0.0,
+            logits=0.0,
+            accumulates=job.accumulates,
+            gpu=device == "cuda",
+            steps=job.train.steps > 0,
+        )
+        # A model that is whole for a while under ZeRO-3 is so when the room is measured.
+        return replace(parts, weights=0.0, gathered=0.0).total
 
 
 def training_sizes(
@@ -157,13 +190,9 @@ def training_sizes(
         device: device of this worker.
         limit: at most so many, since more were too many.
     """
-    train, shape = job.train, Shape.of(model)
-    trained = Trained.by(job, model)
-    longest, fixed = max(lengths), trained.bytes(job, device.type)
-    each = shape.training(longest, trained.lowest, job.scaling.gradient_checkpointing)
+    train, shape, longest = job.train, Shape.of(model), max(lengths)
     room = _agreed(lambda: memory.available(device, job.scaling), device)
-    paying = min(TOKENS_AT_ONCE[device.type], train.batch_size // job.scaling.workers * longest)
-    tokens = train.micro_batch_tokens or min(paying, int((room - fixed) * longest / each))
+    tokens, paying, fixed, each = micro_batch(shape, Trained.by(job, model), job, longest, room, device.type)
     generated = _generated(job.evaluation, job.evaluation.metric, job.evaluation.monitor)
     scoring = _scoring(shape, scored, generated, room - fixed, train.eval_batch_size)
     sizes = Sizes(max(longest, tokens), scoring, longest).within(limit)
@@ -173,6 +202,34 @@ def training_sizes(
         f"micro-batches of {sizes.training:,} tokens: of {_gb(room)} that a worker may take, what is trained needs "
         f"{_gb(fixed)}, and an example of {longest:,} tokens, the longest, {_gb(each)}"
     )
+
+
+def micro_batch(
+    shape: Shape, trained: Trained, job: TrainJob, longest: int, room: float, device: str
+) -> tuple[int, int, float, float]:
+    """Return how many tokens a micro-batch of a job is given where it has so much room.
+
+    Args:
+        shape: of the model.
+        trained: what is trained of it.
+        job: what to train.
+        longest: tokens of the longest example.
+        room: bytes that the worker may take beside the model.
+        device: device of the worker.
+
+    Returns:
+        Tokens; as many as would pay; bytes that are taken whatever the micro-batch; bytes of the longest example.
+    """
+    whole = job.scaling.zero_stage < 3
+    paying = min(TOKENS_AT_ONCE[device], job.train.batch_size // job.scaling.workers * longest)
+    fixed = trained.bytes(job, device)
+    each = shape.training(longest, trained.lowest, job.scaling.gradient_checkpointing)
+    # As many positions as there are tokens may be an answer's.
+    if whole and shape.pieces:
+        fixed += shape.logits(max(longest, paying), device, whole)
+    else:
+        each += shape.logits(longest, device, whole)
+    return job.train.micro_batch_tokens or min(paying, int((room - fixed) * longest / each)), paying, fixed, each
 
 
 def scoring_sizes(

@@ -62,6 +62,14 @@ class TrainJob:
         """Whether the model's own weights stay as they are."""
         return self.mask is not None or self.lora is not None
 
+    @property
+    def keeps_effective(self) -> bool:
+        """Whether W * M is kept between updates, so that several micro-batches can share one.
+
+        But ZeRO-3 shards W after every use, and who checkpoints is short of memory: no second copy of W then.
+        """
+        return self.accumulates and self.scaling.zero_stage < 3 and not self.scaling.gradient_checkpointing
+
 
 @dataclass(frozen=True)
 class ScoreJob:

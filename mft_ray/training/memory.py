@@ -16,9 +16,9 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _VMSTAT = Path("/proc/vmstat")
 _CGROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Of a node's memory: Ray kills workers where 95% of it is in use.
-_LEFT_ALONE = 0.1
+LEFT_ALONE = 0.1
 # Of what is free: an estimate is one, and allocators leave gaps.
-_USABLE = 0.8
+USABLE = 0.8
 
 
 def begin(device: torch.device) -> None:
@@ -52,7 +52,7 @@ def available(device: torch.device, scaling: ScalingConfig) -> float:
         unused, _ = torch.cuda.mem_get_info(device)
         mine = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         sharing = max(1, math.floor(1 / (scaling.gpus_per_worker or 1) + 1e-9))
-        return _USABLE * (unused / sharing + mine)
+        return USABLE * (unused / sharing + mine)
     total, free = node_memory()
     group, places = neighbours(scaling)
     resident = float(psutil.Process().memory_info().rss)
@@ -70,8 +70,8 @@ def share_of_node(total: float, free: float, resident: float, group: int, places
         places: workers of any group that the node can hold; others may be about to take theirs.
     """
     most = max(group, places)
-    fair = (1 - _LEFT_ALONE) * total / most - resident
-    return _USABLE * max(0.0, min(fair, (free - _LEFT_ALONE * total) / most))
+    fair = (1 - LEFT_ALONE) * total / most - resident
+    return USABLE * max(0.0, min(fair, (free - LEFT_ALONE * total) / most))
 
 
 def neighbours(scaling: ScalingConfig) -> tuple[int, int]:

@@ -66,11 +66,5 @@ class MaskScores(Method):
 
 
 def _cache(job: TrainJob) -> bool | torch.dtype:
-    """Say whether W * M is kept between updates, and in which dtype: several micro-batches can share one.
-
-    But ZeRO-3 shards W after every use, and who checkpoints is short of memory: no second copy of W then.
-    """
-    scaling = job.scaling
-    if not job.accumulates or scaling.zero_stage == 3 or scaling.gradient_checkpointing:
-        return False
-    return autocast_dtype(scaling) or True
+    """Say whether W * M is kept between updates, and in which dtype."""
+    return job.keeps_effective and (autocast_dtype(job.scaling) or True)

@@ -167,5 +167,10 @@ def _in_one_kernel(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return -logprobs.gather(1, targets).sum(), (logprobs.exp() - answers.float()).to(logits.dtype)
 
 
+def logits_at_once(device: str) -> int:
+    """Return how many logits exist at a time, at most, on a kind of device."""
+    return _AT_ONCE * (_TIMES_ON_A_GPU if device == "cuda" else 1)
+
+
 def _rows_at_once(width: int, device: torch.device) -> int:
-    return max(1, _AT_ONCE * (_TIMES_ON_A_GPU if device.type == "cuda" else 1) // width)
+    return max(1, logits_at_once(device.type) // width)

@@ -1,0 +1,189 @@
+"""`mft-ray plan`: what it says follows from the configuration, fits or says what would, and invents no price."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import save_tiny
+from transformers import AutoConfig
+
+from mft_ray.cli.main import main
+from mft_ray.config import load_config, parse_config
+from mft_ray.errors import UserError
+from mft_ray.preflight.advice import advice_for
+from mft_ray.preflight.cards import CARDS, MEASURED_SHARE, card, installed
+from mft_ray.preflight.plan import Plan, Subject, plan, subject
+from mft_ray.workers.machine import Card as MachineCard
+from mft_ray.workers.machine import this_machine
+
+DATA = {"task": "chat", "n_train": 5000, "n_validation": 100, "n_test": 100, "train": "owner/data"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The shape of a model of 700 million weights, and nothing else."""
+    folder = tmp_path_factory.mktemp("shape")
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 8, "num_attention_heads": 32}
+    grouped = {"num_key_value_heads": 8, "tie_word_embeddings": True, "architectures": ["LlamaForCausalLM"]}
+    AutoConfig.for_model("llama", vocab_size=128256, **sizes, **grouped).save_pretrained(folder)
+    return str(folder)
+
+
+def tree(model: str, **more: Any) -> dict[str, Any]:
+    scaling = {"gpus_per_worker": 1, "compute": "bfloat16", **more.pop("scaling", {})}
+    search = {"trials": 6, "space": {"layers": ["2-3", "6-7"]}, **more.pop("search", {})}
+    return {
+        "model": {"path": model, "dtype": "bfloat16"},
+        "data": DATA,
+        "train": {"micro_batch_tokens": 2048, "eval_batch_size": 8},
+        "fft": {"train": {"micro_batch_tokens": 2048, "eval_batch_size": 8}},
+        "search": search,
+        "scaling": scaling,
+        **more,
+    }
+
+
+def planned(
+    model: str, gpu: str = "h100-80g", gpus: int | None = None, price: float | None = None, **more: Any
+) -> Plan:
+    return plan(subject(parse_config(tree(model, **more)), gpu, 512), gpus, price)
+
+
+def test_a_plan_follows_from_shapes(model: str) -> None:
+    found = planned(model)
+    assert [each.name for each in found.trainings] == ["FFT", "trial", "continued FFT"]
+    fft, trial, _ = (each.needs for each in found.trainings)
+    weights = 128256 * 2048 + 8 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192 + 2 * 2048) + 2048
+    assert fft.weights == fft.trained == weights
+    assert fft.training.weights == 4 * weights  # FFT holds fp32
+    assert trial.training.weights == 2 * weights
+    # Layers 2-3: as many weights as in 6-7, and activations of four layers more.
+    assert trial.trained == 2 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192)
+    assert found.trainings[1].job.mask is not None
+    assert found.trainings[1].job.mask.layers == "2-3"
+    assert found.fits
+    assert (found.at_once, found.dollars) == (1, None)
+    # Operations over the rate, both of which are said.
+    its = found.trainings[0]
+    operations = its.job.train.steps * fft.operations
+    assert its.hours is not None
+    assert its.hours == pytest.approx(operations / (989.4e12 * MEASURED_SHARE) / 3600, rel=0.1)
+    assert fft.operations == pytest.approx(6 * weights * 512 * 32, rel=0.3)
+
+
+def test_more_cards_take_more_trials_at_once_and_a_price_is_only_what_is_given(model: str) -> None:
+    it = subject(parse_config(tree(model)), "h100-80g", 512)
+    one, three = plan(it), plan(it, 3, 2.0)
+    assert (one.at_once, three.at_once) == (1, 3)
+    assert one.hours is not None
+    assert three.hours is not None
+    assert three.hours < one.hours
+    assert three.dollars == pytest.approx(3 * 2.0 * three.hours)
+    assert plan(it.changed(parse_config(tree(model, scaling={"workers": 4}))), 3).at_once == 0
+
+
+def test_what_does_not_fit_is_told_with_what_makes_it_fit(model: str) -> None:
+    fft = {"train": {"micro_batch_tokens": 32768, "batch_size": 128, "eval_batch_size": 8}}
+    given = tree(model, scaling={"workers": 2}, fft=fft)
+    it: Subject = subject(parse_config(given), "l4-24g", 512)
+    found = plan(it)
+    assert not found.fits
+    told = advice_for(it, found.trainings)
+    assert list(told) == ["FFT"]
+    assert told["FFT"][0].startswith("fft.train.micro_batch_tokens=1024 (")
+    assert any(line.endswith("and fits") for line in told["FFT"])
+    # What is advised does so.
+    [first] = [line for line in told["FFT"] if line.endswith("and fits")][:1]
+    settings = [word for word in first.removeprefix("together ").split(" (")[0].split(":")[0].split() if "=" in word]
+    changed = json.loads(json.dumps(given))
+    for path, value in (word.split("=", 1) for word in settings):
+        *parents, leaf = path.split(".")
+        section = changed
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = json.loads(value) if value[0] in "0123456789tf" else value
+    assert plan(subject(parse_config(changed), "l4-24g", 512)).trainings[0].fits
+
+
+def test_float32_on_a_gpu_has_memory_and_no_hours(model: str) -> None:
+    found = planned(model, scaling={"compute": "float32"})
+    assert found.hours is None
+    assert found.trainings[0].needs.peak > 0
+
+
+def test_a_card_that_is_not_known_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match="h100-80g"):
+        card("h900")
+    assert card("H100-80G") == CARDS["h100-80g"]
+
+
+def test_this_machines_gpus_are_known_by_what_the_driver_calls_them() -> None:
+    machine = this_machine()
+    names = {
+        "NVIDIA H100 80GB HBM3": (85_520_809_984, "h100-80g"),
+        "NVIDIA H100 PCIe": (85_520_809_984, "h100-pcie-80g"),
+        "NVIDIA A100-SXM4-40GB": (42_505_273_344, "a100-40g"),
+        "NVIDIA GeForce RTX 4090": (25_757_220_864, "rtx4090-24g"),
+    }
+    for name, (memory, known) in names.items():
+        here = type(machine)(**{**vars(machine), "cards": (MachineCard(name, memory, "1"),)})
+        assert installed(here).name == known
+        assert installed(here).memory == memory
+    with pytest.raises(UserError, match="Tesla K80"):
+        installed(type(machine)(**{**vars(machine), "cards": (MachineCard("Tesla K80", 12 * 10**9, "1"),)}))
+
+
+def rows(path: Path, count: int) -> str:
+    lines = [json.dumps({"prompt": f"What is {n}?", "response": "It is " + "so " * (n % 7)}) for n in range(count)]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_local_data_is_counted_and_a_plan_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny(tmp_path / "model")
+    file = tmp_path / "plan.yaml"
+    data = {"train": rows(tmp_path / "rows.jsonl", 90), "prompt_column": "prompt", "answer_column": "response"}
+    settings = {"model": {"path": str(model)}, "data": {**data, "n_validation": 10, "n_test": 20, "max_length": 64}}
+    file.write_text(json.dumps({**settings, "train": {"epochs": 4, "batch_size": 8}, "search": {"trials": 2}}))
+    assert main(["plan", "--config", str(file), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["data"]["train"] == 60
+    assert "90 rows counted" in found["data"]["said"]
+    assert 20 < found["data"]["lengths"]["mean"] < found["data"]["lengths"]["longest"] <= 64
+    trial = next(each for each in found["trainings"] if each["name"] == "trial")
+    assert trial["steps"] == 30  # 4 epochs of 60 examples
+    assert sum(trial["bytes"].values()) <= trial["peak_bytes"]
+    assert found["hours"] > 0
+    assert found["dollars"] is None
+    assert main(["plan", "--config", str(file)]) == 0
+    text = capsys.readouterr().out
+    for word in ("activations", "optimizer state", "2 trials", "assumed", "host memory", "disk"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gpu", "h900"], "Known are"),
+        (["--gpu", "h100-80g"], "scaling.gpus_per_worker is 0"),
+        (["--price", "2"], "--gpu"),
+        (["--set", "scaling.gpus_per_worker=1"], "GPU"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "scaling.gpus_per_worker=1" in options and this_machine().cards:
+        pytest.skip("this machine has a GPU")
+    assert main(["plan", "--config", "quickstart", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_rows_that_nobody_has_counted_are_asked_for(model: str) -> None:
+    config = load_config("quickstart").model_copy(
+        update={"data": parse_config(tree(model)).data.model_copy(update={"n_train": None})}
+    )
+    config = config.model_copy(update={"model": parse_config(tree(model)).model})
+    with pytest.raises(UserError, match=r"data\.n_train"):
+        subject(config, None, 512)

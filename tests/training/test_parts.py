@@ -1,0 +1,63 @@
+"""Memory by part, against what a person counts on a sheet of paper."""
+
+from __future__ import annotations
+
+import pytest
+
+from mft_ray.config import ScalingConfig
+from mft_ray.training.parts import Parts, Weights, of_training
+
+FFT = Weights(1000, 4, 1000, added=False)
+MASK = Weights(1000, 2, 100, added=True, masked=True, effective=2)
+
+
+def parts(weights: Weights, stage: int, workers: int = 4, activations: float = 1e6, **more: bool) -> Parts:
+    scaling = ScalingConfig(workers=workers, zero_stage=stage)  # type: ignore[arg-type]
+    return of_training(weights, scaling, activations, 10.0, **{"accumulates": True, "gpu": False, **more})
+
+
+@pytest.mark.parametrize(
+    ("stage", "held", "gradients", "optimizer"),
+    [(0, 4000, 4000, 8000), (1, 4000, 4000, 3000), (2, 4000, 1000, 3000), (3, 1000, 1000, 3000)],
+)
+def test_each_stage_divides_more(stage: int, held: float, gradients: float, optimizer: float) -> None:
+    found = parts(FFT, stage)
+    assert (found.weights, found.gradients, found.optimizer) == (held, gradients, optimizer)
+    assert found.scores == 0
+    assert found.gathered == (4000 if stage == 3 else 0)
+    assert found.total == pytest.approx(sum(vars(found).values()))
+
+
+def test_a_mask_has_scores_bits_and_what_is_kept() -> None:
+    found = parts(MASK, 0, workers=1)
+    assert (found.weights, found.scores, found.gradients, found.optimizer) == (2000, 100 * (4 + 1 + 2), 400, 800)
+    assert (found.activations, found.logits) == (1e6, 10)
+    sharded = parts(Weights(1000, 2, 100, added=True, masked=True), 3)
+    assert sharded.scores == 100 * (1 + 1)  # bits are whole everywhere
+    assert sharded.gathered == 2 * 100 + 2 * 1000 + 4 * 100  # W * M of a forward, weights and scores
+
+
+def test_gradients_are_reduced_when_activations_are_gone() -> None:
+    """Where these are small, that is where a step takes the most."""
+    found = parts(FFT, 1, activations=1.0)
+    assert (found.buckets, found.activations, found.logits) == (4000, 0, 0)
+    assert parts(FFT, 1).buckets == 0
+    assert parts(FFT, 1, accumulates=False).gradients == 0
+    assert parts(FFT, 0, workers=1, activations=1.0).buckets == 0  # nobody to add them up with
+
+
+def test_the_heads_gradient_is_there_with_all_activations() -> None:
+    head = Weights(1000, 4, 1000, added=False, head=100)
+    assert parts(head, 1).gradients == parts(FFT, 1).gradients + 400
+    assert parts(head, 2).gradients == parts(FFT, 2).gradients + 800  # once more in the bucket
+    assert parts(head, 1).logits < parts(FFT, 1).logits
+
+
+def test_a_gpu_sets_buckets_aside_whole() -> None:
+    assert parts(FFT, 2, gpu=True).buckets == 2e9
+    assert parts(FFT, 0, gpu=True).buckets == 0
+
+
+def test_a_mask_that_is_cut_once_has_nothing_to_train() -> None:
+    found = parts(MASK, 0, steps=False)
+    assert found.gradients == found.optimizer == 0
