@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import plotly
 import plotly.graph_objects as go
 from a2wsgi import WSGIMiddleware
@@ -31,6 +32,8 @@ from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.steering import stop, take_back
 from mft_ray.runs.picked import picked
 
+# How long events may take to end when the server does.
+EVENTS_END_S = 2
 HERE = Path(__file__).parent
 # Beginnings of the paths of our own pages; the rest is optuna-dashboard's, whose addresses are fixed.
 OWN = ("/part", "/figures", "/trial", "/compare", "/form", "/try", "/stop", "/queue", "/events", "/assets", "/optuna")
@@ -148,7 +151,8 @@ class _Pages:
         return f"Judging the picked trial failed: {lines[-1] if lines else f'exit status {status}'}"
 
     def events(self, request: Request) -> Response:
-        return EventSourceResponse(self.watched.changes())
+        over = anyio.Event()
+        return EventSourceResponse(self.watched.changes(over), shutdown_event=over, shutdown_grace_period=EVENTS_END_S)
 
     def report(self, request: Request) -> Response:
         path = pages.report_of(self.root)

@@ -16,8 +16,8 @@ from mft_ray.errors import UserError
 DEFAULT_PORT = 8080
 TOKEN = "MFT_RAY_DASHBOARD_TOKEN"
 _SHORTEST_TOKEN = 16
-# A browser that watches holds its connection for ever.
-_END_S = 1
+# A browser that watches holds its connection for ever; events are ended before.
+_END_S = 4
 
 
 def serve(root: Path, host: str = "127.0.0.1", port: int | None = None) -> None:

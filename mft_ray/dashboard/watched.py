@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import anyio
+
 from mft_ray.runs.live.snapshot import Live, read_live, state_of
 
 _LOOK_S = 1.0
@@ -42,15 +44,20 @@ class Watched:
                 self._read = state, read_live(self.root)
             return self._read[1]
 
-    async def changes(self) -> AsyncIterator[dict[str, str]]:
-        """Yield an event at once, and one whenever the run has changed."""
+    async def changes(self, over: anyio.Event) -> AsyncIterator[dict[str, str]]:
+        """Yield an event at once, and one whenever the run has changed.
+
+        Args:
+            over: set when the server ends.
+        """
         known: tuple[State, str] | None = None
-        while True:
+        while not over.is_set():
             state = await asyncio.to_thread(self._look), self.also()
             if state != known:
                 known = state
                 yield {"event": "changed", "data": "now"}
-            await asyncio.sleep(_LOOK_S)
+            with anyio.move_on_after(_LOOK_S):
+                await over.wait()
 
     def _look(self) -> State:
         """Return the state of the run, looked up no more than once for all who ask within a moment."""

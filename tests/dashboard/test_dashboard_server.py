@@ -186,3 +186,16 @@ def test_what_is_no_study_is_left_alone(tmp_path: Path, content: bytes | None):
         check_study(database)
     assert os.listdir(tmp_path) == ([] if content is None else ["study.db"])
     assert content is None or database.read_bytes() == content
+
+
+def test_it_ends_in_order_while_somebody_watches(run):
+    process, address = start(run)
+    with httpx.Client(trust_env=False, timeout=60, follow_redirects=True) as client:
+        assert client.get(address).status_code == 200
+        with client.stream("GET", address.split("/?")[0] + "/events") as events:
+            lines = events.iter_lines()
+            assert next(line for line in lines if line.startswith("event")) == "event: changed"
+            process.send_signal(signal.SIGINT)
+            list(lines)  # the end is told, not torn off
+    assert process.wait(timeout=30) == 0
+    assert process.communicate()[1] == ""

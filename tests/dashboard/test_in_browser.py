@@ -94,7 +94,8 @@ def begun(tmp_path: Path, make_tiny: Callable[[], dict[str, Any]]) -> Iterator[t
     folder = tmp_path / "run"
     until(lambda: (folder / "work").is_dir() or search.poll() is not None)
     command = [sys.executable, "-m", "mft_ray", "dashboard", str(folder), "--port", "0"]
-    board = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    outer = small_searches.outer()
+    board = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=outer)
     assert board.stdout
     line = board.stdout.readline()
     address = re.search(r"http://\S+", line)
@@ -155,6 +156,7 @@ def test_a_search_is_watched_steered_and_picked_from(
     page.get_by_role("button", name=f"pick trial {other}").click()
     until(lambda: "being judged" in seen.said("#state"), 60)
     until(lambda: "being judged" not in seen.said("#state"))
+    assert "failed" not in seen.said("#state")
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict["trial_id"] == other
     assert verdict["selection"]["by_person"] is True
@@ -200,4 +202,5 @@ def test_on_a_phone_and_in_the_dark(
             seen.shot(name)
             ink = seen.page.evaluate("getComputedStyle(document.body).color")
             assert (ink == "rgb(228, 231, 235)") == (name == "dark")
+            seen.page.close()  # before the server does
         board.send_signal(signal.SIGINT)

@@ -13,12 +13,16 @@ import psutil  # type: ignore[import-untyped]
 TIMEOUT_S = 900  # a hundred seconds where nothing else runs
 
 
+def outer() -> dict[str, str]:
+    """Return the environment without what the Ray of these tests has added to it, such as its temporary folder."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
 def start(cwd: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-m", "mft_ray.tune", *arguments],
         cwd=cwd,
-        env={**outer, **environment},
+        env={**outer(), **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

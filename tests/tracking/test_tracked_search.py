@@ -61,7 +61,9 @@ def test_every_evaluation_is_shown_once(tiny: dict[str, Any], tmp_path: Path) ->
         assert process.stdout is not None
         said = ""
         while "2/4 search" not in said:
-            said += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, said
+            said += line
     # The server is gone; the search goes on to its end.
     said += process.communicate(timeout=TIMEOUT_S)[0]
     assert process.returncode == 0, said
