@@ -54,7 +54,7 @@ def test_the_gpu_script_runs_its_parts_and_tells_of_those_that_fail(tmp_path: Pa
     def gpu(*arguments: str, part: str = "step-tiny") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **path, **small, "GPU_ONLY": part}
         command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
 
     done = gpu()
     assert done.returncode == 0, done.stdout
