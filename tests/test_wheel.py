@@ -64,7 +64,7 @@ def test_a_search_space_is_found_in_it_by_name(installed: Path, tmp_path: Path) 
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(installed)},
     )

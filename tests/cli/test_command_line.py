@@ -18,7 +18,7 @@ HEAVY = ("torch", "transformers", "ray", "datasets", "deepspeed", "optuna")
 
 
 def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.parametrize("given", [[name, "--help"] for name in NAMES] + [["--help"], ["tune", "--confg", "x"]])
@@ -110,7 +110,7 @@ def test_the_job_is_the_command(tmp_path: Path) -> None:
             [sys.executable, *entry, "--config", "none.yaml"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(mft_ray.__file__).parents[1])])},
         )

@@ -107,7 +107,7 @@ def called(entry: str, *arguments: str, **environment: str) -> subprocess.Comple
         [sys.executable, "-m", "mft_ray", entry, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
     )
 

@@ -184,7 +184,7 @@ def test_twice_in_a_row_beside_another_ray(
         assert set(short_tmp.iterdir()) == folders  # ours is cleaned up
 
     assert all(process.is_running() for process in others)
-    answer, _ = other_ray.communicate("go\n", timeout=60)
+    answer, _ = other_ray.communicate("go\n", timeout=240)
     assert answer == "42\n"
     assert [path.name for path in (short_tmp / "home" / ".ray").iterdir()] == ["auth_token"]
     assert (short_tmp / "ray" / "ray_current_cluster").read_text() == "127.0.0.1:1"

@@ -33,12 +33,12 @@ def run(make_run):
 def served(run):
     """A client that has shown the token, of a dashboard in a process of its own."""
     process, address = start(run)
-    client = httpx.Client(base_url=address.split("/?")[0], trust_env=False, timeout=60, follow_redirects=True)
+    client = httpx.Client(base_url=address.split("/?")[0], trust_env=False, timeout=240, follow_redirects=True)
     assert client.get(address).status_code == 200
     yield client
     client.close()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     assert process.communicate()[1] == ""
 
 
@@ -109,13 +109,13 @@ def test_only_who_knows_the_token_is_let_in(run):
     base = address.split("/?")[0]
     try:
         assert address.endswith("a-token-that-is-long-enough")
-        with httpx.Client(base_url=base, trust_env=False, timeout=60) as stranger:
+        with httpx.Client(base_url=base, trust_env=False, timeout=240) as stranger:
             for path in ("/", "/part/board", "/events", "/api/studies", "/assets/live.js", "/?token=wrong"):
                 answer = stranger.get(path)
                 assert answer.status_code == 403
                 assert "trial00" not in answer.text
             assert stranger.post("/stop").status_code == 403
-        with httpx.Client(base_url=base, trust_env=False, timeout=60) as known:
+        with httpx.Client(base_url=base, trust_env=False, timeout=240) as known:
             first = known.get(address)
             assert first.status_code == 303
             assert "token" not in first.headers["location"]
@@ -126,7 +126,7 @@ def test_only_who_knows_the_token_is_let_in(run):
             assert known.post("/stop", headers={"Origin": base}).status_code != 403
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
         process.communicate()
 
 
@@ -135,13 +135,13 @@ def test_a_run_folder_of_any_name(run, tmp_path):
     run.rename(folder)
     process, address = start(folder)
     try:
-        with httpx.Client(trust_env=False, timeout=60, follow_redirects=True) as client:
+        with httpx.Client(trust_env=False, timeout=240, follow_redirects=True) as client:
             assert "quick&lt;b&gt;start" in client.get(address).text
             [study] = client.get(address.split("/?")[0] + "/api/studies").json()["study_summaries"]
         assert study["study_name"] == "masks"
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def test_port_in_use_is_an_error_only_if_it_was_asked_for(run):
@@ -171,7 +171,7 @@ def test_a_token_that_is_too_short(run, monkeypatch):
 def test_command_ends_with_2_where_there_is_no_run(tmp_path):
     for folder in (tmp_path, tmp_path / "nothing"):
         command = [sys.executable, "-m", "mft_ray", "dashboard", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 2
         assert "run" in done.stderr
         assert "Traceback" not in done.stderr
@@ -190,12 +190,12 @@ def test_what_is_no_study_is_left_alone(tmp_path: Path, content: bytes | None):
 
 def test_it_ends_in_order_while_somebody_watches(run):
     process, address = start(run)
-    with httpx.Client(trust_env=False, timeout=60, follow_redirects=True) as client:
+    with httpx.Client(trust_env=False, timeout=240, follow_redirects=True) as client:
         assert client.get(address).status_code == 200
         with client.stream("GET", address.split("/?")[0] + "/events") as events:
             lines = events.iter_lines()
             assert next(line for line in lines if line.startswith("event")) == "event: changed"
             process.send_signal(signal.SIGINT)
             list(lines)  # the end is told, not torn off
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     assert process.communicate()[1] == ""

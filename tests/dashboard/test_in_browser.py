@@ -102,7 +102,7 @@ def begun(tmp_path: Path, make_tiny: Callable[[], dict[str, Any]]) -> Iterator[t
     assert address, line
     yield search, folder, address[0]
     board.send_signal(signal.SIGINT)
-    assert board.wait(timeout=60) == 0
+    assert board.wait(timeout=240) == 0
     assert board.communicate()[1] == ""
     if search.poll() is None:
         small_searches.kill(search)
@@ -145,7 +145,7 @@ def test_a_search_is_watched_steered_and_picked_from(
     until(lambda: "ends after the trials at work" in seen.said("#state"))
     page.locator(f"tr:has-text('{second}') button", has_text="end").click()
     until(lambda: "has a verdict" in seen.said("#state"))
-    out, err = search.communicate(timeout=120)
+    out, err = search.communicate(timeout=400)
     assert search.returncode == 0, err
     assert "a person has ended the search; 6 of 8 trials have not begun" in out
     seen.shot("judged")

@@ -154,5 +154,5 @@ def test_a_program_without_a_main_guard_is_not_run_twice(config: DataConfig, tmp
         f"config = DataConfig.model_validate_json({config.model_dump_json()!r})\n"
         f"prepare(config, arithmetic.tokenizer(), Path({str(tmp_path / 'made' / 'data')!r}), lambda _: None)\n"
     )
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=400, check=False)
     assert (done.returncode, done.stdout) == (0, "begun\n"), done.stderr

@@ -73,7 +73,7 @@ def test_workers_with_unequally_many_rows_stay_in_step(monkeypatch: pytest.Monke
     try:
         found = dict(results.get(timeout=240) for _ in workers)
         for worker in workers:
-            worker.join(timeout=60)
+            worker.join(timeout=240)
         assert [worker.exitcode for worker in workers] == [0, 0]
     finally:
         for worker in workers:

@@ -94,7 +94,7 @@ def installed(site: Path, text: str) -> dict[str, str]:
 def test_a_broken_package_is_named(tmp_path: Path) -> None:
     environment = installed(tmp_path / "site", "raise RuntimeError('no such luck')")
     command = [sys.executable, "-m", "mft_ray", "train", "--method", "mft", "--config", "none", "--out", "x"]
-    ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400)
     assert ended.returncode == 2
     assert (
         "entry point toy (toy) of group mft_ray.methods cannot be loaded: RuntimeError('no such luck')" in ended.stderr

@@ -337,7 +337,7 @@ def test_a_browser_draws_every_figure_and_refuses_nothing(make_run, tmp_path):
     page = render(make_run())
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert shown.stdout.count('class="main-svg"') >= len(figures(page.read_text(encoding="utf-8"))) > 2
     assert "CONSOLE" not in shown.stderr
     # A script that is not the page's own is refused.
@@ -345,7 +345,7 @@ def test_a_browser_draws_every_figure_and_refuses_nothing(make_run, tmp_path):
     hostile.write_text(
         page.read_text(encoding="utf-8").replace("</body>", "<script>document.title='mine'</script></body>")
     )
-    shown = subprocess.run([*command[:-1], hostile.as_uri()], capture_output=True, text=True, timeout=120)
+    shown = subprocess.run([*command[:-1], hostile.as_uri()], capture_output=True, text=True, timeout=400)
     assert "Content Security Policy" in shown.stderr
     assert "<title>mine" not in shown.stdout
 

@@ -42,7 +42,7 @@ def interrupted(
     process = small_searches.start(home, "--config", "tiny.yaml", "--set", "run.dir=run")
     in_the_middle(process, home / "run")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     return home / "run", subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -83,7 +83,7 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing(
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     assert time.monotonic() - began < 15
     assert process.returncode == 130
     assert f"--resume {folder}" in out

@@ -92,7 +92,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, temporary: Path, make_tiny: 
         kill(family, DRIVER)
         steps[third] = watch(search, folder, third)
         hold(folder / "study.db", 6)
-        said = twin.communicate(timeout=60)
+        said = twin.communicate(timeout=240)
         children = family.children(recursive=True)
         out, err = search.communicate(timeout=small_searches.TIMEOUT_S)
     finally:

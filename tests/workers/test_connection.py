@@ -37,7 +37,7 @@ def test_no_process_of_a_private_ray_outlives_it() -> None:
             env={**environment, "RAY_TMPDIR": home},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
         assert ended.returncode == 0, ended.stderr
         left, count = ended.stdout.rsplit(maxsplit=1)
@@ -60,7 +60,7 @@ def run(script: str, home: Path, *arguments: str, **more: str) -> subprocess.Com
         env={**environment, "RAY_TMPDIR": str(home), "HOME": str(home / "home"), **more},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
 
 

@@ -48,7 +48,7 @@ def test_who_has_not_waited_long_is_not_talked_about(too_big: PlacementGroup) ->
 
 def test_who_has_a_place_is_not_talked_about(ray_cluster: None) -> None:
     group = placement_group([{"CPU": 1}])
-    ray.get(group.ready(), timeout=60)
+    ray.get(group.ready(), timeout=240)
     said: list[str] = []
     Waiting(said.append, patience=0.0)()
     remove_placement_group(group)
