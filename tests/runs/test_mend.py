@@ -33,8 +33,8 @@ from mft_ray.verdict.test_looks import looks
 pytestmark = pytest.mark.slow
 
 # Nothing of ours reads these, or a half one cannot be told from a whole one: Tune's files of single trials, what a
-# locked file holds, the last evaluation of a run for whoever looks, texts that are read line by line.
-UNREAD = ("progress.json", "lock", ".validate_storage_marker", "report.html", "results.json", ".jsonl")
+# locked file holds, the evaluations so far of a run for whoever looks, texts that are read line by line.
+UNREAD = ("progress.json", "lock", ".validate_storage_marker", "report.html", "results.json", ".jsonl", "log.txt")
 TEXT = (".md", ".yaml")
 # Whose content is looked at, and not only whether it is whole.
 OURS = (
