@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mft_ray.dashboard.optuna_page import study_app
 from mft_ray.dashboard.watched import Watched
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.snapshot import Live
 from mft_ray.runs.live.steering import stop, take_back
 from mft_ray.runs.picked import picked
 
@@ -81,9 +83,12 @@ class _Pages:
     def __init__(self, root: Path) -> None:
         self.root, self.watched = root, Watched(root, self._judging)
         self.judging: subprocess.Popen[bytes] | None = None
+        self._drawing = threading.Lock()
+        self._drawn: tuple[Live, Response] | None = None
 
     def whole(self, request: Request) -> Response:
-        return _page("page.html", name=self.watched.now().run.name, product=self.watched.now().run.product)
+        run = self.watched.now().run
+        return _page("page.html", name=run.name, product=run.product)
 
     def part(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -93,7 +98,12 @@ class _Pages:
         return _page(f"{name}.html", **content, judging=self._judging())
 
     def figures(self, request: Request) -> Response:
-        return _drawn(pages.drawn(self.watched.now()))
+        live = self.watched.now()
+        # Every page asks at once when the run has changed, and fANOVA alone takes a while.
+        with self._drawing:
+            if self._drawn is None or self._drawn[0] is not live:
+                self._drawn = live, _drawn(pages.drawn(live))
+            return self._drawn[1]
 
     def trial(self, request: Request) -> Response:
         return _page("trial.html", **pages.trial(self.watched.now(), request.path_params["trial"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -61,6 +62,34 @@ class RunFolder:
     def trial(self, trial_id: str) -> Path:
         """Return the folder of one trial."""
         return self.trials / trial_id
+
+
+def has_ended(out: Path) -> bool:
+    """Say whether a trial has come to its end, with an outcome or an error.
+
+    Args:
+        out: folder of the trial.
+    """
+    return (out / "outcome.json").exists() or (out / "error.json").exists()
+
+
+def named_trial(names: Sequence[str], given: str, root: Path, order: str = "") -> str:
+    """Return the trial that a person means.
+
+    Args:
+        names: identifiers of trials.
+        given: one of them, or its first letters.
+        root: run folder.
+        order: what the order of the names is, as an error says it.
+
+    Raises:
+        UserError: no trial is called so, or more than one.
+    """
+    found = [name for name in names if given and name.startswith(given)]
+    if len(found) == 1:
+        return found[0]
+    what = "No trial" if not found else "More than one trial"
+    raise UserError(f"{what} of {root} is called {given!r}. They are{order}: {', '.join(names) or 'none yet'}.")
 
 
 def open_folder(config: Config, resume: str | None) -> RunFolder:

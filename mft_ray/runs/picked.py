@@ -9,7 +9,7 @@ from pathlib import Path
 from mft_ray.errors import UserError
 from mft_ray.models.names import MODEL, find
 from mft_ray.runs.fft_model import FftModel
-from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.folder import RunFolder, named_trial
 from mft_ray.runs.reading import read
 from mft_ray.runs.records import Trial
 
@@ -65,14 +65,8 @@ def picked(root: Path, trial_id: str | None = None) -> Picked:
 
 
 def _named(trials: Sequence[Trial], trial_id: str, root: Path) -> Trial:
-    found = [trial for trial in trials if trial_id and trial.trial_id.startswith(trial_id)]
-    if len(found) == 1:
-        return found[0]
-    what = "No trial" if not found else "More than one trial"
-    raise UserError(
-        f"{what} of {root} is called {trial_id!r}. They are, best first: "
-        f"{', '.join(trial.trial_id for trial in trials) or 'none yet'}."
-    )
+    by_name = {trial.trial_id: trial for trial in trials}
+    return by_name[named_trial(list(by_name), trial_id, root, ", best first")]
 
 
 def _why(trial: Trial) -> str:

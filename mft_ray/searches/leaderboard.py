@@ -7,7 +7,7 @@ from pathlib import Path
 from mft_ray.models.artifacts import drop_artifact
 from mft_ray.runs import records
 from mft_ray.runs.fft_model import FftModel
-from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.folder import RunFolder, has_ended
 from mft_ray.runs.records import Curves, Leaderboard, Point, Trial
 from mft_ray.training.job import Outcome, StopReason
 from mft_ray.utils.files import read_json
@@ -32,8 +32,7 @@ def write_results(folder: RunFolder, baseline: FftModel, keep: int) -> list[Tria
     _mark_pareto_front(trials)
     for trial in trials[keep:]:
         out = folder.trial(trial.trial_id)
-        ended = (out / "outcome.json").exists() or (out / "error.json").exists()
-        if ended and trial.trial_id not in judged:
+        if has_ended(out) and trial.trial_id not in judged:
             drop_artifact(out)
     Leaderboard(baseline=records.Baseline.load(folder.baseline), trials=trials).save(folder.leaderboard)
     return trials

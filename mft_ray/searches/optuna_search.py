@@ -46,16 +46,16 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     queue: Callable[[], list[Queued]] | None = None
     take: Callable[[Queued], object] | None = None
 
-    def tell_study(self, metrics: list[str], facts: Mapping[str, Any]) -> None:
+    def tell_study(self, score: str, facts: Mapping[str, Any]) -> None:
         """Have the study say what its values are and what they are held against, to whoever looks at it.
 
         Args:
-            metrics: name of the score; where the ratio is an objective too, it keeps its own.
+            score: name of the score; where the ratio is an objective too, it keeps its own.
             facts: anything else, by name.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._ot_study.set_metric_names([*metrics, RATIO][: len(self._ot_study.directions)])
+            self._ot_study.set_metric_names([score, RATIO][: len(self._ot_study.directions)])
         for name, value in facts.items():
             self._ot_study.set_user_attr(name, value)
 

@@ -20,7 +20,7 @@ import ray.tune
 from mft_ray.config import METHODS
 from mft_ray.errors import RunFailed
 from mft_ray.runs.fft_model import FftModel
-from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.folder import RunFolder, has_ended
 from mft_ray.runs.live.steering import asked_to_end, queue, take
 from mft_ray.runs.settled import begun_trials
 from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage, sound
@@ -170,8 +170,7 @@ def _closed(folder: RunFolder, name: str) -> Path:
 
 
 def _unfinished(folder: RunFolder) -> bool:
-    paths = (path.parent for path in folder.trials.glob("*/config.json"))
-    return any(not (path / "outcome.json").exists() and not (path / "error.json").exists() for path in paths)
+    return any(not has_ended(path.parent) for path in folder.trials.glob("*/config.json"))
 
 
 def _over(folder: RunFolder, name: str) -> bool:
@@ -202,7 +201,7 @@ def _new(
         )
     score = unit(plan.config.evaluation.metric)
     fft = FftModel.load(folder.fft_model)
-    algorithm.tell_study([score.label], {"FFT": fft.score, "FFT, standard error": fft.standard_error})
+    algorithm.tell_study(score.label, {"FFT": fft.score, "FFT, standard error": fft.standard_error})
     algorithm.over = partial(_over, folder, experiment.name)
     algorithm.keep = partial(keep_copy, folder.study, folder.study_copy)
     algorithm.queue, algorithm.take = partial(queue, folder), partial(take, folder)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.folder import RunFolder, has_ended
 from mft_ray.runs.live.steering import Queued, asked_to_end, at_work, queue, sign_of_end
 from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Point, Trial
-from mft_ray.training.job import best_index, read_progress
+from mft_ray.training.job import Evaluation, best_index, read_progress
 from mft_ray.utils.files import Damaged, read_json
 
 RUNNING, INTERRUPTED = "running", "interrupted"
@@ -64,17 +64,17 @@ def read_live(root: Path) -> Live:
     """
     run, folder = read(root, so_far=True), RunFolder(root)
     working = at_work(folder)
-    running = {path.parent.name for path in folder.trials.glob("*/config.json") if not _ended(path.parent)}
-    watched_alike = run.baseline.watched is None
-    at_it = [_at_it(folder, name, working, run, watched_alike) for name in sorted(running)]
+    begun = sorted(path.parent for path in folder.trials.glob("*/config.json"))
+    running = {out.name: read_progress(out) for out in begun if not has_ended(out)}
+    at_it = [_at_it(folder.trial(name), history, working, run) for name, history in running.items()]
     trials = [trial for trial in run.trials if trial.trial_id not in running] + [trial for trial in at_it if trial]
     # Sorting is stable: of equals the order of the leaderboard stays.
     trials.sort(key=lambda trial: (trial.score is None, -(trial.score or 0.0)))
     curves = run.curves.model_copy(
         update={
-            "fft": run.curves.fft or _points(folder.fft),
-            "continued": run.curves.continued or _points(folder.continued),
-            "trials": {**run.curves.trials, **{name: _points(folder.trial(name)) for name in sorted(running)}},
+            "fft": run.curves.fft or _points(read_progress(folder.fft)),
+            "continued": run.curves.continued or _points(read_progress(folder.continued)),
+            "trials": {**run.curves.trials, **{name: _points(history) for name, history in running.items()}},
         }
     )
     return Live(
@@ -113,34 +113,28 @@ def _looked_at(root: Path) -> Iterator[tuple[str, int, int]]:
     yield "at work", int(at_work(folder)), 0
 
 
-def _ended(out: Path) -> bool:
-    return (out / "outcome.json").exists() or (out / "error.json").exists()
-
-
-def _at_it(folder: RunFolder, name: str, working: bool, run: Run, watched_alike: bool) -> Trial | None:
+def _at_it(out: Path, history: list[Evaluation], working: bool, run: Run) -> Trial | None:
     """Return a trial that has begun and not ended, with its best score so far; None if its folder has just gone."""
-    out = folder.trial(name)
     try:
         settings = read_json(out / "config.json", dict)
     except (FileNotFoundError, Damaged):
         return None
-    history = read_progress(out)
     best = best_index(history)
     state = RUNNING if working else INTERRUPTED
-    trial = Trial(trial_id=name, config=settings, status=state, stopped_reason=state)
+    trial = Trial(trial_id=out.name, config=settings, status=state, stopped_reason=state)
     if history:
         last = history[-1]
         trial.step, trial.steps, trial.tokens, trial.seconds = last.step, last.step, last.tokens, last.seconds
     # Where it is watched by another metric it has no score of this one before its end.
-    if best is not None and watched_alike:
+    if best is not None and run.baseline.watched is None:
         trial.step, trial.score = history[best].step, history[best].score
         fft = run.baseline.validation.score
         trial.delta_fft = None if fft is None else history[best].score - fft
     return trial
 
 
-def _points(out: Path) -> list[Point]:
-    return [Point.of(evaluation) for evaluation in read_progress(out)]
+def _points(history: list[Evaluation]) -> list[Point]:
+    return [Point.of(evaluation) for evaluation in history]
 
 
 def _phase(folder: RunFolder, run: Run) -> Phase:

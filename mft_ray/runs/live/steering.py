@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from mft_ray.config.params import Params
 from mft_ray.errors import UserError
-from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.folder import RunFolder, has_ended, named_trial
 from mft_ray.utils.console import log
 from mft_ray.utils.files import Damaged, read_json, set_aside, write_json
 
@@ -106,7 +106,7 @@ def ask_trial_to_end(folder: RunFolder, trial_id: str) -> str:
     """
     out = trial_folder(folder, trial_id)
     trial_id = out.name
-    if (out / "outcome.json").exists() or (out / "error.json").exists():
+    if has_ended(out):
         raise UserError(f"Trial {trial_id} has ended already.")
     sign_of_end(out).touch()
     return trial_id
@@ -122,13 +122,8 @@ def trial_folder(folder: RunFolder, trial_id: str) -> Path:
     Raises:
         UserError: no trial is called so, or more than one.
     """
-    begun = sorted(path.parent for path in folder.trials.glob("*/config.json"))
-    found = [path for path in begun if trial_id and path.name.startswith(trial_id)]
-    if len(found) == 1:
-        return found[0]
-    what = "No trial" if not found else "More than one trial"
-    names = ", ".join(path.name for path in begun) or "none yet"
-    raise UserError(f"{what} of {folder.root} is called {trial_id!r}. They are: {names}.")
+    begun = sorted(path.parent.name for path in folder.trials.glob("*/config.json"))
+    return folder.trial(named_trial(begun, trial_id, folder.root))
 
 
 def at_work(folder: RunFolder) -> bool:
