@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -284,9 +283,3 @@ def _wanted(live: Live) -> int:
 
 def _row(cells: list[str]) -> tuple[list[str], bool]:
     return cells, len(set(cells)) > 1
-
-
-def report_of(root: Path) -> Path | None:
-    """Return the report, where the search has written one."""
-    path = root / "report.html"
-    return path if path.exists() else None
