@@ -154,5 +154,11 @@ def test_another_seed_is_another_fft_with_the_winners_settings(run: Path) -> Non
     assert again.cost.trainable == winner.cost.trainable
     assert again.history[-1].tokens > 0
     assert "Over 2 seeds" in verdict["sentence"]
-    assert verdict["selection"] == {"split": "validation", "n": 40, "metric": "generated_match", "trials": 3}
+    assert verdict["selection"] == {
+        "split": "validation",
+        "n": 40,
+        "metric": "generated_match",
+        "trials": 3,
+        "by_person": False,
+    }
     assert [each["trial_id"] for each in verdict["looks"]] == [verdict["trial_id"]]
