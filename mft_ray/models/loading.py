@@ -88,6 +88,26 @@ def in_dtype(
     return load_model(path, dtype, attention)
 
 
+def load_to_train(path: str | Path, attention: str | None = None) -> PreTrainedModel:
+    """Load a causal LM whose every weight is to be trained in fp32, which whoever trains it makes of them.
+
+    Weights in the checkpoint's dtype are the mapped file, of which a machine holds one copy for all of its workers.
+
+    Args:
+        path: local folder or hub id.
+        attention: same as in `load_model`.
+
+    Returns:
+        The model in the checkpoint's dtype; in fp32 where it has buffers that would not be those of the fp32 model.
+
+    Raises:
+        UserError: as of `load_model`.
+    """
+    model = load_model(path, None, attention)
+    exact = all(buffer.dtype == torch.float32 for buffer in model.buffers() if buffer.is_floating_point())
+    return model if exact else load_model(path, "float32", attention)
+
+
 def check_model(path: str | Path) -> PreTrainedModel:
     """Refuse a model that `load_model` would refuse, before anything is begun with it.
 

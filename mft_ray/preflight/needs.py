@@ -80,8 +80,9 @@ def needs_of(
     """
     shape, trained = Shape.of(model), Trained.by(job, model)
     held = trained.weights
-    left = memory.USABLE * (room - held.model * held.each)
-    tokens = max(lengths.longest, micro_batch(shape, trained, job, lengths.longest, left, device)[0])
+    loaded = float(held.model * DTYPES[job.dtype].itemsize)  # FFT makes fp32 of it later
+    left = memory.USABLE * (room - loaded)
+    tokens = max(lengths.longest, micro_batch(shape, trained, job, lengths.longest, left, loaded, device)[0])
     share = job.train.batch_size // job.scaling.workers
     # A micro-batch holds whole examples, and no more than there are.
     at_once = min(share, max(1, int(tokens // lengths.mean)))

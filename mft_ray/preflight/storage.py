@@ -29,8 +29,8 @@ def host_of(jobs: Sequence[tuple[TrainJob, Needs]], gpu: bool, at_once: int) -> 
         if not gpu:
             totals.append({"processes": _PROCESS * workers, "what workers hold": needs.peak * workers})
             continue
-        # A frozen model in its checkpoint's dtype is the mapped file, one copy for all; FFT's each worker converts.
-        model = needs.weights * (_DTYPES[job.dtype] if job.frozen else 4.0 * workers)
+        # A model in its checkpoint's dtype is the mapped file, one copy for all.
+        model = needs.weights * float(_DTYPES[job.dtype])
         saved = 0.0 if job.frozen else needs.weights * float(_DTYPES[job.dtype])
         totals.append({"processes": _PROCESS * workers, "model while it is loaded, or saved": max(model, saved)})
     return max(totals, key=lambda total: sum(total.values()))

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mft_ray.data.encoded import EncodedRows
 from mft_ray.models.artifacts import load_with
-from mft_ray.models.loading import load_model, load_tokenizer
+from mft_ray.models.loading import load_model, load_to_train, load_tokenizer
 from mft_ray.training.job import ScoreJob, TrainJob
 from mft_ray.training.step.states import Rows, StateCache
 from mft_ray.utils.files import read_json
@@ -75,9 +75,8 @@ class WorkerCache:
         if not job.frozen or job.scaling.zero_stage == 3:
             # FFT changes it, and ZeRO-3 leaves it in pieces.
             self._things.pop("model", None)
-            # FFT updates its weights, and small updates vanish in bf16: it holds fp32 and saves job.dtype.
-            dtype = job.dtype if job.frozen else "float32"
-            model = load_model(job.model, dtype, job.attention)
+            dtype, attention = job.dtype, job.attention
+            model = load_model(job.model, dtype, attention) if job.frozen else load_to_train(job.model, attention)
         else:
             key = (job.model, job.dtype, job.attention)
             model = self._keep("model", key, lambda: load_model(*key))

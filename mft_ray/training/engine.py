@@ -27,14 +27,15 @@ def build_engine(
 ) -> Any:
     """Return a DeepSpeed engine over a model.
 
+    What is trained becomes fp32, in which small updates do not vanish: a parameter at a time, as ZeRO-3 shards the model,
+    so that it is never there a second time.
+
     Args:
         model: with masks attached, if any.
         parameters: the trainable ones only; DeepSpeed keeps optimizer state for nothing else.
         train: optimizer and schedule.
         scaling: workers, ZeRO stage and compute dtype.
     """
-    optimizer = build_optimizer(list(parameters), train)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
     settings: dict[str, Any] = {
         # Micro-batches are filled by tokens, and so not equally many in every step: who trains says which is the last
         # (`set_gradient_accumulation_boundary`), and divides by the answer tokens of the global batch.
@@ -49,10 +50,37 @@ def build_engine(
     if scaling.compute == "bfloat16":
         # Autocast rather than bf16 weights: scores keep fp32, where they do not tie at the threshold.
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if scaling.zero_stage == 3:
+        _shard(model, settings)
+    trained = list(parameters)
+    for parameter in trained:
+        _to_fp32(parameter)
+    optimizer = build_optimizer(trained, train)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
     )
     return engine
+
+
+def _shard(model: nn.Module, settings: dict[str, Any]) -> None:
+    """Leave each worker its share of a model's parameters, those of one module after the other."""
+    for module in reversed(list(model.modules())):  # what is inside a module before its own
+        own = [parameter for parameter in module.parameters(recurse=False) if not _sharded(parameter)]
+        for parameter in own:
+            if parameter.requires_grad:
+                _to_fp32(parameter)
+        if own:
+            deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+
+
+def _to_fp32(parameter: nn.Parameter) -> None:
+    if not _sharded(parameter):  # there it is fp32 already, in pieces
+        parameter.data = parameter.data.float()
+
+
+def _sharded(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "ds_id")
 
 
 def build_optimizer(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
@@ -82,7 +110,7 @@ def gathered(parameters: list[nn.Parameter], changed: bool = False) -> AbstractC
         parameters: every worker must name the same.
         changed: what the first worker writes to them meanwhile is kept.
     """
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+    if not any(map(_sharded, parameters)):
         return nullcontext()
     context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(
         parameters, modifier_rank=0 if changed else None
@@ -99,7 +127,7 @@ def gathered_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tens
     state = {}
     first = not dist.is_initialized() or dist.get_rank() == 0
     for name, parameter in model.named_parameters():
-        passing = hasattr(parameter, "ds_id")  # whole for a while only
+        passing = _sharded(parameter)  # whole for a while only
         with gathered([parameter]):
             if first:
                 state[name] = parameter.detach().to("cpu", dtype, copy=passing).contiguous()

@@ -160,8 +160,14 @@ class Trained:
         numbers = sum(shape.numel() for shape in shapes)
         return cls(Weights(count, held, numbers, True, True, effective, origin, states), lowest)
 
-    def bytes(self, job: TrainJob, device: str) -> float:
-        """Return what training takes beside the model, whatever the micro-batch."""
+    def bytes(self, job: TrainJob, device: str, held: float) -> float:
+        """Return what training takes beside the model as it was loaded, whatever the micro-batch.
+
+        Args:
+            job: what to train.
+            device: device of the worker.
+            held: bytes of the model as it was loaded.
+        """
         parts = of_training(
             self.weights,
             job.scaling,
@@ -171,8 +177,9 @@ class Trained:
             gpu=device == "cuda",
             steps=job.train.steps > 0,
         )
-        # A model that is whole for a while under ZeRO-3 is so when the room is measured.
-        return replace(parts, weights=0.0, gathered=0.0).total
+        # FFT makes fp32 of them; under ZeRO-3 what is whole at the beginning makes room.
+        weights = parts.weights + (parts.gathered if job.scaling.zero_stage == 3 else 0.0)
+        return replace(parts, weights=0.0, gathered=0.0).total + max(0.0, weights - held)
 
 
 def training_sizes(
@@ -192,7 +199,8 @@ def training_sizes(
     """
     train, shape, longest = job.train, Shape.of(model), max(lengths)
     room = _agreed(lambda: memory.available(device, job.scaling), device)
-    tokens, paying, fixed, each = micro_batch(shape, Trained.by(job, model), job, longest, room, device.type)
+    held = float(sum(parameter.nbytes for parameter in model.parameters()))
+    tokens, paying, fixed, each = micro_batch(shape, Trained.by(job, model), job, longest, room, held, device.type)
     generated = _generated(job.evaluation, job.evaluation.metric, job.evaluation.monitor)
     scoring = _scoring(shape, scored, generated, room - fixed, train.eval_batch_size)
     sizes = Sizes(max(longest, tokens), scoring, longest).within(limit)
@@ -205,7 +213,7 @@ def training_sizes(
 
 
 def micro_batch(
-    shape: Shape, trained: Trained, job: TrainJob, longest: int, room: float, device: str
+    shape: Shape, trained: Trained, job: TrainJob, longest: int, room: float, held: float, device: str
 ) -> tuple[int, int, float, float]:
     """Return how many tokens a micro-batch of a job is given where it has so much room.
 
@@ -214,7 +222,8 @@ def micro_batch(
         trained: what is trained of it.
         job: what to train.
         longest: tokens of the longest example.
-        room: bytes that the worker may take beside the model.
+        room: bytes that the worker may take beside the model as it was loaded.
+        held: bytes of that.
         device: device of the worker.
 
     Returns:
@@ -222,7 +231,7 @@ def micro_batch(
     """
     whole = job.scaling.zero_stage < 3
     paying = min(TOKENS_AT_ONCE[device], job.train.batch_size // job.scaling.workers * longest)
-    fixed = trained.bytes(job, device)
+    fixed = trained.bytes(job, device, held)
     each = shape.training(longest, trained.lowest, job.scaling.gradient_checkpointing)
     # As many positions as there are tokens may be an answer's.
     if whole and shape.pieces:

@@ -15,7 +15,7 @@ from mft_ray.evaluation.loaded_model import Backbone
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, load_mask, save_mask
 from mft_ray.models.adapter import save_adapter
 from mft_ray.models.artifacts import load_with
-from mft_ray.models.loading import load_model, new_model
+from mft_ray.models.loading import load_model, load_to_train, new_model
 
 DTYPES = ["float32", "bfloat16"]
 
@@ -44,6 +44,18 @@ def test_a_mask_in_any_dtype(architecture: Architecture, stored: str, dtype: str
     on_it = Masks(wanted, settings)
     on_it.put(load_mask(file).masks)
     check(load_with(path, str(file), dtype), on_it.merge())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stored", DTYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: each.kind)
+def test_weights_to_train_become_those_of_the_fp32_model(
+    architecture: Architecture, stored: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "model", architecture, stored)
+    model = load_to_train(path)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    check(model, load_model(path, "float32"))
 
 
 @pytest.mark.parametrize("stored", DTYPES)

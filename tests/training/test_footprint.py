@@ -83,15 +83,20 @@ def test_what_is_trained_is_counted() -> None:
     lora = Trained.by(job(lora=LoraConfig(rank=2, layers="2", target="mlp")), model)
     assert lora == Trained(Weights(count, 4, 3 * 2 * (32 + 64), added=True), lowest=2)
     # Gradient and Adam's two moments: 12 bytes; a score, its mask and W * M beside that.
-    assert full.bytes(job(), "cpu") == 12 * count + 4 * 50 * 32  # and that of the head, beside those added up
-    assert masked.bytes(job(), "cpu") == 21 * scores
+    assert full.bytes(job(), "cpu", 4.0 * count) == 12 * count + 4 * 50 * 32  # and that of the head, beside those added up
+    assert masked.bytes(job(), "cpu", 4.0 * count) == 21 * scores
+    assert full.bytes(job(), "cpu", 2.0 * count) == 14 * count + 4 * 50 * 32  # a bf16 checkpoint, in fp32 from now on
     less = replace(job(), train=TrainConfig(optimizer="rmsprop"))
-    assert Trained.by(less, model).bytes(less, "cpu") == 8 * count + 4 * 50 * 32
+    assert Trained.by(less, model).bytes(less, "cpu", 4.0 * count) == 8 * count + 4 * 50 * 32
     sharded = replace(job(), scaling=ScalingConfig(workers=4, zero_stage=2))
     # A quarter of gradients, Adam's moments and a copy of the weights; and what gradients are reduced in.
-    assert full.bytes(sharded, "cpu") == (4 * 4 / 4 + 4) * count
-    assert full.bytes(sharded, "cuda") > 2e9  # what DeepSpeed sets aside
-    assert masked.bytes(replace(job(), train=TrainConfig(steps=0)), "cpu") == 9 * scores
+    assert full.bytes(sharded, "cpu", 4.0 * count) == (4 * 4 / 4 + 4) * count
+    assert full.bytes(sharded, "cuda", 4.0 * count) > 2e9  # what DeepSpeed sets aside
+    pieces = replace(job(), scaling=ScalingConfig(workers=4, zero_stage=3))
+    whole = replace(pieces, scaling=ScalingConfig(workers=4, zero_stage=2))
+    assert full.bytes(pieces, "cpu", 0.0) - full.bytes(pieces, "cpu", 4.0 * count) == 4 * count  # it makes room
+    assert full.bytes(whole, "cpu", 0.0) - full.bytes(whole, "cpu", 4.0 * count) == 4 * count
+    assert masked.bytes(replace(job(), train=TrainConfig(steps=0)), "cpu", 4.0 * count) == 9 * scores
 
 
 def test_scoring_stays_within_its_ceiling_and_never_stops() -> None:
