@@ -157,7 +157,9 @@ def main() -> None:
             )
             found[name] = json.loads(done.stdout.splitlines()[-1])
     model = 4.0 * WEIGHTS
-    print("| workers | ZeRO | held by each, before | now | loading, all together, before | now | saving, before | now |")
+    print(
+        "| workers | ZeRO | held by each, before | now | loading, all together, before | now | saving, before | now |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for earlier, now in zip(found["before"], found["now"], strict=True):
         cells = [

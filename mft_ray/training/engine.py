@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -118,20 +121,52 @@ def gathered(parameters: list[nn.Parameter], changed: bool = False) -> AbstractC
     return context
 
 
-def gathered_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def gathered_state(model: nn.Module, dtype: torch.dtype, folder: Path) -> dict[str, torch.Tensor]:
     """Return, on the first worker, all parameters, whole, on the CPU, in the given dtype, and persistent buffers.
 
     Every worker must call it; others keep nothing. What is on the CPU in that dtype already is not copied: it changes
-    with the model.
+    with the model. What is copied lies on the disk, so that no second model takes memory that the kernel cannot take
+    back.
+
+    Args:
+        model: the model.
+        dtype: of the parameters that are returned.
+        folder: where there is room for a file, which has no name and goes with the tensors.
     """
-    state = {}
+    parameters = dict(model.named_parameters())
     first = not dist.is_initialized() or dist.get_rank() == 0
-    for name, parameter in model.named_parameters():
-        passing = _sharded(parameter)  # whole for a while only
+    copied = {name: _shape(each) for name, each in parameters.items() if _sharded(each) or not _as_is(each, dtype)}
+    state = _on_disk(copied, dtype, folder) if first else {}
+    for name, parameter in parameters.items():
         with gathered([parameter]):
-            if first:
-                state[name] = parameter.detach().to("cpu", dtype, copy=passing).contiguous()
+            if first and name in copied:
+                state[name].copy_(parameter.detach())
+            elif first:
+                state[name] = parameter.detach().contiguous()
     if first:
         kept = model.state_dict().keys()
         state.update({name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept})
     return state
+
+
+def _as_is(parameter: nn.Parameter, dtype: torch.dtype) -> bool:
+    return parameter.device.type == "cpu" and parameter.dtype == dtype
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Return the shape of a parameter when it is whole."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def _on_disk(shapes: Mapping[str, torch.Size], dtype: torch.dtype, folder: Path) -> dict[str, torch.Tensor]:
+    """Return tensors over a file that nobody else sees."""
+    sizes = [shape.numel() for shape in shapes.values()]
+    if not sum(sizes):
+        return {}
+    with tempfile.NamedTemporaryFile(prefix=".state-", dir=folder) as file:
+        # Now: where the disk is full, whoever wrote to the mapping would be killed.
+        os.posix_fallocate(file.fileno(), 0, sum(sizes) * dtype.itemsize)
+        storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=sum(sizes) * dtype.itemsize)
+    every = torch.empty(0, dtype=dtype).set_(storage)
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), every.split(sizes), strict=True)}

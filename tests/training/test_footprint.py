@@ -83,7 +83,9 @@ def test_what_is_trained_is_counted() -> None:
     lora = Trained.by(job(lora=LoraConfig(rank=2, layers="2", target="mlp")), model)
     assert lora == Trained(Weights(count, 4, 3 * 2 * (32 + 64), added=True), lowest=2)
     # Gradient and Adam's two moments: 12 bytes; a score, its mask and W * M beside that.
-    assert full.bytes(job(), "cpu", 4.0 * count) == 12 * count + 4 * 50 * 32  # and that of the head, beside those added up
+    assert (
+        full.bytes(job(), "cpu", 4.0 * count) == 12 * count + 4 * 50 * 32
+    )  # and that of the head, beside those added up
     assert masked.bytes(job(), "cpu", 4.0 * count) == 21 * scores
     assert full.bytes(job(), "cpu", 2.0 * count) == 14 * count + 4 * 50 * 32  # a bf16 checkpoint, in fp32 from now on
     less = replace(job(), train=TrainConfig(optimizer="rmsprop"))

@@ -26,7 +26,7 @@ class EveryWeight(Method):
 
     def keep(self, out: Path) -> None:
         """Write the model."""
-        state = gathered_state(self._model, self._dtype)
+        state = gathered_state(self._model, self._dtype, out)
         if dist.get_rank() == 0:
             save_model(self._model, state, self._tokenizer, out / MODEL)
 
