@@ -38,7 +38,8 @@ from mft_ray.training.job import TrainJob
 from mft_ray.training.loop import Trainer
 
 SHAPE = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-         "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 512}
+         "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+         "max_position_embeddings": 512}
 TINY = {**SHAPE, "hidden_size": 18, "intermediate_size": 36, "num_hidden_layers": 2}
 
 
@@ -127,7 +128,8 @@ def main(root):
             told = [tell.get(timeout=300) for _ in group]
             for each in group:
                 each.join()
-            found.append({"workers": workers, "stage": stage, **{name: [row[name] for row in told] for name in told[0]}})
+            rows = {name: [row[name] for row in told] for name in told[0]}
+            found.append({"workers": workers, "stage": stage, **rows})
             print(found[-1], file=sys.stderr, flush=True)
     print(json.dumps(found))
 

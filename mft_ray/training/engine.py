@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -30,8 +32,8 @@ def build_engine(
 ) -> Any:
     """Return a DeepSpeed engine over a model.
 
-    What is trained becomes fp32, in which small updates do not vanish: a parameter at a time, as ZeRO-3 shards the model,
-    so that it is never there a second time.
+    What is trained becomes fp32, in which small updates do not vanish: a parameter at a time, as ZeRO-3 shards the
+    model, so that it is never there a second time.
 
     Args:
         model: with masks attached, if any.
@@ -160,13 +162,15 @@ def _shape(parameter: nn.Parameter) -> torch.Size:
 
 
 def _on_disk(shapes: Mapping[str, torch.Size], dtype: torch.dtype, folder: Path) -> dict[str, torch.Tensor]:
-    """Return tensors over a file that nobody else sees."""
-    sizes = [shape.numel() for shape in shapes.values()]
-    if not sum(sizes):
+    """Return tensors over a file that nobody else sees, each its own storage: transformers copies shared ones."""
+    sizes = {name: shape.numel() * dtype.itemsize for name, shape in shapes.items()}
+    if not (total := sum(sizes.values())):
         return {}
     with tempfile.NamedTemporaryFile(prefix=".state-", dir=folder) as file:
         # Now: where the disk is full, whoever wrote to the mapping would be killed.
-        os.posix_fallocate(file.fileno(), 0, sum(sizes) * dtype.itemsize)
-        storage = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=sum(sizes) * dtype.itemsize)
-    every = torch.empty(0, dtype=dtype).set_(storage)
-    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), every.split(sizes), strict=True)}
+        os.posix_fallocate(file.fileno(), 0, total)
+        every = np.memmap(file.name, np.uint8, "r+", shape=total)
+    parts = np.split(every, list(itertools.accumulate(sizes.values()))[:-1])
+    return {
+        name: torch.from_numpy(part).view(dtype).view(shapes[name]) for name, part in zip(sizes, parts, strict=True)
+    }

@@ -68,6 +68,7 @@ def test_a_copy_takes_no_memory_of_its_own(tmp_path: Path) -> None:
     before = _own_memory()
     state = gathered_state(model, torch.bfloat16, tmp_path)
     assert _own_memory() - before < 0.1 * state["weight"].nbytes
+    assert len({each.untyped_storage().data_ptr() for each in state.values()}) == len(state)  # none is taken for tied
     torch.testing.assert_close(state["bias"], model.bias.detach().bfloat16())
 
 
