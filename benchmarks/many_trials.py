@@ -1,8 +1,9 @@
-"""A search of many tiny trials: does it run through, is memory flat, is anything left on the cluster?
+"""A search of many tiny trials: is memory flat, does a trial cost more at the end, is anything left?
 
     python benchmarks/many_trials.py [--trials 200] [--recycle-after 50] [--json FILE]
 
-The trials are a few steps each, so that what a search spends per trial, and might leak, is all that there is.
+The trials are a few steps each, so that what a search spends per trial, and might leak, is all that there is. What
+grows with the number of trials is timed once more when all are there: the best of three.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 from ray.util.state import list_actors, list_placement_groups
 
-from mft_ray.config import parse_config
+from mft_ray.config import load_config, parse_config
+from mft_ray.runs.fft_model import FftModel
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.snapshot import read_live, state_of
+from mft_ray.runs.study_storage import keep_copy
+from mft_ray.searches.leaderboard import write_results
+from mft_ray.searches.more_trials import continue_search
 from mft_ray.searches.pipeline import search
+from mft_ray.tracking.snapshot import SnapshotReader
 from mft_ray.workers.connection import connected
 
 EVERY_S = 1.0
@@ -69,6 +78,39 @@ class Memory:
             self.samples.append((ended, sample))
 
 
+def seconds_a_trial(trials: Path, low: int, high: int) -> float:
+    """Return the time from the end of one trial to that of a later one, divided by the trials between them."""
+    ends = sorted(path.stat().st_mtime for path in trials.glob("*/outcome.json"))
+    return round((ends[high] - ends[low]) / (high - low), 3)
+
+
+def once_more(folder: RunFolder) -> dict[str, float]:
+    """Return the seconds that each thing takes which is done again and again with all trials at hand."""
+    config, fft = load_config(folder.config), FftModel.load(folder.fft_model)
+
+    def suggest() -> None:
+        search = continue_search(folder.study, config.search.sampler, 0, 0, 1)
+        search._ot_study.ask(search._space)
+
+    reader = SnapshotReader(folder, config.search.method)
+    reader.read()
+    works: dict[str, Callable[[], object]] = {
+        "leaderboard and curves": lambda: write_results(folder, fft, config.search.keep),
+        "study opened, and a suggestion": suggest,
+        "copy of the study": lambda: keep_copy(folder.study, folder.study_copy),
+        "a dashboard's look whether anything has changed": lambda: state_of(folder.root),
+        "a dashboard's look at all of it": lambda: read_live(folder.root),
+        "a tracker's look": reader.read,
+    }
+    return {name: round(min(_timed(work) for _ in range(3)), 3) for name, work in works.items()}
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def _megabytes(process: psutil.Process) -> float:
     memory = process.memory_info()
     return float(memory.rss - memory.shared) / 2**20  # what is shared, such as libraries, counts for none
@@ -101,10 +143,17 @@ def run(trials: int, recycle_after: int, out: Path) -> dict[str, Any]:
         "trials": len(board),
         "with a score": sum(row["score"] is not None for row in board),
         "wall_s": round(wall, 1),
+        "seconds a trial, second tenth": seconds_a_trial(folder.trials, tenth, 2 * tenth),
+        "seconds a trial, last tenth": seconds_a_trial(folder.trials, trials - tenth, trials - 1),
+        "seconds with all trials there": once_more(folder),
         "megabytes, second tenth of the trials": memory.at(tenth, 2 * tenth),
         "megabytes, last tenth of the trials": memory.at(trials - tenth, trials - 1),
         "actors left": [name for name in actors if not name.startswith("_AutoscalingCoordinatorActor")],
         "placement groups left": len(groups),
+        "megabytes of the study": round(folder.study.stat().st_size / 2**20, 1),
+        "megabytes of Tune's snapshot": round(
+            sum(path.stat().st_size for path in folder.tune.glob("*/experiment_state-*.json")) / 2**20, 1
+        ),
         "megabytes on disk": round(sum(path.stat().st_size for path in folder.root.rglob("*")) / 2**20, 1),
     }
 
