@@ -44,6 +44,7 @@ class Needs:
         micro_batch: tokens of a micro-batch.
         training: bytes on a worker's device where a step takes the most.
         evaluation: bytes there where an evaluation does.
+        loading: bytes there of the model as it is loaded, which ZeRO-3 shards afterwards; on a CPU it is a mapped file.
         operations: floating-point operations of a training step, over all workers.
         scoring: those of the forward pass over one example.
         counted: whether activations and operations were counted, and not estimated from the widths of layers.
@@ -55,6 +56,7 @@ class Needs:
     micro_batch: int
     training: Parts
     evaluation: float
+    loading: float
     operations: float
     scoring: float
     counted: bool
@@ -62,7 +64,7 @@ class Needs:
     @property
     def peak(self) -> float:
         """Bytes on a worker's device at the most."""
-        return max(self.training.total, self.evaluation)
+        return max(self.training.total, self.evaluation, self.loading)
 
 
 def needs_of(
@@ -117,6 +119,7 @@ def needs_of(
         tokens,
         parts,
         _evaluation(job, shape, trained, lengths, device),
+        loaded if device == "cuda" else 0.0,
         operations * job.train.batch_size,
         scoring,
         found is not None,

@@ -93,6 +93,7 @@ def _training(one: Training) -> JsonObject:
         "trained": one.needs.trained,
         "bytes": vars(one.needs.training),
         "evaluation_bytes": one.needs.evaluation,
+        "loading_bytes": one.needs.loading,
         "peak_bytes": one.needs.peak,
         "room_bytes": one.room,
         "fits": one.fits,
@@ -117,6 +118,8 @@ def _trainings(plan: Plan) -> list[str]:
         for name, label in _PARTS.items()
         if any(getattr(each.needs.training, name) for each in runs)
     ]
+    if any(each.needs.loading == each.needs.peak for each in runs):
+        rows.append(("the model as it is loaded", *(size(each.needs.loading) for each in runs)))
     rows += [
         ("a step, in all", *(size(each.needs.training.total) for each in runs)),
         ("an evaluation, in all", *(size(each.needs.evaluation) for each in runs)),

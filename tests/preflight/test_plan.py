@@ -108,6 +108,16 @@ def test_what_does_not_fit_is_told_with_what_makes_it_fit(model: str) -> None:
     assert plan(subject(parse_config(changed), "l4-24g", 512)).trainings[0].fits
 
 
+def test_a_card_must_hold_the_whole_model_before_zero_3_shards_it(model: str) -> None:
+    scaling = {"workers": 32, "zero_stage": 3}
+    tiny = {"train": {"batch_size": 32, "micro_batch_tokens": 512, "eval_batch_size": 1}}
+    found = planned(model, scaling=scaling, fft=tiny, **tiny)
+    for each in found.trainings:
+        assert each.needs.loading == 2 * each.needs.weights <= each.needs.peak
+    on_cpu = parse_config(tree(model, scaling={"gpus_per_worker": 0, "workers": 2}))
+    assert plan(subject(on_cpu, None, 512)).trainings[0].needs.loading == 0.0
+
+
 def test_float32_on_a_gpu_has_memory_and_no_hours(model: str) -> None:
     found = planned(model, scaling={"compute": "float32"})
     assert found.hours is None
