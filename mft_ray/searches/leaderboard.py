@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from mft_ray.models.artifacts import drop_artifact
@@ -10,8 +11,11 @@ from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder, has_ended
 from mft_ray.runs.records import Curves, Leaderboard, Point, Trial
 from mft_ray.training.job import Outcome, StopReason
-from mft_ray.utils.files import read_json
+from mft_ray.utils.files import Signature, read_json, signature
 from mft_ray.verdict.test_looks import looks
+
+# Of so many trainings it is kept what their files say: it is written anew after every trial.
+_KEPT = 10_000
 
 
 def write_results(folder: RunFolder, baseline: FftModel, keep: int) -> list[Trial]:
@@ -65,7 +69,13 @@ def _write_curves(folder: RunFolder) -> None:
 
 
 def _trial(config: Path, fft_score: float) -> Trial:
-    outcome_path, error_path = config.with_name("outcome.json"), config.with_name("error.json")
+    files = tuple(config.with_name(name) for name in ("config.json", "outcome.json", "error.json"))
+    return _read_trial(files, tuple(map(signature, files)), fft_score).model_copy()
+
+
+@lru_cache(_KEPT)
+def _read_trial(files: tuple[Path, ...], signed: tuple[Signature | None, ...], fft_score: float) -> Trial:
+    config, outcome_path, error_path = files
     reason = StopReason.FAILED if error_path.exists() else StopReason.CANCELLED
     trial = Trial(trial_id=config.parent.name, config=read_json(config, dict), status=reason, stopped_reason=reason)
     if outcome_path.exists():
@@ -85,4 +95,9 @@ def _trial(config: Path, fft_score: float) -> Trial:
 
 
 def _curve(path: Path) -> list[Point]:
-    return [Point.of(evaluation) for evaluation in Outcome.load(path).history] if path.exists() else []
+    return _read_curve(path, signature(path))
+
+
+@lru_cache(_KEPT)
+def _read_curve(path: Path, signed: Signature | None) -> list[Point]:
+    return [] if signed is None else [Point.of(evaluation) for evaluation in Outcome.load(path).history]

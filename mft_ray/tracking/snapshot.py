@@ -11,12 +11,11 @@ from mft_ray.config.params import Params
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Baseline, Measured, Verdict
 from mft_ray.training.job import Evaluation, Outcome, StopReason, read_progress
-from mft_ray.utils.files import Damaged, read_json
+from mft_ray.utils.files import Damaged, Signature, read_json, signature
 
 FFT, CONTINUED, VERDICT = "fft", "continued_fft", "verdict"
 _FILES = ("config.json", "progress.json", "outcome.json", "error.json")
-# Of a file: its time and its size. Of a run: those of what is known of it.
-_Signature = tuple[tuple[int, int] | None, ...]
+_Signatures = tuple[Signature | None, ...]
 
 
 @dataclass(frozen=True)
@@ -78,57 +77,49 @@ class SnapshotReader:
 
     def __init__(self, folder: RunFolder, method: str) -> None:
         self._folder, self._method = folder, method
-        self._known: dict[str, tuple[_Signature, Training]] = {}
-        self._verdict: tuple[_Signature, Verdict] | None = None
+        self._known: dict[str, tuple[_Signatures, Training]] = {}
+        self._verdict: tuple[Signature, Verdict] | None = None
 
     def read(self) -> Snapshot:
         """Return what is in the folder now."""
         found = list(self._trainings())
-        self._known = {training.name: (signature, training) for signature, training in found}
+        self._known = {training.name: (signed, training) for signed, training in found}
         return Snapshot(tuple(training for _, training in found), self._read_verdict())
 
-    def _trainings(self) -> Iterator[tuple[_Signature, Training]]:
+    def _trainings(self) -> Iterator[tuple[_Signatures, Training]]:
         folder = self._folder
-        baseline = _signed(folder.baseline)
+        baseline = signature(folder.baseline)
         its = Baseline.load(folder.baseline) if baseline else None
         for name, out, measured in (
             (FFT, folder.fft, its),
             (CONTINUED, folder.continued, its.continued if its else None),
         ):
-            signature = (*_signature(out), baseline)
-            if any(_signature(out)) or measured is not None:
-                yield signature, self._cached(name, signature) or _baseline_training(name, out, measured, its)
+            signed = (*_signatures(out), baseline)
+            if any(_signatures(out)) or measured is not None:
+                yield signed, self._cached(name, signed) or _baseline_training(name, out, measured, its)
         for config in sorted(folder.trials.glob("*/config.json")):
             out = config.parent
-            signature = (*_signature(out), baseline)
+            signed = (*_signatures(out), baseline)
             try:
-                yield signature, self._cached(out.name, signature) or _trial(out, self._method, its)
+                yield signed, self._cached(out.name, signed) or _trial(out, self._method, its)
             except (FileNotFoundError, Damaged):
                 continue  # it is being deleted, or replaced: next time
 
-    def _cached(self, name: str, signature: _Signature) -> Training | None:
+    def _cached(self, name: str, signed: _Signatures) -> Training | None:
         known = self._known.get(name)
-        return known[1] if known and known[0] == signature else None
+        return known[1] if known and known[0] == signed else None
 
     def _read_verdict(self) -> Verdict | None:
-        signature = (_signed(self._folder.verdict),)
-        if signature == (None,):
+        signed = signature(self._folder.verdict)
+        if signed is None:
             return None
-        if self._verdict is None or self._verdict[0] != signature:
-            self._verdict = (signature, Verdict.load(self._folder.verdict))
+        if self._verdict is None or self._verdict[0] != signed:
+            self._verdict = (signed, Verdict.load(self._folder.verdict))
         return self._verdict[1]
 
 
-def _signed(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size
-
-
-def _signature(out: Path) -> _Signature:
-    return tuple(_signed(out / name) for name in _FILES)
+def _signatures(out: Path) -> _Signatures:
+    return tuple(signature(out / name) for name in _FILES)
 
 
 def _history(out: Path) -> tuple[Evaluation, ...]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+# Time of the last change, in nanoseconds, and bytes.
+Signature = tuple[int, int]
 _PARTIAL, _OLD = ".partial", ".old"
 # Of file systems that cannot be told to write now: some network and user-space ones, most of them for folders.
 _NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
@@ -107,6 +109,19 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         content: what JSON can hold; numbers may be NaN or infinite.
     """
     write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
+
+
+def signature(path: str | os.PathLike[str]) -> Signature | None:
+    """Return what changes when a file does; None where there is none.
+
+    Args:
+        path: path of the file.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def read_json(path: str | os.PathLike[str], read: Callable[[Any], _T]) -> _T:
