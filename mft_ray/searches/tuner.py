@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import ray.tune
+from ray.tune.logger import JsonLoggerCallback
 
 from mft_ray.config import METHODS
 from mft_ray.errors import RunFailed
@@ -91,8 +92,10 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
     # Tune's own tables would bury ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     # Between two snapshots no trial must both begin and end: it would be lost with the process. Tune's own are
-    # 10 seconds apart.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+    # 10 seconds apart. A snapshot has all trials in it: of many it is made less often.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(max(1.0, plan.config.search.trials / 200)))
+    # Curves for TensorBoard and tables are in the run folder. Of Tune's own logs it reads one when it resumes.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_said_otherwise)
     trainable = ray.tune.with_resources(ray.tune.with_parameters(MaskTrial, plan=plan), DRIVER)
     wanted = plan.config.search.trials
@@ -218,7 +221,7 @@ def _new(
         run_config=ray.tune.RunConfig(
             name=experiment.name,
             storage_path=str(folder.tune),
-            callbacks=[progress],
+            callbacks=[progress, JsonLoggerCallback()],
             stop=TrialStopper(plan.stop, METHODS[search.method].recipe(plan.config).train.steps),
             verbose=0,
             # A driver that dies is started again, and its trial goes on from its workers' own checkpoint.
