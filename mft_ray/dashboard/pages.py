@@ -17,6 +17,7 @@ from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
 from mft_ray.report.leaderboard import reason
+from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.snapshot import Live, Phase
@@ -69,6 +70,7 @@ def state(live: Live) -> JsonObject:
         "banner": verdict.banner(run),
         "last": live.log[-1] if live.log else "",
         "folder": str(run.folder),
+        "next_steps": next_steps(run) if live.phase is Phase.DONE else [],
     }
 
 

@@ -133,6 +133,8 @@ def _searched(run: Session, baseline: FftModel, outlook: Outlook) -> list[Trial]
         if any(trial.watched is not None for trial in keep_results()):
             log(f"report so far: {render(folder.root)}")
         raise
+    finally:
+        outlook.left = outlook.waits = ""
     missing = search.trials - begun_trials(folder)
     if asked_to_end(folder):
         log_warning(f"a person has ended the search; {missing} of {search.trials} trials have not begun")

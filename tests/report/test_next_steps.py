@@ -106,8 +106,7 @@ def test_a_gain_is_exported_and_tried_with_other_seeds(ended: Made, tmp_path: Pa
     )
 
 
-def test_a_gain_of_a_model_that_reads_text_is_tried_on_other_tasks(ended: Made, tmp_path: Path) -> None:
-    (tmp_path / "run" / "work" / "fft" / "best").mkdir(parents=True) if False else None
+def test_a_gain_of_a_model_that_reads_text_is_tried_on_other_tasks(ended: Made) -> None:
     steps = ended(config={"model": {"path": "owner/name"}, "evaluation": {"tasks": ["gsm8k"]}})
     command = told(steps, "elsewhere").command
     assert command is not None
@@ -120,7 +119,6 @@ def test_a_gain_that_seeds_have_confirmed_is_not_tried_with_more(ended: Made) ->
     seeds = {"n": 3, "runs": [], "delta": spread, "within_noise": False}
     steps = ended({"seeds": seeds}, config={"verdict": {"seeds": 3}})
     assert not any("seed" in step.why for step in steps)
-    seeds["within_noise"] = True
 
 
 def test_a_gain_within_seed_noise_wants_more_seeds(ended: Made) -> None:
@@ -161,7 +159,8 @@ def test_power(ended: Made, needed: int | None, digits: int, said: str, setting:
 
 
 def test_power_of_a_users_own_data_names_the_settings(ended: Made) -> None:
-    steps = ended({**NO, "needed": 9_120}, config={"data": {"train": "/d/train.jsonl"}, "model": {"path": "owner/name"}})
+    own = {"data": {"train": "/d/train.jsonl"}, "model": {"path": "owner/name"}}
+    steps = ended({**NO, "needed": 9_120}, config=own)
     step = told(steps, "data.test and data.n_test")
     assert step.command is None
 
