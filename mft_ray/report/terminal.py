@@ -75,7 +75,8 @@ def picture(live: Live, outlook: Outlook, height: int = 40, width: int = 120) ->
         few = max(1, min(_BEST, height - _OTHER_LINES - len(live.running)))
         # Before the verdict no trial is judged: the mark is of the best so far.
         parts.append(table(live.run, few, also=live.running, width=width, whole=False))
-    for name, text in (("left", outlook.left), ("waits", outlook.waits), ("asked", _asked(live))):
+    said = [("", line) for line in _while_training(live)]
+    for name, text in (*said, ("left", outlook.left), ("waits", outlook.waits), ("asked", _asked(live))):
         if text:
             parts.append(Text(f"{name:<6}{text}", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
@@ -146,6 +147,21 @@ def _stage(live: Live) -> str:
 
 def _last(points: list[Point], name: str, shown: Unit) -> list[str]:
     return [f"{name}: step {points[-1].step:,}, {shown.score(points[-1].score)}"] if points else []
+
+
+def _while_training(live: Live) -> list[str]:
+    """Return how trials at work stand by another metric than the leaderboard's, where that comes at their ends only."""
+    if live.run.baseline.watched is None:
+        return []
+    run = live.run.while_training
+    shown, fft, lines = unit(run.baseline.metric), run.baseline.validation.score, []
+    for name in sorted(live.running):
+        if points := run.curves.trials.get(name):
+            score = points[-1].score
+            delta = None if score is None or fft is None else score - fft
+            line = f"{name} step {points[-1].step:,}: {shown.score(score)}, {shown.delta(delta)} against FFT"
+            lines.append(f"{line} ({shown.label.lower()})")
+    return lines
 
 
 def _asked(live: Live) -> str:

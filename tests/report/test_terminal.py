@@ -76,6 +76,16 @@ def test_before_trials_it_says_how_far_fft_is(at_work: Path) -> None:
     assert "trains the FFT baseline · FFT: step 2,400, 88.40 %" in shown(at_work, Outlook())
 
 
+def test_trials_that_are_watched_by_another_metric_are_shown_by_that(at_work: Path) -> None:
+    for name in ("baseline.json", "leaderboard.json"):
+        content = json.loads((at_work / name).read_text())
+        record = content["baseline"] if name == "leaderboard.json" else content
+        record["watched"] = {"metric": "answer_logprob", "validation": {"score": 0.25, "n": 2000}}
+        (at_work / name).write_text(json.dumps(content))
+    text = shown(at_work, Outlook())
+    assert "late step 40: 0.5000 nats/token, +0.2500 nats/token against FFT (log-probability per answer token)" in text
+
+
 def test_on_a_narrow_terminal_scores_are_whole_and_settings_give_way(at_work: Path) -> None:
     text = shown(at_work, Outlook(), width=80)
     assert max(map(len, text.splitlines())) <= 80

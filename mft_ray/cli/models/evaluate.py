@@ -81,6 +81,10 @@ def _run(options: argparse.Namespace) -> JsonObject:
         dtype=options.dtype,
         pretrained=options.pretrained,
     )
+    if options.quiet:  # else they are the last lines of progress
+        for task, models in found.items():
+            for name, one in models.items():
+                print(f"{task}, {name}: {one['metric']} {one['score']:.4f}")
     print(f"prompts, texts and scores: {options.out}")
     return found
 

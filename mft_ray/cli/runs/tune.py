@@ -37,7 +37,7 @@ COMMAND = Command(
     mft-ray tune --config tune_spaces/gsm8k_smollm2.yaml --set search.trials=20
     mft-ray tune --resume runs/quickstart-20260101-120000
     mft-ray tune --resume runs/quickstart-20260101-120000 --set search.trials=32
-    mft-ray tune --config FILE --json 2> progress.txt
+    mft-ray tune --config FILE --json
     ray job submit --working-dir . -- python -m mft_ray.tune --config FILE --set run.dir=/shared/runs/mine
     """,
     add_options=_add_options,
