@@ -12,7 +12,7 @@ from mft_ray.config import METHODS, Config, FloatRange, parse_config
 from mft_ray.errors import UserError
 from mft_ray.models.names import ADAPTER, BEST_MODEL, MASK
 from mft_ray.runs.reading import Run
-from mft_ray.runs.records import Trial, Verdict
+from mft_ray.runs.records import Verdict
 from mft_ray.training.job import StopReason
 from mft_ray.utils.formatting import setting, unit
 
@@ -109,6 +109,9 @@ def _other_tasks(run: Run) -> Iterator[Step]:
     there = [path for path in found if path.exists()]
     section = run.config.get("model")
     words = isinstance(section, dict) and section.get("path") is not None  # one from scratch speaks only its own task
+    mask = run.config.get("mask")
+    if isinstance(mask, dict) and mask.get("removes") == "delta":  # the model before fine-tuning is wanted too
+        return
     if run.verdict is None or run.verdict.other_tasks or not there or not words or run.backbone is None:
         return
     evaluation, data = run.config.get("evaluation"), run.config.get("data")
@@ -177,13 +180,23 @@ def _few(run: Run, config: Config) -> Iterator[Step]:
     if scored <= config.search.startup_trials:
         why += f": the first {config.search.startup_trials} are drawn at random, and only later ones learn from them"
     # The best of more trials may be another, and the test examples have been looked at for this one.
-    resume = ("--resume", run.folder.resolve(), "--set", f"search.trials={more}", "--look-again")
+    changes = [f"search.trials={more}", *_more_budget(run, config)]
+    given = [part for change in changes for part in ("--set", change)]
+    resume = ("--resume", run.folder.resolve(), *given, "--look-again")
     yield Step(f"{why}. {more} of them, with a further look at the test examples:", _command("tune", *resume))
+
+
+def _more_budget(run: Run, config: Config) -> list[str]:
+    """Return twice the limits of a budget that is spent: without that no further trial would begin."""
+    if not (run.folder / "work" / "budget-spent").exists():
+        return []
+    limits = {name: getattr(config.search.budget, name) for name in ("hours", "tokens", "dollars")}
+    return [f"search.budget.{name}={2 * limit}" for name, limit in limits.items() if limit is not None]
 
 
 def _edges(run: Run, config: Config) -> Iterator[Step]:
     best = [trial for trial in run.trials if trial.score is not None][:_AT_EDGE]
-    if len(best) < _AT_EDGE or len({_key(trial) for trial in best}) < _AT_EDGE:
+    if len(best) < _AT_EDGE:
         return
     names = [*METHODS[config.search.method].short_names, *config.search.space.paths]
     for name in names:
@@ -198,10 +211,6 @@ def _edges(run: Run, config: Config) -> Iterator[Step]:
         else:
             command = _again(run, "wider", f"search.space.{name}={wider}", keep_fft=config)
             yield Step(f"{why}. A new search that goes further:", command)
-
-
-def _key(trial: Trial) -> str:
-    return repr(sorted(trial.config.items(), key=lambda item: item[0]))
 
 
 def _parameter(config: Config, name: str) -> object:
@@ -289,7 +298,7 @@ def _fft_not_done(run: Run, config: Config, verdict: Verdict) -> Iterator[Step]:
     shown = unit(verdict.metric)
     why = (
         f"FFT continued scores {shown.score(continued)} and FFT {shown.score(verdict.fft)}: FFT had more to learn, and "
-        "a mask is worth little before that"
+        f"a {run.product} is worth little before that"
     )
     train = config.fft.train
     if config.fft.given:

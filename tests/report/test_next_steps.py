@@ -171,6 +171,15 @@ def test_few_trials_want_more(ended: Made, tmp_path: Path) -> None:
     assert "drawn at random" in step.why
 
 
+def test_more_trials_of_a_budget_that_is_spent_want_a_larger_one(ended: Made, tmp_path: Path) -> None:
+    work = tmp_path / "run" / "work"
+    work.mkdir(parents=True)
+    (work / "budget-spent").touch()
+    search = {"trials": 4, "budget": {"hours": 1.5, "tokens": 3_000_000}}
+    step = told(ended(NO, trials=[trial(0)], config={"search": search}), "are few")
+    assert "search.budget.hours=3.0 --set search.budget.tokens=6000000 --look-again" in str(step.command)
+
+
 def test_many_trials_are_not_few(ended: Made) -> None:
     many = [trial(place, ratio=0.1 + place / 100) for place in range(20)]
     assert not any("are few" in step.why for step in ended(NO, trials=many, config={"search": {"trials": 20}}))
