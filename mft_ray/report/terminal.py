@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as Drawing
@@ -53,12 +54,15 @@ def drawn(folder: Path, outlook: Outlook) -> Iterator[None]:
         yield
         return
     screen = _Screen(folder, outlook)
-    with printed_by(screen.line):
-        screen.begin()
-        try:
-            yield
-        finally:
-            screen.end()
+    try:
+        with printed_by(screen.line):
+            screen.begin()
+            try:
+                yield
+            finally:
+                screen.end()
+    finally:
+        screen.print_rest()
 
 
 def picture(live: Live, outlook: Outlook, height: int = 40, width: int = 120) -> RenderableType:
@@ -83,7 +87,11 @@ def picture(live: Live, outlook: Outlook, height: int = 40, width: int = 120) ->
 
 
 class _Screen:
-    """A thread that draws, and the lines above what it draws."""
+    """A thread that draws, and prints the lines above what it draws.
+
+    Who has a line to print leaves it for the thread: a terminal that stands still holds nobody up, and a signal's
+    handler may print whatever it has interrupted.
+    """
 
     def __init__(self, folder: Path, outlook: Outlook) -> None:
         self.folder, self.outlook = folder, outlook
@@ -91,34 +99,54 @@ class _Screen:
         # What libraries print on stderr is in a file; where it is not, it stands above too.
         errors = sys.stderr is not None and sys.stderr.isatty()
         self.drawing = Drawing(console=self.console, auto_refresh=False, transient=True, redirect_stderr=errors)
-        self.over = threading.Event()
+        self.lines: SimpleQueue[str | None] = SimpleQueue()  # None: it is over
+        self.over = False
         self.thread = threading.Thread(target=self._draw, daemon=True, name="terminal")
 
     def begin(self) -> None:
         self.thread.start()
 
     def end(self) -> None:
-        self.over.set()
+        self.lines.put(None)
         self.thread.join(_END_S)  # it wipes off what it has drawn
+        self.over = True
 
     def line(self, text: str) -> None:
-        """Print a line above what is drawn, as it is: neither coloured nor broken."""
-        try:
-            self.console.print(Text(text), soft_wrap=True)
-        except Exception:  # of what stands below it; the line itself can be printed
+        if self.over:
             print(text, flush=True)
+        else:
+            self.lines.put(text)
+
+    def print_rest(self) -> None:
+        """Print what the thread has not, in order."""
+        with suppress(Empty):
+            while True:
+                if text := self.lines.get_nowait():
+                    print(text, flush=True)
 
     def _draw(self) -> None:
         try:
             with self.drawing:
                 self._draw_until_over()
         except Exception as error:
+            self.over = True
+            self.print_rest()
             log_warning(f"the search is no longer drawn here, and goes on: {type(error).__name__}: {error}")
 
     def _draw_until_over(self) -> None:
-        failed, pause = 0, 0.0
-        while not self.over.wait(pause):
+        failed, due = 0, time.monotonic()
+        while True:
+            try:
+                text = self.lines.get(timeout=max(0.0, due - time.monotonic()))
+            except Empty:
+                text = ""
+            if text is None:
+                return
+            if text:  # as it is: neither coloured nor broken
+                self.console.print(Text(text), soft_wrap=True)
             began = time.monotonic()
+            if began < due:
+                continue
             try:
                 width, height = self.console.size
                 self.drawing.update(picture(read_live(self.folder), self.outlook, height, width), refresh=True)
@@ -127,7 +155,8 @@ class _Screen:
                 failed += 1
                 if failed == _TRIES:
                     raise
-            pause = max(_EVERY_S, (time.monotonic() - began) / _PART)
+            now = time.monotonic()
+            due = now + max(_EVERY_S, (now - began) / _PART)
 
 
 def _stage(live: Live) -> str:
