@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from rich.console import Console
@@ -129,6 +132,36 @@ def test_lines_stand_above_and_the_drawing_goes_at_the_end(at_work: Path, shell:
     assert "FFT baseline" in drawing
     assert "FFT baseline" in after  # again, below it
     assert after.endswith(("\x1b[2K", "\x1b[?25h"))
+
+
+def test_a_signals_handler_prints_whatever_it_interrupts(at_work: Path, shell: Terminal) -> None:
+    """What Ctrl-C is answered with came while another line was being printed, and the search did not end."""
+    handled = 0
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal handled
+        handled += 1
+        log(f"handled {handled};")
+
+    def interrupt() -> None:
+        for _ in range(50):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.002)
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with redirect_stdout(shell), drawn(at_work, Outlook()):
+            interrupting = threading.Thread(target=interrupt)
+            interrupting.start()
+            for number in range(200):
+                log(f"line {number};")
+            interrupting.join()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    text = shell.getvalue()
+    assert handled > 0
+    said = [*(f"line {number};" for number in range(200)), *(f"handled {number};" for number in range(1, handled + 1))]
+    assert [line for line in said if text.count(line) != 1] == []
 
 
 def test_an_error_ends_the_drawing_and_says_so(
