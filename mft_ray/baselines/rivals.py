@@ -10,7 +10,7 @@ from mft_ray.runs.context import RunContext
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.training.job import Outcome
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 
 
 def best_rival(run: RunContext, baseline: FftModel) -> tuple[tuple[str, Candidate] | None, dict[str, str]]:
@@ -35,7 +35,7 @@ def best_rival(run: RunContext, baseline: FftModel) -> tuple[tuple[str, Candidat
             try:
                 outcome = _train(method, its, baseline)
             except RunFailed as error:
-                log(f"rival {method} has failed: {error.told.rstrip('.')}. The verdict goes on without it.")
+                log_warning(f"rival {method} has failed: {error.told.rstrip('.')}. The verdict goes on without it.")
                 failed[method] = str(error)
                 continue
             if outcome.best_evaluation is None:

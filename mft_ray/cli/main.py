@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from mft_ray import __version__
 from mft_ray.cli.options import Command
 from mft_ray.errors import RunFailed, UserError
-from mft_ray.utils.files import Damaged
+from mft_ray.utils.console import command_output
+from mft_ray.utils.files import Damaged, json_text
 
 # The sub-commands, as help lists them, by the folder that they are in.
 PLACES = {
@@ -106,8 +107,20 @@ def ended(work: Callable[[], None]) -> int:
 
 def _run(whole: argparse.ArgumentParser, given: Sequence[str]) -> None:
     _check_given(given)
-    options = whole.parse_args(given)
-    options.run(options)
+    carry_out(whole.parse_args(given))
+
+
+def carry_out(options: argparse.Namespace) -> None:
+    """Run the sub-command that was given, print as ``--quiet`` and ``--json`` ask, and the document of the latter last.
+
+    Args:
+        options: as the `parser` returns them.
+    """
+    wanted = bool(getattr(options, "json", False))
+    with command_output(bool(getattr(options, "quiet", False)), wanted):
+        document = options.run(options)
+    if wanted:
+        print(json_text(document), end="", flush=True)
 
 
 def _said(text: str, status: int) -> int:

@@ -1,4 +1,4 @@
-"""What sub-commands share: --config, --set and --resume, and how each is described."""
+"""What sub-commands share: --config, --set, --resume, --quiet and --json, and how each is described."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Command:
         description: paragraph for its own help.
         examples: command lines, one a line.
         add_options: adds its options to a parser.
-        run: does what the options say.
+        run: does what the options say; returns the document of --json, for a command that has one.
     """
 
     summary: str
     description: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], object]
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -57,6 +57,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="go on with an interrupted run, or add to a finished one (--set search.trials=32). With --set, settings "
         "change that nothing was made with yet, and those that results do not depend on; others are refused by name",
     )
+
+
+def add_output(parser: argparse.ArgumentParser, quiet: bool = True) -> None:
+    """Add ``--json`` and, to a command that takes long, ``--quiet``.
+
+    Args:
+        parser: parser of the sub-command.
+        quiet: whether the command prints progress.
+    """
+    if quiet:
+        parser.add_argument("--quiet", action="store_true", help="print warnings, errors and the result only")
+    rest = "; all else goes to stderr" if quiet else ""
+    parser.add_argument("--json", action="store_true", help=f"print the result as one JSON document on stdout{rest}")
 
 
 def read_run(options: argparse.Namespace) -> tuple[Config | None, str | None]:

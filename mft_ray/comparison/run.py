@@ -26,7 +26,7 @@ from mft_ray.runs.session import Session, session
 from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome, StopReason
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.json_types import JsonObject
 from mft_ray.workers.group import WorkerGroup, workers
 
@@ -193,7 +193,7 @@ def _train(row: Entry, group: WorkerGroup, run: Session, baseline: FftModel) -> 
     try:
         outcome = RunContext(row.config, folder, run.start, group).train(job, row.name, Patience(patience))
     except RunFailed as error:
-        log(f"{row.name} has failed: {error.told}. The others go on.")
+        log_warning(f"{row.name} has failed: {error.told}. The others go on.")
         return str(error)
     return outcome if outcome.best is not None else "it ended before the mask reached its ratio; raise train.steps"
 

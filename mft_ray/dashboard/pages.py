@@ -17,6 +17,7 @@ from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
 from mft_ray.report.leaderboard import reason
+from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.snapshot import Live, Phase
@@ -53,12 +54,11 @@ def state(live: Live) -> JsonObject:
     unit = units.unit(run.baseline.metric)
     best = run.winner
     title = "Best on validation" if live.phase is Phase.DONE else "Best so far"
-    ended, at_work = len(run.trials) - len(live.running), len(live.running)
     cards = [
         ("FFT", unit.score(run.baseline.validation.score), "on validation"),
         (title, unit.score(best.score if best else None), f"trial {best.trial_id}" if best else "none"),
         (f"{title}, against FFT", unit.delta(best.delta_fft if best else None), "selection, not proof"),
-        ("Trials", f"{ended} of {_wanted(live)}", f"{at_work} at work"),
+        ("Trials", f"{live.ended} of {live.wanted}", f"{len(live.running)} at work"),
     ]
     return {
         "phase": str(live.phase),
@@ -70,6 +70,7 @@ def state(live: Live) -> JsonObject:
         "banner": verdict.banner(run),
         "last": live.log[-1] if live.log else "",
         "folder": str(run.folder),
+        "next_steps": next_steps(run) if live.phase is Phase.DONE else [],
     }
 
 
@@ -273,12 +274,6 @@ def _stopped(found: Trial, live: Live) -> str:
     if found.trial_id in live.asked:
         return "was asked to end: it does with its next evaluation"
     return leaderboard.EXPLAINED.get(found.stopped_reason or "", reason(found))
-
-
-def _wanted(live: Live) -> int:
-    search = live.run.config.get("search")
-    wanted = search.get("trials") if isinstance(search, dict) else None
-    return max(int(wanted or 0), len(live.run.trials))
 
 
 def _row(cells: list[str]) -> tuple[list[str], bool]:

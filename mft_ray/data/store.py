@@ -34,6 +34,7 @@ def prepare(
     folder: Path,
     log: Callable[[str], None] = logger.warning,
     account: Path | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Accounting:
     """Load, split and encode the data, and save it with the tokenizer at `folder`, whole or not at all.
 
@@ -44,8 +45,9 @@ def prepare(
         tokenizer: tokenizer of the model. Its chat template is saved with its options and its date, if it writes one,
             fixed.
         folder: where the splits go, on a disk that every node sees.
-        say: told what is left out, cut or changed and why, and how many rows each part of a mixture gave.
+        log: told how far it is, and how many rows each part of a mixture gave.
         account: where to write what became of each row (``data.json``), if anywhere.
+        warn: told what is left out, cut or changed and why; None takes ``log``.
 
     Returns:
         What became of each row.
@@ -68,7 +70,7 @@ def prepare(
             examples = splits.pop(split)  # freed when it is encoded
             counts, name = accounting.split(split), f"The {split} split"
             encoded[split] = pieces.encode(examples, name, counts)
-            told(counts, len(examples), config.max_length, name, log)
+            told(counts, len(examples), config.max_length, name, warn or log)
         if account is not None:
             # Before the data: once that is there, nobody prepares it again.
             accounting.save(account)

@@ -12,7 +12,7 @@ from mft_ray.evaluation.benchmark import RESULTS, benchmark, load_tasks
 from mft_ray.evaluation.loaded_model import Backbone
 from mft_ray.evaluation.vllm.engine import VllmEngine
 from mft_ray.models.loading import load_tokenizer
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.files import read_json
 from mft_ray.utils.json_types import JsonObject
 
@@ -55,7 +55,7 @@ def evaluate_models(
         template = {"template_options": dict(template_options or {}), "template_date": template_date}
         fixed = parse_config({"model": {"path": path}, "data": template}).data
         if fixed.template_date is None and writes_date(tokenizer):
-            log("the chat template writes today's date; --template-date keeps one for other days")
+            log_warning("the chat template writes today's date; --template-date keeps one for other days")
         tokenizer = with_fixed(tokenizer, fixed.template_options, fixed.template_date)
     tasks = load_tasks(settings.tasks or [], settings, tokenizer, shots)
     for task in tasks:

@@ -28,7 +28,7 @@ from mft_ray.runs.prepare import check_tasks, say_untracked, skeleton
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.session import configuration
 from mft_ray.runs.settled import check_settled
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.files import Damaged, read_json, write_json, write_text
 from mft_ray.utils.formatting import duration
 from mft_ray.utils.json_types import JsonObject
@@ -81,7 +81,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
             return folder.root
         except KeyboardInterrupt:
             begun = " ".join(cells)
-            log(f"interrupted; what was finished is kept: mft-ray experiment {begun} --resume {folder.root}")
+            log_warning(f"interrupted; what was finished is kept: mft-ray experiment {begun} --resume {folder.root}")
             raise
         finally:
             held.release()

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mft_ray.report import figures, leaderboard, verdict
+from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Baseline, Measured, Trial
 from mft_ray.utils import formatting as units
@@ -67,6 +68,7 @@ def _content(run: Run) -> JsonObject:
         "facts": _facts(run),
         "config": run.config_text,
         "changed": run.changed,
+        "next_steps": next_steps(run),
         "figures": _figures(run),
         "plotly": Markup(get_plotlyjs()),
         "policy": _POLICY,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +17,8 @@ from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Trial
 from mft_ray.utils import formatting as units
 
+_WIDE = Console(file=io.StringIO(), width=10_000)
+_SPEAKING = ("target",)
 PARAMETERS = ("ratio", "layers", "target", "init", "schedule", "lr")
 REASONS = {
     "completed": "completed",
@@ -103,13 +107,26 @@ def reason(trial: Trial) -> str:
     return REASONS.get(given, given) or units.NONE
 
 
-def table(run: Run, limit: int | None = None) -> Table:
+def table(
+    run: Run, limit: int | None = None, also: Collection[str] = (), width: int | None = None, whole: bool = True
+) -> Table:
     """The leaderboard for a terminal.
 
     Args:
         run: what the run folder says.
         limit: show this many trials at most, the best; the baselines are always shown.
+        also: identifiers of trials that are shown wherever they stand.
+        width: number of columns of the terminal; where a column for each setting is too much for it, all settings
+            share one. None has room for any.
+        whole: whether settings that share a column may take several lines, and are not cut off.
     """
+    full = _table(run, limit, also)
+    if width is None or Measurement.get(_WIDE, _WIDE.options, full).maximum <= width:
+        return full
+    return _table(run, limit, also, shared=True, whole=whole)
+
+
+def _table(run: Run, limit: int | None, also: Collection[str], shared: bool = False, whole: bool = True) -> Table:
     unit = units.unit(run.baseline.metric)
     names = parameters(run)
     shown = Table(
@@ -122,7 +139,9 @@ def table(run: Run, limit: int | None = None) -> Table:
     )
     shown.add_column("#", justify="right")
     shown.add_column("trial", no_wrap=True)
-    for name in names:
+    if shared:
+        shown.add_column("settings")
+    for name in () if shared else names:
         shown.add_column(name, justify="right" if name in ("ratio", "lr") else "left", no_wrap=True)
     for name in ("step", "score", "Δ FFT"):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -132,10 +151,10 @@ def table(run: Run, limit: int | None = None) -> Table:
     hidden = 0
     for line in lines(run):
         trials += line.kind == "trial"
-        if line.kind == "trial" and limit is not None and trials > limit:
+        if line.kind == "trial" and limit is not None and trials > limit and line.name not in also:
             hidden += 1
             continue
-        _add(shown, line, len(names))
+        _add(shown, line, _settings(line, names, shared, whole))
     more = f"; {hidden} more in leaderboard.json" if hidden else ""
     front = "; ◇ on the Pareto front of score and ratio" if run.seeks_front else ""
     shown.caption = f"* {'judged on test' if run.verdict else 'best so far'}{front}{more}"
@@ -201,20 +220,29 @@ def show(folder: Path, limit: int | None = None) -> None:
     run = read(folder)
     console = Console()
     if console.is_terminal:
-        console.print(table(run, limit))
+        console.print(table(run, limit, width=console.width))
     else:
         # A log has no width of its own; rich would squeeze the table into 80 columns.
         print(text(run, limit), end="", flush=True)
 
 
-def _add(shown: Table, line: Line, n_settings: int) -> None:
+def _settings(line: Line, names: tuple[str, ...], shared: bool, whole: bool) -> list[Text]:
+    values = line.settings or ("",) * len(names)
+    if not shared:
+        return [Text(value) for value in values]
+    # Words say what they are; a number does not.
+    said = [value if name in _SPEAKING else f"{name} {value}" for name, value in zip(names, values, strict=True)]
+    text = ", ".join(said) if line.settings else ""
+    return [Text(text) if whole else Text(text, no_wrap=True, overflow="ellipsis")]
+
+
+def _add(shown: Table, line: Line, settings: list[Text]) -> None:
     """Cells are `Text`, so that a name with square brackets is not taken for markup."""
     colour = {1: "green", -1: "red"}.get(line.ahead or 0, "")
-    settings = line.settings or ("",) * n_settings
     cells = [
         Text(line.place),
         Text(line.name + (" *" if line.winner else "") + (" ◇" if line.front else "")),
-        *(Text(value) for value in settings),
+        *settings,
         Text(line.step),
         Text(line.score),
         Text(line.delta, style=colour),

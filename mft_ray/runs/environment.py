@@ -14,7 +14,7 @@ from pydantic import Field
 from mft_ray.data.store import SPLITS, open_split
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import FileRecord, Record
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import Damaged
 from mft_ray.workers.machine import PACKAGE, this_machine
 
@@ -74,7 +74,7 @@ def keep_environment(folder: RunFolder) -> None:
     now = _now(folder)
     changed = changes(kept[-1], now) if kept else []
     if changed:
-        log(f"since this run was begun there have changed: {'; '.join(changed)}. Results may differ with them")
+        log_warning(f"since this run was begun there have changed: {'; '.join(changed)}. Results may differ with them")
     if changed or not kept:
         Environments(sessions=[*kept, now]).save(path)
 

@@ -27,7 +27,7 @@ from mft_ray.models.positions import positions
 from mft_ray.models.vocabulary import check_vocabulary, embedded
 from mft_ray.runs.folder import RunFolder
 from mft_ray.training.step.batches import check_batch_size
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 
 # Told the configuration and the structure of its model; refuses what cannot work.
 Check = Callable[[Config, torch.nn.Module], object]
@@ -123,7 +123,7 @@ def say_untracked(config: Config, what: str) -> None:
         what: the run, in a word or two.
     """
     if config.tracking.services:
-        log(f"{' and '.join(config.tracking.services)}: only a search (mft-ray tune) is tracked, {what} is not")
+        log_warning(f"{' and '.join(config.tracking.services)}: only a search (mft-ray tune) is tracked, {what} is not")
 
 
 def check_pretrained(config: Config) -> None:
@@ -237,7 +237,7 @@ def prepare_data(config: Config, tokenizer: Tokenizer, model: torch.nn.Module, f
     Raises:
         UserError: the data cannot be used, or not with this model.
     """
-    prepare(within_positions(config, model), tokenizer, folder.data, log, folder.data_counts)
+    prepare(within_positions(config, model), tokenizer, folder.data, log, folder.data_counts, log_warning)
     _check_rows(folder, tokenizer, model)
 
 
@@ -282,7 +282,9 @@ def tokenizer_of(config: Config, path: str | None = None) -> Tokenizer:
         tokenizer = load_tokenizer(path)
         model = load_skeleton(path) if own else check_model(path)
         if spare := check_vocabulary(tokenizer, model, path):
-            log(f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused")
+            log_warning(
+                f"the model has no embedding of {', '.join(spare)}: texts in which they are written will be refused"
+            )
     if config.data.chat_template is not None:
         tokenizer.chat_template = chat_template(config.data.chat_template)
     return with_fixed(tokenizer, config.data.template_options, config.data.template_date)

@@ -1,4 +1,4 @@
-"""Ray's own logs of a session in which something failed: kept, where they are ours and would go with the Ray."""
+"""What Ray and other libraries say while we work: out of sight, and where to find it when something has failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ray
 from mft_ray.errors import UserError
 from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.folder import RunFolder
-from mft_ray.utils.console import log
+from mft_ray.utils.console import chatter_in, log_warning
 from mft_ray.utils.files import replacing
 
 # Of each log its end, and of all together; a worker's own output first, for that is what is looked for.
@@ -31,7 +31,8 @@ _LOCAL = "MFT_RAY_LOCAL_ID"
 def kept_logs(folder: RunFolder) -> Iterator[None]:
     """Keep Ray's logs in ``work/ray-logs``, and say so, if anything of a run fails meanwhile.
 
-    On a Ray that others use too they stay where they are, which is said.
+    On a Ray that others use too they stay where they are, which is said. What libraries print in this process, which
+    is a command's, goes into ``work/library_output.txt``.
 
     Args:
         folder: folder of the run.
@@ -40,7 +41,8 @@ def kept_logs(folder: RunFolder) -> Iterator[None]:
     private = not os.environ.get("RAY_ADDRESS") or bool(os.environ.get(_LOCAL))
     failed = True
     try:
-        yield
+        with chatter_in(folder.library_output):
+            yield
         failed = False
     except (UserError, KeyboardInterrupt):
         failed = False
@@ -49,6 +51,8 @@ def kept_logs(folder: RunFolder) -> Iterator[None]:
         if failed or _failures(folder, began):
             with suppress(OSError):  # a disk that is full must not hide why the run has failed
                 _keep(folder, private)
+            if folder.library_output.exists():
+                log_warning(f"what libraries printed meanwhile is in {folder.library_output}")
 
 
 def _failures(folder: RunFolder, since: float) -> bool:
@@ -61,12 +65,14 @@ def _keep(folder: RunFolder, private: bool) -> None:
     if logs is None:
         return
     if not private:
-        log(f"something has failed: Ray's logs of it are in {logs} on the nodes of the cluster, as long as that is up")
+        log_warning(
+            f"something has failed: Ray's logs of it are in {logs} on the nodes of the cluster, as long as that is up"
+        )
         return
     to = folder.work / "ray-logs"
     with replacing(to) as partial:
         whole = copy_logs(logs, partial)
-    log(
+    log_warning(
         f"something has failed: Ray's logs are kept in {to}"
         + ("" if whole else f", each at most {_MOST_OF_ONE >> 20} MB")
     )

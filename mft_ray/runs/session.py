@@ -16,7 +16,7 @@ from mft_ray.runs.prepare import Check, check, check_tasks, make_ready, with_abs
 from mft_ray.runs.ray_logs import kept_logs
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import Settled, check_settled
-from mft_ray.utils.console import kept_log, log
+from mft_ray.utils.console import kept_log, log_warning
 from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
 
@@ -89,7 +89,7 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
             with kept_logs(folder), kept_log(folder.log):
                 yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:
-            log(f"interrupted; what was finished is kept: --resume {folder.root}")
+            log_warning(f"interrupted; what was finished is kept: --resume {folder.root}")
             raise
         finally:
             held.release()

@@ -5,21 +5,20 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from mft_ray.baselines.fft import fft_baseline
 from mft_ray.config import METHODS, Config
 from mft_ray.errors import RunFailed, UserError
-from mft_ray.models.names import ADAPTER, BEST_MODEL, MASK
 from mft_ray.report.html import render
-from mft_ray.report.leaderboard import show
+from mft_ray.report.summary import tell
+from mft_ray.report.terminal import Outlook, drawn
 from mft_ray.runs.context import at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.steering import asked_to_end, queue
 from mft_ray.runs.picked import picked
 from mft_ray.runs.prepare import in_steps
-from mft_ray.runs.records import Trial, Verdict
+from mft_ray.runs.records import Trial
 from mft_ray.runs.session import Session, session
 from mft_ray.runs.settled import begun_trials
 from mft_ray.searches.budget import Budget
@@ -30,7 +29,7 @@ from mft_ray.searches.trial import TrialPlan
 from mft_ray.searches.tuner import run_trials
 from mft_ray.tracking.follow import followed
 from mft_ray.training.stopping import AgainstFft
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.formatting import unit
 from mft_ray.verdict.judge import judge_winner
 from mft_ray.verdict.test_looks import chosen_by_person
@@ -53,11 +52,14 @@ def search(
         UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
     """
     with session(config, resume, check_search) as run, followed(run.config, run.folder):
-        _run(replace(run, config=in_steps(run.config, run.folder)), look_again, pick)
+        outlook = Outlook()
+        with drawn(run.folder.root, outlook):
+            _run(replace(run, config=in_steps(run.config, run.folder)), look_again, pick, outlook)
+        tell(run.folder.root)
     return run.folder
 
 
-def _run(run: Session, look_again: bool, pick: str | None) -> None:
+def _run(run: Session, look_again: bool, pick: str | None, outlook: Outlook) -> None:
     config, folder = run.config, run.folder
     shown = unit(config.evaluation.metric)
     log(f"run folder {folder.root}")
@@ -68,7 +70,7 @@ def _run(run: Session, look_again: bool, pick: str | None) -> None:
     log(f"FFT baseline: {shown.score(baseline.score)} on validation ({shown.label})")
 
     if pick is None:
-        trials, chosen = _searched(run, baseline), chosen_by_person(folder)
+        trials, chosen = _searched(run, baseline, outlook), chosen_by_person(folder)
     else:
         trials, chosen = write_results(folder, baseline, config.search.keep), picked(folder.root, pick).trial.trial_id
     if not trials or trials[0].watched is None:
@@ -90,11 +92,10 @@ def _run(run: Session, look_again: bool, pick: str | None) -> None:
     [winner] = [trial for trial in trials if trial.trial_id == verdict.trial_id]
     keep_winner(folder, config, baseline, winner, verdict.sentence or "")
     write_results(folder, baseline, config.search.keep)
-    report = render(folder.root)
-    _tell(folder, verdict, report)
+    render(folder.root)
 
 
-def _searched(run: Session, baseline: FftModel) -> list[Trial]:
+def _searched(run: Session, baseline: FftModel, outlook: Outlook) -> list[Trial]:
     """Run the trials that there are to be; return those of the leaderboard."""
     config, folder, search = run.config, run.folder, run.config.search
     steps = METHODS[search.method].recipe(config).train.steps
@@ -116,7 +117,15 @@ def _searched(run: Session, baseline: FftModel) -> list[Trial]:
     keep_results = partial(write_results, folder, baseline, search.keep)
     keep_results()
     progress = TrialProgress(
-        search.trials, steps, run.concurrent, config.evaluation, baseline.score, baseline.watched, folder, keep_results
+        search.trials,
+        steps,
+        run.concurrent,
+        config.evaluation,
+        baseline.score,
+        baseline.watched,
+        folder,
+        keep_results,
+        outlook,
     )
     try:
         run_trials(plan, folder, baseline.depth, run.concurrent, progress)
@@ -124,27 +133,21 @@ def _searched(run: Session, baseline: FftModel) -> list[Trial]:
         if any(trial.watched is not None for trial in keep_results()):
             log(f"report so far: {render(folder.root)}")
         raise
+    finally:
+        outlook.left = outlook.waits = ""
     missing = search.trials - begun_trials(folder)
     if asked_to_end(folder):
-        log(f"a person has ended the search; {missing} of {search.trials} trials have not begun")
+        log_warning(f"a person has ended the search; {missing} of {search.trials} trials have not begun")
     if waiting := queue(folder):
-        log(f"{len(waiting)} configurations were asked for and not tried: raise search.trials for them, with --resume")
+        log_warning(
+            f"{len(waiting)} configurations were asked for and not tried: raise search.trials for them, with --resume"
+        )
     if limit := Budget(search.budget, folder.work).reached():
         more = f"; {missing} of {search.trials} trials have not begun, for which search.budget must be raised"
-        log(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
+        log_warning(f"the budget is spent ({limit}){more if missing else ''}: the verdict is on what there is")
     return keep_results()
 
 
 def _reasons(trials: list[Trial]) -> str:
     reasons = sorted({trial.error or str(trial.stopped_reason) for trial in trials})
     return "; ".join(reasons) or "no trial ran"
-
-
-def _tell(folder: RunFolder, verdict: Verdict, report: Path) -> None:
-    show(folder.root)
-    print(f"\n{verdict.sentence}\n")
-    print(f"report  {report}")
-    for label, path in (("mask", MASK), ("adapter", ADAPTER), ("model", BEST_MODEL)):
-        if (folder.best / path).exists():
-            print(f"{label:<7} {folder.best / path}")
-    print(f"study   mft-ray dashboard {folder.root}", flush=True)

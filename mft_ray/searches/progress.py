@@ -15,13 +15,14 @@ from mft_ray.config import EvaluationConfig, load_config
 from mft_ray.config.params import describe
 from mft_ray.errors import told
 from mft_ray.models.names import TRACEBACK
+from mft_ray.report.terminal import Outlook
 from mft_ray.runs.folder import RunFolder
 from mft_ray.searches.budget import Budget
 from mft_ray.searches.repeated_errors import RepeatedErrors
 from mft_ray.searches.restarts import Notices
 from mft_ray.searches.trial_report import Ended, TuneResult, ended, from_tune
 from mft_ray.training.job import StopReason
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.files import read_json, write_json, write_text
 from mft_ray.utils.formatting import duration, unit
 from mft_ray.workers.failures import root_cause
@@ -55,6 +56,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         fft_watched: the same by the metric that training is watched by.
         folder: folder of the run, whose configuration limits what trials may use.
         after_each: called when a trial has ended, so that the leaderboard is never behind.
+        outlook: kept up to date, for whoever draws the search.
 
     Attributes:
         earlier: trials of the search that belong to Tune's earlier experiments.
@@ -74,12 +76,14 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         fft_watched: float,
         folder: RunFolder,
         after_each: Callable[[], object],
+        outlook: Outlook | None = None,
     ) -> None:
         self.total, self.steps, self.concurrent = total, steps, concurrent
         self.decides, self.fft_score = unit(evaluation.metric), fft_score
         self.unit, self.fft_watched = unit(evaluation.monitor), fft_watched
         self.folder, self.after_each = folder, after_each
         self.waiting = Waiting(log)
+        self.outlook = outlook or Outlook()
         self.notices, self._noticed = Notices(), 0.0
         self.repeated = RepeatedErrors()
         self.gave_up: str | None = None
@@ -104,6 +108,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.budget.check()
         if time.monotonic() - self._noticed >= _NOTICE_S:
             self._noticed = time.monotonic()
+            self.outlook.left, self.outlook.waits = self._left(info["trials"]), "; ".join(self.waiting.now)
             for trial in info["trials"]:
                 if trial.status == "RUNNING":
                     self._tell_notices(info["trials"], trial)
@@ -133,7 +138,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune starts a trial's driver anew."""
-        log(f"{self._name(trials, trial)}: {restarted('its driver has died')}")
+        log_warning(f"{self._name(trials, trial)}: {restarted('its driver has died')}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how a trial ended."""
@@ -162,14 +167,14 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         if _raised(out):
             self.gave_up = self.gave_up or self.repeated.note(out.name, reason, where)
         goes_on = "The search ends" if self.gave_up else "The search goes on"
-        log(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
+        log_warning(f"{self._name(trials, trial)} failed: {told(reason, where).rstrip('.')}. {goes_on}.")
         self.after_each()
         if self.gave_up:
             self.give_up()
 
     def _tell_notices(self, trials: list[Any], trial: Any) -> None:
         for reason in self.notices.new(self.folder.trial(trial.trial_id)):
-            log(f"{self._name(trials, trial)}: {restarted(reason)}")
+            log_warning(f"{self._name(trials, trial)}: {restarted(reason)}")
 
     def _note_end(self, trial: Any) -> None:
         now = time.monotonic()
@@ -179,8 +184,11 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         return f"trial {self.earlier + trials.index(trial) + 1}/{self.total}"
 
     def _time_left(self, trials: list[Any]) -> str:
+        return f", {left}" if (left := self._left(trials)) else ""
+
+    def _left(self, trials: list[Any]) -> str:
         now = time.monotonic()
-        left = f", {text}" if (text := self.budget.left()) else ""
+        left = self.budget.left()
         if not self.ended:
             return left
         mean = sum(self.ended) / len(self.ended)
@@ -188,7 +196,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         over = sum(trial.status in ("TERMINATED", "ERROR") for trial in trials)
         waiting = self.total - self.earlier - over - len(running)
         seconds = sum(max(mean - spent, 0) for spent in running) + max(waiting, 0) * mean
-        return f", about {duration(seconds / self.concurrent)} of trials left{left}"
+        return ", ".join(filter(None, (f"about {duration(seconds / self.concurrent)} of trials left", left)))
 
 
 def _raised(out: Path) -> bool:

@@ -32,7 +32,7 @@ from mft_ray.searches.progress import TrialProgress
 from mft_ray.searches.space import build_space, left_out, points_to_evaluate
 from mft_ray.searches.stopper import TrialStopper
 from mft_ray.searches.trial import MaskTrial, TrialPlan
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.formatting import unit
 
@@ -120,7 +120,7 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
         shutil.rmtree(folder.tune, ignore_errors=True)
         return begun_trials(folder)
     if mend(folder.study, folder.study_copy):
-        log(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
+        log_warning(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
     tuners = [
         ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False) for path in paths
     ]
@@ -190,7 +190,7 @@ def _new(
         algorithm = continue_search(folder.study, search.sampler, search.startup_trials, search.seed, objectives)
     else:
         if note := left_out(plan.config, depth):
-            log(note)
+            log_warning(note)
         # There are such only where the study was damaged.
         tried = [read_json(path, dict) for path in folder.trials.glob("*/config.json")]
         algorithm = build_search(
@@ -247,7 +247,7 @@ def _ending_in_order() -> Iterator[None]:
 
     def first(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        log("ending in order: what is finished is being saved (once more ends at once)")
+        log_warning("ending in order: what is finished is being saved (once more ends at once)")
         for each in _SIGNALS:
             signal.signal(each, signal.default_int_handler)
         os.kill(os.getpid(), signal.SIGUSR1)  # to Tune it means what SIGINT does, without its words

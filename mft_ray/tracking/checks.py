@@ -11,7 +11,7 @@ from mft_ray.tracking.follow import without_secrets
 from mft_ray.tracking.mlflow_server import prepare_environment as prepare_mlflow
 from mft_ray.tracking.wandb_runs import offline
 from mft_ray.tracking.wandb_runs import prepare_environment as prepare_wandb
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 
 _WANDB, _TIMEOUT_S = "https://api.wandb.ai", 20
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
@@ -41,7 +41,9 @@ def check_trackers(tracking: TrackingConfig) -> None:
 def _check_wandb() -> None:
     if offline():
         mode = os.environ["WANDB_MODE"]
-        log(f"WANDB_MODE is {mode}: nothing is sent to Weights & Biases. wandb sync sends what offline runs have kept")
+        log_warning(
+            f"WANDB_MODE is {mode}: nothing is sent to Weights & Biases. wandb sync sends what offline runs have kept"
+        )
         return
     if not any(os.environ.get(name) for name in _KEYS):
         raise UserError(

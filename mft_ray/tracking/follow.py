@@ -11,7 +11,7 @@ from typing import Protocol
 from mft_ray.config import Config
 from mft_ray.runs.folder import RunFolder
 from mft_ray.tracking.snapshot import Snapshot, SnapshotReader
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 
 _EVERY_S = 3.0
 _PAUSE_S = (15.0, 120.0)  # after a failure: at first, and at most
@@ -63,9 +63,11 @@ class Follower:
         self._thread.join(_LAST_S)
         name, times = self._tracker.name, f"{self._failures} time{'' if self._failures == 1 else 's'}"
         if self._thread.is_alive():
-            log(f"{name} has not taken everything in {_LAST_S:.0f} s: {self._resume} sends what is missing")
+            log_warning(f"{name} has not taken everything in {_LAST_S:.0f} s: {self._resume} sends what is missing")
         elif not self._whole:
-            log(f"{name} failed {times}, and something is missing there ({self._last}): {self._resume} sends it")
+            log_warning(
+                f"{name} failed {times}, and something is missing there ({self._last}): {self._resume} sends it"
+            )
         elif self._failures:
             log(f"{name} failed {times}; everything is there now")
 
@@ -97,7 +99,7 @@ class Follower:
         self._failures += 1
         self._last = without_secrets(error)
         if self._failures == 1:
-            log(f"{self._tracker.name} fails: {self._last}. The search goes on; what is missing is sent later")
+            log_warning(f"{self._tracker.name} fails: {self._last}. The search goes on; what is missing is sent later")
 
 
 @contextmanager

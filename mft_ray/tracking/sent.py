@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mft_ray.runs.records import FileRecord, Record
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import Damaged
 
 
@@ -54,6 +54,6 @@ class Sent(FileRecord):
         except FileNotFoundError:
             return cls(target=target)
         except Damaged as error:
-            log(f"{error}: what was sent to {target.strip('/')} is sent again, as another group")
+            log_warning(f"{error}: what was sent to {target.strip('/')} is sent again, as another group")
             return cls(target=target)
         return found if found.target == target else cls(target=target)

@@ -108,7 +108,16 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         path: path of the file; the folder that it is in must be there.
         content: what JSON can hold; numbers may be NaN or infinite.
     """
-    write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Return what `write_json` writes.
+
+    Args:
+        content: same as in `write_json`.
+    """
+    return json.dumps(_without_nan(content), indent=1) + "\n"
 
 
 def signature(path: str | os.PathLike[str]) -> Signature | None:

@@ -15,7 +15,7 @@ from mft_ray.runs.candidates import Candidate
 from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import Differences, Discordant, Example
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.workers.group import keep_traceback
 
 SHOWN = 5  # each way
@@ -57,7 +57,7 @@ def keep_test_examples(run: RunContext, pair: Pair) -> None:
         texts = [run.answer(each, "test", indices) for each in (pair.fft, pair.winner)]
     except RunFailed as error:  # that is no reason to have no verdict
         keep_traceback(error, folder.work / f"discordant.{TRACEBACK}")
-        log(f"the report goes without examples: {error.told}")
+        log_warning(f"the report goes without examples: {error.told}")
         return
     rows = [open_split(folder.data, "test")[index] for index in indices]
     tokenizer = load_tokenizer(str(folder.data / TOKENIZER))

@@ -18,7 +18,7 @@ from mft_ray.runs.records import MetricComparison, SeedSpread, Selection, SplitS
 from mft_ray.runs.session import Session
 from mft_ray.runs.task_scores import score_on_tasks
 from mft_ray.training.job import Outcome
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.verdict.decision import CONTINUED, SEEDS, Evidence, Rules, compare, judge, warn
 from mft_ray.verdict.discordant import Pair, keep_task_examples, keep_test_examples
 from mft_ray.verdict.seeds import over_seeds
@@ -129,14 +129,14 @@ def _scored(run: RunContext, baseline: FftModel, winner: Trial) -> Scored:
     except RunFailed as error:
         not_run[CONTINUED] = str(error.__cause__ or error)
         reason = told(not_run[CONTINUED], error.traceback_file).rstrip(".")
-        log(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
+        log_warning(f"continued FFT could not be run: {reason}. The verdict goes on without it.")
     if rival:
         try:
             run.score_on_test([rival[1]])
             candidates.append(rival[1])
         except RunFailed as error:
             not_run[f"rival {rival[0]}"] = str(error)
-            log(f"{error.told.rstrip('.')}. The verdict goes on without it.")
+            log_warning(f"{error.told.rstrip('.')}. The verdict goes on without it.")
             rival = None
     test = run.score_on_test(candidates)
     decisive = test[run.config.evaluation.metric]

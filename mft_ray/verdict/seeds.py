@@ -16,7 +16,7 @@ from mft_ray.runs.context import RunContext
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import SeedSpread, Spread, Trial
 from mft_ray.training.stopping import Patience
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 
 
 def over_seeds(
@@ -51,7 +51,7 @@ def over_seeds(
             runs.append(_run(other, winner, "continued" in scores))
         except RunFailed as error:
             reason = str(error.__cause__ or error).rstrip(".")
-            log(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
+            log_warning(f"{name} has failed: {told(reason, error.traceback_file)}. The verdict goes on without it.")
             why.append(f"{name}: {reason}")
     return spread(runs) if len(runs) > 1 else None, "; ".join(why) or None
 

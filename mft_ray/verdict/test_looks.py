@@ -9,7 +9,7 @@ from pathlib import Path
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.records import TestLook, Verdict
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import read_json, write_json
 
 # Of a look, beside the verdict: what depends on which trial was judged.
@@ -41,7 +41,9 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> Verdict | Non
             f"The test examples were {when}, and trial {trial_id} is now best on validation. With every look there is "
             f"less of a test in them: {how}."
         )
-    log(f"trial {trial_id} is now best on validation, but the test examples were {when}. That verdict stays; {how}.")
+    log_warning(
+        f"trial {trial_id} is now best on validation, but the test examples were {when}. That verdict stays; {how}."
+    )
     return verdict
 
 

@@ -21,6 +21,9 @@ class Waiting:
         say: told each line.
         patience: seconds that a group may look for its place without a word; one that finds it at once is nothing to
             talk about.
+
+    Attributes:
+        now: what is waited for now, a line for each group that has lost patience.
     """
 
     def __init__(self, log: Callable[[str], None], patience: float = 15.0) -> None:
@@ -30,6 +33,7 @@ class Waiting:
         self._since: dict[str, float] = {}  # when a placement group was first seen without its place
         self._said: dict[str, float] = {}
         self._nodes: int | None = None
+        self.now: list[str] = []
 
     def __call__(self) -> None:
         """Look at the cluster, unless that was done a moment ago."""
@@ -44,14 +48,19 @@ class Waiting:
             if group["state"] in ("PENDING", "RESCHEDULING")
         }
         self._since = {name: self._since.get(name, now) for name in pending}
+        self.now = []
         for name, bundles in pending.items():
             waited = now - self._since[name]
-            if waited >= self._patience and now - self._said.get(name, -_AGAIN_S) >= _AGAIN_S:
+            if waited < self._patience:
+                continue
+            line = (
+                f"a trial has waited {duration(waited)} for {_asked(list(bundles.values()))}; the cluster has "
+                f"{self._nodes} node(s) and {_free()} free"
+            )
+            self.now.append(line)
+            if now - self._said.get(name, -_AGAIN_S) >= _AGAIN_S:
                 self._said[name] = now
-                self._say(
-                    f"a trial has waited {duration(waited)} for {_asked(list(bundles.values()))}; the cluster has "
-                    f"{self._nodes} node(s) and {_free()} free"
-                )
+                self._say(line)
 
     def _look_at_nodes(self) -> None:
         nodes = sum(node["Alive"] for node in ray.nodes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from mft_ray.training.job import Counted, Restart
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.formatting import duration, unit
 from mft_ray.workers.job_queue import Progress
 
@@ -26,7 +26,7 @@ class JobProgress:
     def __call__(self, event: Progress) -> None:
         """Print one line."""
         if isinstance(event, Restart):
-            log(f"{self.label}: {restarted(event.reason)}")
+            log_warning(f"{self.label}: {restarted(event.reason)}")
             return
         if event.note:
             log(f"{self.label}: {event.note}")

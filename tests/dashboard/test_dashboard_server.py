@@ -61,7 +61,10 @@ def test_pages_show_what_the_folder_says_and_nothing_can_be_injected(served):
     board = served.get("/part/board").text
     assert "trial00" in board
     assert "&lt;/script&gt;&lt;b&gt;" in board
-    assert "88.40" in served.get("/part/state").text
+    state = served.get("/part/state").text
+    assert "88.40" in state
+    assert "What next" in state
+    assert "mft-ray export" in state
     drawn = json.loads(served.get("/figures").text)
     assert {"trials", "fft", "ratio", "heat", "parallel", "forest"} <= set(drawn)
     trial = served.get("/trial/trial03").text

@@ -117,7 +117,7 @@ def make_run(tmp_path: Path) -> RunMaker:
 
     def make(name: str = "quick<b>start", trials: int = 12, verdict: bool = True) -> Path:
         run = tmp_path / "run"
-        run.mkdir()
+        run.mkdir(exist_ok=True)
         board = [_trial(index) for index in range(trials)]
         baseline: dict[str, Any] = {
             "method": "fft",

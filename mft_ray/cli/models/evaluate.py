@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from mft_ray.cli.options import Command, count
+from mft_ray.cli.options import Command, add_output, count
 from mft_ray.config import EvaluationConfig
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +50,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; without it, the checkpoint's")
     parser.add_argument("--pretrained", metavar="MODEL", help="model before fine-tuning, for a mask of the delta")
+    add_output(parser)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     names, data = options.tasks.split(","), dict(_pair(given) for given in options.data)
     if unknown := sorted(data.keys() - set(names)):
         raise UserError(f"--data names {', '.join(unknown)}, which --tasks does not.")
@@ -68,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     from mft_ray.evaluation.evaluate import evaluate_models
 
-    evaluate_models(
+    found = evaluate_models(
         options.models,
         settings,
         options.out,
@@ -79,7 +81,12 @@ def _run(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         pretrained=options.pretrained,
     )
+    if options.quiet:  # else they are the last lines of progress
+        for task, models in found.items():
+            for name, one in models.items():
+                print(f"{task}, {name}: {one['metric']} {one['score']:.4f}")
     print(f"prompts, texts and scores: {options.out}")
+    return found
 
 
 def _option(given: str) -> tuple[str, Any]:

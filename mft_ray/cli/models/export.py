@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mft_ray.cli.options import Command
+from mft_ray.cli.options import Command, add_output
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +20,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter, such as RUN/best/adapter")
     parser.add_argument("--pretrained", metavar="MODEL", help="model before fine-tuning, for a mask of the delta")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the model")
+    add_output(parser, quiet=False)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     given = [name for name in ("backbone", "mask", "adapter", "pretrained") if getattr(options, name) is not None]
     if options.run_folder is not None:
         if given:
@@ -42,10 +44,10 @@ def _run(options: argparse.Namespace) -> None:
     if mask is not None:
         print(f"{options.mask}: {mask}")
     _tell(options.out)
-    return None
+    return {"schema": 1, "model": str(Path(options.out).absolute()), "trial": None}
 
 
-def _of_run(options: argparse.Namespace) -> None:
+def _of_run(options: argparse.Namespace) -> JsonObject:
     from mft_ray.models.artifacts import export
     from mft_ray.runs.picked import picked
     from mft_ray.utils.formatting import unit
@@ -62,6 +64,7 @@ def _of_run(options: argparse.Namespace) -> None:
             "mft-ray score says what it is worth."
         )
     _tell(options.out)
+    return {"schema": 1, "model": str(Path(options.out).absolute()), "trial": trial.content(), "judged": found.judged}
 
 
 def _tell(out: str) -> None:

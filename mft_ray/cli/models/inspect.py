@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
-from mft_ray.cli.options import Command
+from mft_ray.cli.options import Command, add_output
+from mft_ray.utils.json_types import JsonObject
 
 if TYPE_CHECKING:
     from mft_ray.models.inspection import Inspection, Part
@@ -17,14 +17,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone", metavar="MODEL", help="model that they were learned on: compare with its smallest weights"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_output(parser, quiet=False)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     from mft_ray.models.inspection import inspect
 
     found = inspect(options.masks, options.backbone)
-    print(json.dumps(found.as_json(), indent=1) if options.json else "\n".join(_lines(found)))
+    if not options.json:
+        print("\n".join(_lines(found)))
+    return found.as_json()
 
 
 def _lines(found: Inspection) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mft_ray.cli.options import Command, add_config, read_config
+from mft_ray.cli.options import Command, add_config, add_output, read_config
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,13 +14,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", metavar="FILE", help="mask file, or folder of a LoRA adapter, to put on the model")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--out", metavar="FILE", help="JSON file for per-example scores")
+    add_output(parser)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     config = read_config(options)
     from mft_ray.runs.once.score import score_once
 
-    score_once(config, options.model, options.mask, options.split, options.out)
+    found = score_once(config, options.model, options.mask, options.split, options.out)
+    asked = {"metric": config.evaluation.metric, "split": options.split, "model": options.model or config.model.path}
+    return {"schema": 1, **asked, "mask": options.mask, **found.content()}
 
 
 COMMAND = Command(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
-from mft_ray.cli.options import Command, add_config, read_config
+from mft_ray.cli.options import Command, add_config, add_output, read_config
 from mft_ray.config import METHODS
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,9 +16,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=tuple(METHODS), required=True, help=known)
     add_config(parser)
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the result; seen by every node")
+    add_output(parser)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     config = read_config(options)
     if options.method != "fft" and config.model.path is None:
         raise UserError(
@@ -24,7 +27,8 @@ def _run(options: argparse.Namespace) -> None:
         )
     from mft_ray.runs.once.train import train_once
 
-    train_once(options.method, config, options.out)
+    path, outcome = train_once(options.method, config, options.out)
+    return {"schema": 1, "method": options.method, "path": str(path), **asdict(outcome)}
 
 
 COMMAND = Command(

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import argparse
 
-from mft_ray.cli.options import Command, add_run, read_run
+from mft_ray.cli.options import Command, add_output, add_run, read_run
+from mft_ray.utils.json_types import JsonObject
 
 
-def _run(options: argparse.Namespace) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_output(parser)
+
+
+def _run(options: argparse.Namespace) -> JsonObject:
     config, resume = read_run(options)
     from mft_ray.comparison.run import compare
+    from mft_ray.runs.records import Comparison
 
-    compare(config, resume)
+    folder = compare(config, resume)
+    return {
+        "schema": 1,
+        "run": str(folder.root),
+        "comparison": Comparison.load(folder.comparison).content(),
+        "table": str(folder.comparison.with_suffix(".md")),
+        "models": str(folder.methods),
+    }
 
 
 COMMAND = Command(
@@ -25,6 +39,6 @@ COMMAND = Command(
     mft-ray compare --config FILE --set evaluation.tasks='[gsm8k]' --set run.dir=runs/mine
     mft-ray compare --resume runs/mine
     """,
-    add_options=add_run,
+    add_options=_add_options,
     run=_run,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mft_ray.cli.options import Command, add_run, read_run
+from mft_ray.cli.options import Command, add_output, add_run, read_run
 from mft_ray.experiments.catalogue import EXPERIMENTS
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +18,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help=f"of an experiment: {', '.join(EXPERIMENTS)}. Several share the FFT models that they have in common",
     )
     add_run(parser)
+    add_output(parser)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     config, resume = read_run(options)
     from mft_ray.experiments.run import run_experiments
+    from mft_ray.utils.files import read_json
 
-    run_experiments(options.names, config, resume)
+    folder = run_experiments(options.names, config, resume)
+    found = {name: read_json(folder / f"{name}.json", dict) for name in options.names}
+    tables = {name: str(folder / f"{name}.md") for name in options.names}
+    return {"schema": 1, "run": str(folder), "experiments": found, "tables": tables}
 
 
 COMMAND = Command(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from mft_ray.cli.options import Command, add_run, read_run
+from mft_ray.cli.options import Command, add_output, add_run, read_run
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
+    add_output(parser)
     parser.add_argument(
         "--look-again",
         action="store_true",
@@ -17,12 +19,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     config, resume = read_run(options)
     # Imported late, here and below: Ray and transformers take seconds, a mistyped option should be told at once.
+    from mft_ray.report.summary import document
     from mft_ray.searches.pipeline import search
 
-    search(config, resume, options.look_again)
+    return document(search(config, resume, options.look_again).root)
 
 
 COMMAND = Command(
@@ -34,6 +37,7 @@ COMMAND = Command(
     mft-ray tune --config tune_spaces/gsm8k_smollm2.yaml --set search.trials=20
     mft-ray tune --resume runs/quickstart-20260101-120000
     mft-ray tune --resume runs/quickstart-20260101-120000 --set search.trials=32
+    mft-ray tune --config FILE --json
     ray job submit --working-dir . -- python -m mft_ray.tune --config FILE --set run.dir=/shared/runs/mine
     """,
     add_options=_add_options,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 
-from mft_ray.cli.options import Command, add_config, count, read_config
+from mft_ray.cli.options import Command, add_config, add_output, count, read_config
 from mft_ray.errors import UserError
+from mft_ray.utils.json_types import JsonObject
 
 
 def _price(given: str) -> float:
@@ -36,10 +36,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length", metavar="TOKENS", type=count, help="mean of an example, instead of a look at the data"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON: bytes, hours, dollars")
+    add_output(parser, quiet=False)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> list[JsonObject]:
     config = read_config(options)
     if not options.gpu and (options.gpus or options.price is not None):
         raise UserError("--gpus and --price are of cards that --gpu names. Give --gpu too, such as --gpu h100-80g.")
@@ -58,8 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         found.append(as_json(made, told))
         if not options.json:
             print("\n".join(["", *lines_of(made, told)] if len(found) > 1 else lines_of(made, told)), flush=True)
-    if options.json:
-        print(json.dumps(found, indent=1))
+    return found
 
 
 COMMAND = Command(

@@ -55,6 +55,18 @@ class Live:
     queue: list[Queued]
     log: list[str]
 
+    @property
+    def ended(self) -> int:
+        """Number of trials that have ended."""
+        return len(self.run.trials) - sum(trial.trial_id in self.running for trial in self.run.trials)
+
+    @property
+    def wanted(self) -> int:
+        """Number of trials that there are to be."""
+        search = self.run.config.get("search")
+        wanted = search.get("trials") if isinstance(search, dict) else None
+        return max(int(wanted or 0), len(self.run.trials))
+
 
 def read_live(root: Path) -> Live:
     """Read a run folder as it is now.

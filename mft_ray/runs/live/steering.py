@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from mft_ray.config.params import Params
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder, has_ended, named_trial
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import Damaged, read_json, set_aside, write_json
 
 
@@ -59,7 +59,7 @@ def queue(folder: RunFolder) -> list[Queued]:
             continue
         except Damaged as error:
             set_aside(path, path.with_suffix(".damaged"))
-            log(f"{error}; it is not tried (mft-ray enqueue writes what is)")
+            log_warning(f"{error}; it is not tried (mft-ray enqueue writes what is)")
     return found
 
 

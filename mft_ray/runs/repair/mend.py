@@ -26,7 +26,7 @@ from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, Lead
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
 from mft_ray.runs.study_storage import sound
 from mft_ray.training.job import Evaluation, Outcome, StopReason
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write_json
 from mft_ray.utils.json_types import JsonObject
 
@@ -260,7 +260,7 @@ class _Mender:
 
     def _aside(self, path: Path, found: Damaged, then: str) -> None:
         if path.exists():
-            log(f"{found}: {then}")
+            log_warning(f"{found}: {then}")
             self._drop(path)
 
     def _drop(self, *paths: Path) -> None:
