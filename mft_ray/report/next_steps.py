@@ -61,8 +61,11 @@ def next_steps(run: Run) -> list[Step]:
     except UserError:  # of an earlier version: no command of this one fits it
         config = None
     verdict = run.verdict
-    if verdict.better_than_fft or verdict.beats_fft:
-        return [*_use(run), *_missing(run, verdict), *(_confirm(run, config, verdict) if config else ())]
+    surer = [*_missing(run, verdict), *(_confirm(run, config, verdict) if config else ())]
+    if verdict.beats_fft:
+        return [*_use(run), *surer]
+    if verdict.better_than_fft:  # and something keeps that from being a gain
+        return [*surer, *_use(run)]
     steps = [*_missing(run, verdict)]
     if config is not None:
         steps += [
@@ -133,8 +136,11 @@ def _missing(run: Run, verdict: Verdict) -> Iterator[Step]:
 def _confirm(run: Run, config: Config, verdict: Verdict) -> Iterator[Step]:
     """What makes a gain surer, or says why it is none beside FFT continued."""
     if verdict.beats_continued_fft is False:
-        yield from _fft_not_done(run, config, verdict)
-    if verdict.seeds is None and config.verdict.seeds == 1 and not config.fft.given:
+        more = list(_fft_not_done(run, config, verdict))
+        yield from more or [
+            Step(f"What the {run.product} gains over FFT, training FFT on gains too, for all that is known.")
+        ]
+    elif verdict.seeds is None and config.verdict.seeds == 1 and not config.fft.given:
         why = f"One seed gained; {_SEEDS} seeds say whether that is more than what a seed changes. A new search:"
         yield Step(why, _again(run, "seeds", f"verdict.seeds={_SEEDS}"))
     elif verdict.seeds is not None and verdict.seeds.within_noise:
@@ -293,7 +299,8 @@ def _stopped(run: Run, config: Config) -> Iterator[Step]:
 def _fft_not_done(run: Run, config: Config, verdict: Verdict) -> Iterator[Step]:
     """FFT that got better when it was simply trained on had not had enough."""
     continued = verdict.continued_fft
-    if continued is None or continued <= verdict.fft or verdict.beats_continued_fft:
+    # Less than the test examples can show of a difference is taken for none.
+    if continued is None or continued - verdict.fft <= (verdict.detectable or 0.0) or verdict.beats_continued_fft:
         return
     shown = unit(verdict.metric)
     why = (

@@ -130,7 +130,18 @@ def test_a_gain_within_seed_noise_wants_more_seeds(ended: Made) -> None:
 
 def test_a_gain_over_fft_that_fft_continued_has_too_wants_a_longer_fft(ended: Made) -> None:
     steps = ended({"beats_fft": False, "beats_continued_fft": False, "continued_fft": 0.91})
-    assert "fft.train.patience=10" in str(told(steps, "more to learn").command)
+    assert "fft.train.patience=10" in str(told(steps[:1], "more to learn").command)
+    assert not any("One seed gained" in step.why for step in steps)
+
+
+def test_of_fft_continued_that_is_as_good_as_fft_nothing_is_known(ended: Made) -> None:
+    first, *_ = ended({"beats_fft": False, "beats_continued_fft": False, "continued_fft": 0.885})
+    assert first.command is None
+    assert "training FFT on gains too" in first.why
+
+
+def test_a_difference_that_the_test_examples_cannot_show_is_none(ended: Made) -> None:
+    assert not any("more to learn" in step.why for step in ended({**NO, "continued_fft": 0.886}))
 
 
 def test_what_could_not_be_run_is_tried_again(ended: Made, tmp_path: Path) -> None:
