@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/load_memory.py --before f5c2d8d [--workers 2 4] [--out FILE]
 
 A model of SmolLM2-135M's shape in bfloat16, random weights, on processors, over gloo; with every ZeRO stage. A worker's
-own memory is what is no page of a file. It is looked at every 2 ms; what counts is the most, less what the worker holds
-afterwards (and, of saving, before): that is what a device must hold, and the rest what loading and saving take. Each
+own memory is what is no page of a file, looked at every 2 ms, in sizes of the fp32 model: the most while a worker loads
+and sets training up, what it keeps of that, and what all workers together take more while the model is saved. Each
 version runs from a clone of its own, in this environment, one after the other.
 """
 
@@ -140,6 +140,18 @@ if __name__ == "__main__":
 WEIGHTS = 49152 * 576 + 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536 + 2 * 576) + 576
 
 
+def _most(row: dict[str, list[float]]) -> float:
+    return max(held + more for held, more in zip(row["held"], row["loading"], strict=True))
+
+
+def _kept(row: dict[str, list[float]]) -> float:
+    return max(row["held"])
+
+
+def _saving(row: dict[str, list[float]]) -> float:
+    return sum(row["saving"])
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--before", required=True, help="a commit")
@@ -159,16 +171,10 @@ def main() -> None:
             )
             found[name] = json.loads(done.stdout.splitlines()[-1])
     model = 4.0 * WEIGHTS
-    print(
-        "| workers | ZeRO | held by each, before | now | loading, all together, before | now | saving, before | now |"
-    )
+    print("| workers | ZeRO | a worker at the most, before | now | it keeps, before | now | saving, before | now |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for earlier, now in zip(found["before"], found["now"], strict=True):
-        cells = [
-            f"{value / model:.2f}"
-            for kind, of in (("held", max), ("loading", sum), ("saving", sum))
-            for value in (of(earlier[kind]), of(now[kind]))
-        ]
+        cells = [f"{count(each) / model:.2f}" for count in (_most, _kept, _saving) for each in (earlier, now)]
         print(f"| {now['workers']} | {now['stage']} | {' | '.join(cells)} |")
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -135,7 +135,8 @@ def test_a_gain_over_fft_that_fft_continued_has_too_wants_a_longer_fft(ended: Ma
 
 
 def test_of_fft_continued_that_is_as_good_as_fft_nothing_is_known(ended: Made) -> None:
-    first, *_ = ended({"beats_fft": False, "beats_continued_fft": False, "continued_fft": 0.885})
+    gain = {"beats_fft": False, "beats_continued_fft": False, "continued_fft": 0.885, "detectable": 0.011}
+    first, *_ = ended(gain)
     assert first.command is None
     assert "training FFT on gains too" in first.why
 
