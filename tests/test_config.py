@@ -345,6 +345,7 @@ def test_what_a_template_cannot_be_given_is_refused(tmp_path: Path, override: st
     [
         ({"workers": 2, "gpus_per_worker": 0.5}, "two workers of a run could be put on one GPU"),
         ({"gpus_per_worker": 1.5}, "above 1 it must be a whole number"),
+        ({"offload": "cpu"}, "zero_stage 0, at which DeepSpeed keeps the optimizer"),
     ],
 )
 def test_gpus_that_no_group_can_have_are_refused(scaling: dict[str, float], says: str) -> None:

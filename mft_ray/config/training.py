@@ -100,6 +100,11 @@ class ScalingConfig(Section):
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "cpu"] = Field(
+        "none",
+        description="cpu: the optimizer's states, and the copies of weights that it changes, are held and updated by "
+        "the host of a GPU; slower, the same result. From zero_stage 1 on, also with one worker",
+    )
     compute: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
         description="dtype of matrix products; bfloat16 is autocast, and what is trained stays fp32. auto: bfloat16 "
@@ -124,6 +129,15 @@ class ScalingConfig(Section):
     cluster_grows_to: dict[str, float] | None = Field(
         None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"
     )
+
+    @model_validator(mode="after")
+    def _can_offload(self) -> ScalingConfig:
+        if self.offload != "none" and self.zero_stage == 0:
+            raise ValueError(
+                f"offload is {self.offload} and zero_stage 0, at which DeepSpeed keeps the optimizer with the weights. "
+                "Set zero_stage to 1, 2 or 3 (one worker will do), or offload to none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> ScalingConfig:

@@ -79,6 +79,9 @@ def _alternatives(it: Subject, short: Training) -> Iterator[tuple[Settings, str]
     for workers in _MORE_WORKERS:
         if workers > job.scaling.workers and not it.config.scaling.gpus_per_worker % 1:
             yield {f"{scaling}.workers": workers, f"{scaling}.zero_stage": 3}, f"{workers} devices for one training"
+    if job.scaling.offload == "none" and it.config.scaling.gpus_per_worker:
+        stage = max(1, job.scaling.zero_stage)
+        yield {f"{scaling}.offload": "cpu", f"{scaling}.zero_stage": stage}, "the host updates weights; slower steps"
     if job.train.optimizer == "adamw":
         yield {f"{train}.optimizer": "rmsprop"}, "one state a weight instead of two; another optimizer"
     if job.mask is not None:

@@ -32,7 +32,12 @@ def host_of(jobs: Sequence[tuple[TrainJob, Needs]], gpu: bool, at_once: int) -> 
         # A model in its checkpoint's dtype is the mapped file, one copy for all.
         model = needs.weights * float(_DTYPES[job.dtype])
         saved = 0.0 if job.frozen else needs.weights * float(_DTYPES[job.dtype])
-        totals.append({"processes": _PROCESS * workers, "model while it is loaded, or saved": max(model, saved)})
+        held = {"processes": _PROCESS * workers, "model while it is loaded, or saved": max(model, saved)}
+        if job.scaling.offload == "cpu":  # all shares of them
+            trials = workers / job.scaling.workers
+            states = 1 if job.train.optimizer == "rmsprop" else 2
+            held["states of optimizers, and copies of what they change"] = trials * 4.0 * (1 + states) * needs.trained
+        totals.append(held)
     return max(totals, key=lambda total: sum(total.values()))
 
 

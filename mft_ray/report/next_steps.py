@@ -136,8 +136,8 @@ def _missing(run: Run, verdict: Verdict) -> Iterator[Step]:
 def _confirm(run: Run, config: Config, verdict: Verdict) -> Iterator[Step]:
     """What makes a gain surer, or says why it is none beside FFT continued."""
     if verdict.beats_continued_fft is False:
-        more = list(_fft_not_done(run, config, verdict))
-        yield from more or [
+        longer = list(_fft_not_done(run, config, verdict))
+        yield from longer or [
             Step(f"What the {run.product} gains over FFT, training FFT on gains too, for all that is known.")
         ]
     elif verdict.seeds is None and config.verdict.seeds == 1 and not config.fft.given:

@@ -48,10 +48,14 @@ def build_engine(
         "gradient_accumulation_steps": 1,
         "gradient_clipping": train.clip,
         "zero_optimization": {"stage": scaling.zero_stage},
+        # Its own optimizer for the host needs a compiler on the workers.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         # Any that works on each weight by itself can be sharded; DeepSpeed has tested only Adam.
         "zero_allow_untested_optimizer": True,
     }
+    if scaling.offload == "cpu":
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     if scaling.compute == "bfloat16":
         # Autocast rather than bf16 weights: scores keep fp32, where they do not tie at the threshold.
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}

@@ -108,6 +108,8 @@ def of_training(
         return held
     copies = share if stage else 0.0
     states = weights.states * (share if stage else 1.0)
+    if gpu and scaling.offload == "cpu":  # the host has them; on a CPU that is the device
+        copies = states = 0.0
     bucket = _FLOAT * float(_BUCKET if gpu and stage else min(_BUCKET, weights.trained))
     # Stage 0 copies gradients into one tensor where there is somebody to add them up with.
     bucket = bucket if stage or scaling.workers > 1 else 0.0

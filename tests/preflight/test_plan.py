@@ -118,6 +118,19 @@ def test_a_card_must_hold_the_whole_model_before_zero_3_shards_it(model: str) ->
     assert plan(subject(on_cpu, None, 512)).trainings[0].needs.loading == 0.0
 
 
+def test_an_8b_fft_fits_one_card_with_its_optimizer_on_the_host(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    AutoConfig.for_model("llama", vocab_size=128256, **sizes, num_key_value_heads=8).save_pretrained(tmp_path)
+    train = {"micro_batch_tokens": 512, "eval_batch_size": 1}
+    its = {"fft": {"train": train}, "train": train}
+    scaling = {"zero_stage": 1, "gradient_checkpointing": True}
+    alone = planned(str(tmp_path), scaling=scaling, **its).trainings[0]
+    helped = planned(str(tmp_path), scaling={**scaling, "offload": "cpu"}, **its)
+    assert (alone.fits, helped.trainings[0].fits) == (False, True)
+    host = helped.host["states of optimizers, and copies of what they change"]
+    assert host == 12 * helped.trainings[0].needs.trained
+
+
 def test_float32_on_a_gpu_has_memory_and_no_hours(model: str) -> None:
     found = planned(model, scaling={"compute": "float32"})
     assert found.hours is None

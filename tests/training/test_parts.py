@@ -58,6 +58,14 @@ def test_a_gpu_sets_buckets_aside_whole() -> None:
     assert parts(FFT, 0, gpu=True).buckets == 0
 
 
+def test_the_host_of_a_gpu_takes_the_optimizer() -> None:
+    offloaded = ScalingConfig(workers=4, zero_stage=2, offload="cpu")
+    on_gpu, on_cpu = (of_training(FFT, offloaded, 1e6, 10.0, accumulates=True, gpu=gpu) for gpu in (True, False))
+    assert on_gpu.optimizer == 0
+    assert on_cpu.optimizer == parts(FFT, 2).optimizer  # there it is the same memory
+    assert on_gpu.weights == 4000
+
+
 def test_a_mask_that_is_cut_once_has_nothing_to_train() -> None:
     found = parts(MASK, 0, steps=False)
     assert found.gradients == found.optimizer == 0

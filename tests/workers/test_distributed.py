@@ -53,6 +53,7 @@ TOLERANCE = 1e-4
         "packed-z0w1",
         "packed-z2w2",
         "pieces-z1w2",
+        "offload-z1w2",
     ],
 )
 def test_a_mask_does_not_depend_on_how_it_was_computed(jobs: Jobs, name: str) -> None:
@@ -90,7 +91,7 @@ def test_every_setting_works_sharded(jobs: Jobs, ground: Ground, setting: str) -
     assert sum(values) / len(values) == pytest.approx(found.score, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["fft-z2w2", "fft-z3w2", "fft-pieces-z2w2"])
+@pytest.mark.parametrize("name", ["fft-z2w2", "fft-z3w2", "fft-pieces-z2w2", "fft-offload-z2w2", "fft-offload-z3w2"])
 def test_fft_does_not_depend_on_how_it_was_computed(jobs: Jobs, ground: Ground, name: str) -> None:
     assert_same_curve(outcome(jobs[name]), ground.fft)
     model = load_model(Path(jobs[name].out) / "best")
