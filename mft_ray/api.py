@@ -254,7 +254,7 @@ def evaluate(
     """Score a model, and masks or adapters over it, on benchmark tasks, as ``mft-ray evaluate`` does.
 
     Args:
-        models: folder or hub id of a model, or a list of one and mask files or adapter folders over it.
+        models: folder or hub id of a model, or a list of one and mask files, adapter folders or hub ids over it.
         tasks: names of benchmark tasks, or files of your own.
         out: folder for prompts, texts and scores; what is there already is not asked again.
         data: local copies of the tasks' data by task.
@@ -326,7 +326,7 @@ def score(
         config: configuration, its file, or its name.
         overrides: settings to change.
         model: folder or hub id; None takes ``model.path``.
-        mask: mask file or adapter folder to put on it.
+        mask: mask file, adapter folder or hub id to put on it.
         split: ``validation`` or ``test``.
 
     Returns:
@@ -358,7 +358,7 @@ def export(
 
     Args:
         backbone: folder or hub id of the model that it was learned on.
-        artifact: mask file or adapter folder.
+        artifact: mask file, adapter folder, or hub id of either, such as ``owner/name`` or ``owner/name@revision``.
         out: new or empty folder.
         pretrained: folder or hub id of the model before fine-tuning, for a mask of the delta.
 
@@ -390,7 +390,7 @@ def load_masked(
 
     Args:
         backbone: folder or hub id of the model that it was learned on.
-        artifact: mask file or adapter folder.
+        artifact: mask file, adapter folder, or hub id of either, such as ``owner/name`` or ``owner/name@revision``.
         dtype: dtype of the model; None keeps the checkpoint's.
         pretrained: folder or hub id of the model before fine-tuning, for a mask of the delta.
 
