@@ -68,7 +68,7 @@ def backbone_card(what: Publication, licence: dict[str, str]) -> ModelCard:
         of="a mask" if what.kind == "mask" else "an adapter",
         repo=what.repo,
         score=None if verdict is None else unit.score(verdict.fft),
-        axis=unit.axis,
+        axis=unit.label.lower(),
         n=None if verdict is None else units.count(verdict.n),
         load=_ordinary(what.backbone_repo),
         facts=[*made, ("Fingerprint", f"`{what.fft.fingerprint}`"), *_of_data(what), *_of_fft(what)],
@@ -106,7 +106,8 @@ def _loading(what: Publication) -> tuple[str, str]:
         started = f", fine-tuned from `{what.start_model}`, " if what.start_model else ""
         notes.append(
             f"`BACKBONE` is the folder of the model that it was learned on. That is a model of its publisher's own"
-            f"{started or ' '}which is not published with it, and nothing else will do: its fingerprint is `{what.fft.fingerprint}`."
+            f"{started or ' '}which is not published with it, and nothing else will do: its fingerprint is "
+            f"`{what.fft.fingerprint}`."
         )
     elif "@" not in what.origin and what.backbone_repo is None:
         notes.append("Which revision of the backbone it was learned on is not known; another one is refused.")
@@ -129,7 +130,7 @@ def _ordinary(repo: str) -> str:
 
 def _measured(what: Publication, verdict: Verdict | None) -> JsonObject:
     if verdict is None:
-        return {"measured": [], "n": "", "test": "", "seeds": None, "seed_spread": "", "not_run": {}}
+        return {"measured": [], "n": "", "test": "", "seeds": None, "seed_spread": "", "not_run": [], "confidence": ""}
     unit = units.unit(verdict.metric)
     rows = [
         (what.made.capitalize(), unit.number(verdict.mft), "", "", ""),
@@ -156,7 +157,8 @@ def _measured(what: Publication, verdict: Verdict | None) -> JsonObject:
         "test": TESTS.get(verdict.test or "", "a paired test"),
         "seeds": None if seeds is None else seeds.n or len(seeds.runs),
         "seed_spread": "" if seeds is None else f"{unit.delta(seeds.delta.mean)} ({unit.interval(seeds.delta.ci95)})",
-        "not_run": verdict.not_run,
+        "not_run": list(verdict.not_run),  # the reasons may name folders of this machine
+        "confidence": f"{verdict.confidence:.0%}",
     }
 
 

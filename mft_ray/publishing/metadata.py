@@ -117,11 +117,9 @@ def licence_of(what: Publication, network: bool) -> dict[str, str]:
         what: what is published.
         network: whether the hub may be asked; without it only cards in its cache are read.
     """
-    folder, base = Path(what.fft.model), what.start_model if what.trained_here else None
-    base = base or (what.fft.model.partition("@")[0] if is_hub_id(what.fft.model) else None)
-    file = folder / "README.md"
+    base, file = what.start_model, _card_here(what)
     try:
-        if not file.is_file():
+        if file is None:
             if base is None:
                 return {}
             file = Path(hf_hub_download(base, "README.md", local_files_only=not network))
@@ -139,10 +137,21 @@ def licence_of(what: Publication, network: bool) -> dict[str, str]:
     return licence
 
 
+def _card_here(what: Publication) -> Path | None:
+    """Return the card in the folder of the FFT model, or of what that was fine-tuned from."""
+    section = what.run.config.get("model")
+    start = section.get("path") if isinstance(section, dict) else None
+    cards = (Path(folder) / "README.md" for folder in (what.fft.model, start) if folder)
+    return next((card for card in cards if card.is_file()), None)
+
+
 def _result(what: Publication, score: float) -> EvalResult:
-    verdict, names = what.run.verdict, data_sets(what)
+    verdict, data = what.run.verdict, data_config(what)
     assert verdict is not None
-    task = data_config(what).task
+    names = data_sets(what)
+    if data.test is not None:
+        names = [name for name in names if name == data.test.partition(":")[0]]
+    task = data.task
     return EvalResult(
         task_type="text-generation",
         dataset_type=names[0] if len(names) == 1 else task,

@@ -94,7 +94,7 @@ def publication(
     if read(root).verdict is None and trial_id is None:
         raise UserError(
             f"{root} has no verdict yet, so there is nothing to say about what its best trial is worth. Wait for it, "
-            "or go on with mft-ray tune --resume; --trial ID publishes a trial that was not judged, which its card says."
+            "or go on with mft-ray tune --resume. --trial ID publishes one that was not judged, which its card says."
         )
     found, fft = picked(root, trial_id, whole=True), FftModel.load(RunFolder(root).fft_model)
     made = _KINDS[found.artifact.name]

@@ -45,6 +45,11 @@ def push(
         UserError: there is nothing to publish so, or the hub refuses it.
     """
     what = publication(root, repo, kind, trial_id, backbone)
+    if what.kind != "model" and not what.origin:
+        log(
+            f"the {what.kind} belongs to a model of your own that is not on the hub: others cannot use it without; "
+            "--backbone OWNER/NAME publishes that too"
+        )
     if dry_run is not None:
         return _into(dry_run.expanduser().absolute(), what)
     hub = Hub()
