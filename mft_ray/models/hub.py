@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import constants, errors, snapshot_download
+from huggingface_hub import constants, errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,7 +18,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from transformers import PreTrainedModel
 
 from mft_ray.errors import UserError
 from mft_ray.models.names import MASK
@@ -62,15 +61,20 @@ def split_revision(path: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def origin_of(path: str, model: PreTrainedModel) -> str:
+def origin_of(path: str) -> str:
     """Return which commit of which repository a model is, as ``owner/name@commit``; empty for a folder's.
 
+    It is asked of the hub's cache, right after the model was loaded: transformers' config does not always say it.
+
     Args:
-        path: where it was loaded from.
-        model: the model, as transformers loaded it.
+        path: where the model was loaded from.
     """
-    commit = getattr(model.config, "_commit_hash", None)
-    return f"{split_revision(path)[0]}@{commit}" if commit and is_hub_id(path) else ""
+    if not is_hub_id(path):
+        return ""
+    name, revision = split_revision(path)
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    # .../snapshots/COMMIT/config.json
+    return f"{name}@{Path(found).parent.name}" if isinstance(found, str) else ""
 
 
 def local_artifact(given: str) -> str:

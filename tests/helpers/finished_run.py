@@ -9,6 +9,7 @@ import yaml
 from small_models import save_tiny
 
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
+from mft_ray.models.hub import origin_of
 from mft_ray.models.loading import load_model
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
@@ -32,9 +33,7 @@ def finished_run(root: Path, model: str | None = None, method: str = "mft", **se
     backbone = save_tiny(folder.fft / "best", layers=2) if model is None else None
     name = model or str(backbone)
     loaded = load_model(name)
-    mark, origin = fingerprint(loaded), ""
-    if model is not None:
-        origin = f"{model}@{loaded.config._commit_hash}"
+    mark, origin = fingerprint(loaded), origin_of(name)
     settings.setdefault("data", {"task": "chat", "train": "HuggingFaceTB/smoltalk:all"})
     config = {"run": {"name": "shared"}, "model": {"path": model}, "search": {"method": method}, **settings}
     root.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,6 @@ assert all(torch.equal(found[name], wanted[name]) and torch.equal(pinned[name], 
 assert load_mask(local_artifact("me/mask")).origin == "me/fft@{backbone.head}"
 assert main(["inspect", "me/mask", "--json"]) == 0
 assert main(["export", "--backbone", "me/fft", "--mask", "me/mask", "--out", {str(tmp_path / "out")!r}]) == 0
-from huggingface_hub import constants
 """,
     )
     assert loaded.returncode == 0, loaded.stderr
@@ -118,7 +117,7 @@ def test_an_interrupted_upload_leaves_nothing_half_and_goes_on(hub: StandInHub, 
     again = python(hub, tmp_path / "home", push)
     assert again.stdout.endswith("0\n"), again.stderr
     assert len(hub.repositories["me/fft"].commits) == 1  # it was there, and has not changed
-    assert [line for line in hub.asked if line.startswith("PUT")][2:] == []
+    assert len([line for line in hub.asked if line.startswith("PUT")]) == 3  # of the mask twice
     assert "mask.safetensors" in hub.repositories["me/mask"].files
 
 

@@ -27,7 +27,7 @@ class Lora(Method):
 
     def __init__(self, model: PreTrainedModel, job: TrainJob) -> None:
         assert job.lora is not None
-        self._job, self._origin = job, origin_of(job.model, model)
+        self._job, self._origin = job, origin_of(job.model)
         torch.manual_seed(job.train.seed)  # of A; B is zero, so that step 0 is the backbone
         # It changes the model in place: who calls that calls it with its adapter.
         self._wrapped = peft.get_peft_model(model, _settings(model, job.lora))

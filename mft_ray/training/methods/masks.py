@@ -29,7 +29,7 @@ class MaskScores(Method):
     def __init__(self, model: PreTrainedModel, job: TrainJob, calibrate: Callable[[], object]) -> None:
         assert job.mask is not None
         self._job, self._settings, self._before = job, job.mask, ""
-        self._origin = origin_of(job.model, model)
+        self._origin = origin_of(job.model)
         before = None
         if job.mask.removes == "delta" and job.pretrained:
             earlier = load_model(job.pretrained)
