@@ -379,6 +379,53 @@ def export(
     return folder
 
 
+def push(
+    run: str | os.PathLike[str],
+    repo: str,
+    *,
+    model: bool = False,
+    trial: str | None = None,
+    backbone: str | None = None,
+    private: bool = False,
+    dry_run: str | os.PathLike[str] | None = None,
+) -> str:
+    """Publish what a search has found on the Hugging Face hub, as ``mft-ray push`` does.
+
+    Args:
+        run: run folder.
+        repo: id of the repository, ``owner/name``; it is made if it is not there.
+        model: whether the whole model is published, with the mask in its weights, instead of the mask.
+        trial: id of a trial, or its first letters; None takes the one that was judged.
+        backbone: id of a repository for the FFT model, which a mask needs; None leaves that where it is.
+        private: whether a new repository can be read by its owner alone.
+        dry_run: new or empty folder to write to in place of the hub.
+
+    Returns:
+        Address of the repository, or the folder.
+
+    Raises:
+        UserError: there is nothing to publish so, or the hub refuses it.
+
+    Example:
+        >>> mft_ray.push(run.folder, "me/my-mask", dry_run="look")
+        [...
+        '...look'
+
+        What was pushed is loaded by ``mft_ray.load_masked("me/my-fft-model", "me/my-mask")``.
+    """
+    from mft_ray.publishing.push import push as publish
+
+    return publish(
+        Path(run).expanduser(),
+        repo,
+        kind="model" if model else None,
+        trial_id=trial,
+        backbone=backbone,
+        private=private,
+        dry_run=None if dry_run is None else Path(dry_run),
+    )
+
+
 def load_masked(
     backbone: str | os.PathLike[str],
     artifact: str | os.PathLike[str],
