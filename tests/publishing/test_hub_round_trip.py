@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from finished_run import finished_run
 from small_models import save_tiny
 from stand_in_hub import READER, WRITER, StandInHub, stand_in_hub
 
+from mft_ray.masking import load_mask
+from mft_ray.models.adapter import backbone_of
 from mft_ray.models.loading import load_model
 from mft_ray.runs.folder import RunFolder
 
@@ -204,3 +207,26 @@ except mft_ray.UserError as error:
 """
     other = python(hub, tmp_path / "home", code)
     assert f"Give lab/base@{first}; any change" in other.stdout, other.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("method", ["mft", "lora"])
+def test_training_writes_down_which_commit_it_was(hub: StandInHub, tmp_path: Path, method: str) -> None:
+    folder = save_tiny(tmp_path / "base", layers=2)
+    commit = hub.add("lab/base", {path.name: path.read_bytes() for path in folder.iterdir()})
+    rows = [json.dumps({"prompt": f"say {number}", "answer": f"{number}"}) for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = {
+        "model": {"path": "lab/base"},
+        "data": {"task": "chat", "train": str(tmp_path / "rows.jsonl"), "n_validation": 4, "n_test": 4},
+        "train": {"steps": 1, "batch_size": 2},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    given = ["train", "--method", method, "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "out")]
+    done = python(hub, tmp_path / "home", f"raise SystemExit(main({given!r}))")
+    assert done.returncode == 0, done.stdout + done.stderr
+    if method == "mft":
+        assert load_mask(tmp_path / "out" / "mask.safetensors").origin == f"lab/base@{commit}"
+    else:
+        assert (backbone_of(tmp_path / "out" / "adapter") or ("", ""))[1] == f"lab/base@{commit}"
