@@ -219,7 +219,14 @@ def test_training_writes_down_which_commit_it_was(hub: StandInHub, tmp_path: Pat
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     config = {
         "model": {"path": "lab/base"},
-        "data": {"task": "chat", "train": str(tmp_path / "rows.jsonl"), "n_validation": 4, "n_test": 4},
+        "data": {
+            "task": "chat",
+            "train": str(tmp_path / "rows.jsonl"),
+            "prompt_column": "prompt",
+            "answer_column": "answer",
+            "n_validation": 4,
+            "n_test": 4,
+        },
         "train": {"steps": 1, "batch_size": 2},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
