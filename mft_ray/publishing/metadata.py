@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from mft_ray.config import DataConfig
 from mft_ray.models.hub import NoAnswer, is_hub_id
 from mft_ray.publishing.publication import Publication
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.formatting import unit
 from mft_ray.utils.json_types import JsonObject
 
@@ -126,14 +126,16 @@ def licence_of(what: Publication, network: bool) -> dict[str, str]:
         found: JsonObject = ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
     except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, NoAnswer) as error:
         where = "without asking the hub, as --dry-run does not" if not network else str(error).strip().splitlines()[0]
-        log(f"the card of {base} could not be read ({where}): the new card names no licence")
+        log_warning(f"the card of {base} could not be read ({where}): the new card names no licence")
         return {}
     except (OSError, ValueError) as error:
-        log(f"{file} is no card that can be read ({error}): the new card names no licence")
+        log_warning(f"{file} is no card that can be read ({error}): the new card names no licence")
         return {}
     licence = {key: str(found[key]) for key in _LICENCE if found.get(key)}
     if not licence:
-        log(f"the card of {base or 'the backbone'} names no licence, so the new card does not: add it on the hub")
+        log_warning(
+            f"the card of {base or 'the backbone'} names no licence, so the new card does not: add it on the hub"
+        )
     return licence
 
 

@@ -14,7 +14,7 @@ from mft_ray.publishing.publication import Kind, Publication, publication
 from mft_ray.publishing.staging import check_empty, stage, stage_backbone
 from mft_ray.publishing.upload import Hub
 from mft_ray.runs.folder import RunFolder, check_place
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log, log_warning
 
 
 def push(
@@ -46,7 +46,7 @@ def push(
     """
     what = publication(root, repo, kind, trial_id, backbone)
     if what.kind != "model" and not what.origin:
-        log(
+        log_warning(
             f"the {what.kind} belongs to a model of your own that is not on the hub: others cannot use it without; "
             "--backbone OWNER/NAME publishes that too"
         )

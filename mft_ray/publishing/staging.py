@@ -18,7 +18,7 @@ from mft_ray.models.loading import load_model
 from mft_ray.models.names import MASK
 from mft_ray.publishing.card import backbone_card, card
 from mft_ray.publishing.publication import Publication
-from mft_ray.utils.console import log
+from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import write_json, write_text
 
 # What from_pretrained reads, and a licence. Optimizer states, logs and whatever else lies in a folder stay there.
@@ -108,7 +108,7 @@ def _copy_model(source: Path, folder: Path) -> None:
         elif path.name != "README.md":  # the card has taken its licence
             left_out.append(path.name)
     if left_out:
-        log(f"of {source} not published, since from_pretrained does not read it: {', '.join(left_out)}")
+        log_warning(f"of {source} not published, since from_pretrained does not read it: {', '.join(left_out)}")
 
 
 def _link(source: Path, to: Path) -> None:

@@ -241,6 +241,14 @@ def test_a_full_folder_and_other_models_masks_are_refused(
     assert "one of them is not this run's" in capsys.readouterr().err
 
 
+def test_a_program_can_read_where_it_is(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["push", str(run.root), "me/x", "--dry-run", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"schema": 1, "published": str(out), "dry_run": True}
+    assert "--backbone OWNER/NAME publishes that too" in said.err
+
+
 def test_without_a_token_nothing_is_tried(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", str(run.root), "me/x"]) == 2
     assert "There is no token" in capsys.readouterr().err

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mft_ray.cli.options import Command
+from mft_ray.cli.options import Command, add_output
+from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +29,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", metavar="FOLDER", help="write what would be uploaded to a new folder, and ask no network"
     )
+    add_output(parser)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> JsonObject:
     from mft_ray.publishing.push import push
 
     dry_run = None if options.dry_run is None else Path(options.dry_run)
@@ -44,6 +46,7 @@ def _run(options: argparse.Namespace) -> None:
         dry_run=dry_run,
     )
     print(where if dry_run is None else f"wrote {where}; nothing was uploaded")
+    return {"schema": 1, "published": where, "dry_run": dry_run is not None}
 
 
 COMMAND = Command(
