@@ -254,7 +254,7 @@ def evaluate(
     """Score a model, and masks or adapters over it, on benchmark tasks, as ``mft-ray evaluate`` does.
 
     Args:
-        models: folder or hub id of a model, or a list of one and mask files or adapter folders over it.
+        models: folder or hub id of a model, or a list of one and mask files, adapter folders or hub ids over it.
         tasks: names of benchmark tasks, or files of your own.
         out: folder for prompts, texts and scores; what is there already is not asked again.
         data: local copies of the tasks' data by task.
@@ -326,7 +326,7 @@ def score(
         config: configuration, its file, or its name.
         overrides: settings to change.
         model: folder or hub id; None takes ``model.path``.
-        mask: mask file or adapter folder to put on it.
+        mask: mask file, adapter folder or hub id to put on it.
         split: ``validation`` or ``test``.
 
     Returns:
@@ -358,7 +358,7 @@ def export(
 
     Args:
         backbone: folder or hub id of the model that it was learned on.
-        artifact: mask file or adapter folder.
+        artifact: mask file, adapter folder, or hub id of either, such as ``owner/name`` or ``owner/name@revision``.
         out: new or empty folder.
         pretrained: folder or hub id of the model before fine-tuning, for a mask of the delta.
 
@@ -379,6 +379,53 @@ def export(
     return folder
 
 
+def push(
+    run: str | os.PathLike[str],
+    repo: str,
+    *,
+    model: bool = False,
+    trial: str | None = None,
+    backbone: str | None = None,
+    private: bool = False,
+    dry_run: str | os.PathLike[str] | None = None,
+) -> str:
+    """Publish what a search has found on the Hugging Face hub, as ``mft-ray push`` does.
+
+    Args:
+        run: run folder.
+        repo: id of the repository, ``owner/name``; it is made if it is not there.
+        model: whether the whole model is published, with the mask in its weights, instead of the mask.
+        trial: id of a trial, or its first letters; None takes the one that was judged.
+        backbone: id of a repository for the FFT model, which a mask needs; None leaves that where it is.
+        private: whether a new repository can be read by its owner alone.
+        dry_run: new or empty folder to write to in place of the hub.
+
+    Returns:
+        Address of the repository, or the folder.
+
+    Raises:
+        UserError: there is nothing to publish so, or the hub refuses it.
+
+    Example:
+        >>> mft_ray.push(run.folder, "me/my-mask", dry_run="look")
+        [...
+        '...look'
+
+        What was pushed is loaded by ``mft_ray.load_masked("me/my-fft-model", "me/my-mask")``.
+    """
+    from mft_ray.publishing.push import push as publish
+
+    return publish(
+        Path(run).expanduser(),
+        repo,
+        kind="model" if model else None,
+        trial_id=trial,
+        backbone=backbone,
+        private=private,
+        dry_run=None if dry_run is None else Path(dry_run),
+    )
+
+
 def load_masked(
     backbone: str | os.PathLike[str],
     artifact: str | os.PathLike[str],
@@ -390,7 +437,7 @@ def load_masked(
 
     Args:
         backbone: folder or hub id of the model that it was learned on.
-        artifact: mask file or adapter folder.
+        artifact: mask file, adapter folder, or hub id of either, such as ``owner/name`` or ``owner/name@revision``.
         dtype: dtype of the model; None keeps the checkpoint's.
         pretrained: folder or hub id of the model before fine-tuning, for a mask of the delta.
 

@@ -24,6 +24,7 @@ FUNCTIONS = (
     "evaluate",
     "score",
     "export",
+    "push",
     "load_masked",
 )
 # [... stands for lines of progress, and ... for whatever a model of this size learns.

@@ -19,7 +19,7 @@ from mft_ray.utils.files import Damaged, json_text
 # The sub-commands, as help lists them, by the folder that they are in.
 PLACES = {
     "runs": ("tune", "compare", "experiment", "dashboard", "enqueue", "stop", "pick", "report"),
-    "models": ("train", "evaluate", "score", "export", "inspect"),
+    "models": ("train", "evaluate", "score", "export", "push", "inspect"),
     "setup": ("init", "plan", "doctor"),
 }
 NAMES = tuple(name for names in PLACES.values() for name in names)

@@ -20,6 +20,7 @@ from mft_ray.evaluation.vllm.engine import VllmEngine
 from mft_ray.masking import check_fits, fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter, weights_of
 from mft_ray.models.export import check_fingerprint, masked_for_now
+from mft_ray.models.hub import local_artifact
 from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
 from mft_ray.models.vocabulary import check_vocabulary
 
@@ -88,21 +89,22 @@ class Backbone:
         """Return the model with a mask or an adapter.
 
         Args:
-            artifact: mask file or adapter folder.
-            name: None takes the file's or the folder's.
+            artifact: mask file, adapter folder or hub id.
+            name: None takes the file's, the folder's or the repository's.
 
         Raises:
             UserError: it is none, or one of another model.
         """
+        name = name or _name(Path(artifact))
+        artifact = local_artifact(artifact)
         path = Path(artifact)
-        name = name or _name(path)
         if is_adapter(artifact):
             check_adapter(artifact, self.path, self.fingerprint)
             with _adapted(self.model, artifact):  # what does not fit is told before anything is generated
                 pass
             return Judged(name, self._with(weights_of(path)), partial(_adapted, self.model, artifact))
         mask, before = load_mask(artifact), None
-        check_fingerprint("backbone", self.path, self.fingerprint, mask.backbone)
+        check_fingerprint("backbone", self.path, self.fingerprint, mask.backbone, origin=mask.origin)
         if mask.settings.removes == "delta":
             before = self._before
             check_fingerprint("model before fine-tuning", artifact, fingerprint(before), mask.before)

@@ -33,6 +33,7 @@ class MaskFile:
         settings: how the mask was learned.
         backbone: fingerprint of the model it was learned on.
         before: with ``removes: delta``, fingerprint of the model before fine-tuning.
+        origin: where the backbone is on the hub, as ``owner/name@commit``; empty where it is not, or not known.
         source: the file that it was read from, for messages.
     """
 
@@ -40,6 +41,7 @@ class MaskFile:
     settings: MaskSettings
     backbone: str
     before: str = ""
+    origin: str = ""
     source: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -66,6 +68,8 @@ def save_mask(path: str | os.PathLike[str], content: MaskFile) -> None:
         "settings": json.dumps(asdict(content.settings)),
         "shapes": json.dumps({name: list(mask.shape) for name, mask in content.masks.items()}),
     }
+    if content.origin:  # not in every file: readers of before take any key
+        metadata["origin"] = content.origin
     metadata["sha256"] = _checksum(packed, metadata)
     with replacing(path) as partial:
         save_file(packed, partial, metadata)
@@ -78,7 +82,10 @@ def load_mask(path: str | os.PathLike[str]) -> MaskFile:
         UserError: there is none, it is not a mask file, or it is truncated or damaged.
     """
     if not os.path.isfile(path):
-        raise UserError(f"There is no mask file {path}. A search leaves one at RUN/best/mask.safetensors.")
+        raise UserError(
+            f"There is no mask file {path}. A search leaves one at RUN/best/mask.safetensors; one on the hub is given "
+            "as owner/name."
+        )
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -98,7 +105,8 @@ def load_mask(path: str | os.PathLike[str]) -> MaskFile:
         settings, backbone = _settings(metadata), _known(metadata, "backbone")
     except UserError as error:
         raise UserError(f"The mask file {path} is damaged, or not written by mft_ray: {error}") from None
-    return MaskFile(masks, settings, backbone, metadata.get("before", ""), os.fspath(path))
+    before, origin = metadata.get("before", ""), metadata.get("origin", "")
+    return MaskFile(masks, settings, backbone, before, origin, os.fspath(path))
 
 
 def _known(metadata: dict[str, str], key: str) -> str:

@@ -20,7 +20,9 @@ from mft_ray.models.files import finite, reason, some
 _BACKBONE = "backbone.json"
 
 
-def save_adapter(wrapped: Any, state: Mapping[str, torch.Tensor], backbone: str, folder: Path) -> None:
+def save_adapter(
+    wrapped: Any, state: Mapping[str, torch.Tensor], backbone: str, folder: Path, origin: str = ""
+) -> None:
     """Write an adapter as peft does, whole or not at all, and beside it which backbone it is of.
 
     Args:
@@ -28,12 +30,14 @@ def save_adapter(wrapped: Any, state: Mapping[str, torch.Tensor], backbone: str,
         state: the adapter's weights by peft's names.
         backbone: fingerprint of the model that it was trained on.
         folder: replaced if it exists.
+        origin: where the model is on the hub, see `mft_ray.masking.MaskFile`.
     """
+    note = {"fingerprint": backbone} | ({"origin": origin} if origin else {})
 
     def write(partial: Path) -> None:
         wrapped.save_pretrained(str(partial), state_dict=dict(state), save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in
-        (partial / _BACKBONE).write_text(json.dumps({"fingerprint": backbone}) + "\n")
+        (partial / _BACKBONE).write_text(json.dumps(note) + "\n")
 
     replace_folder(folder, write)
 
@@ -54,15 +58,30 @@ def check_adapter(folder: str | Path, backbone: str | Path, found: str) -> None:
     Raises:
         UserError: the adapter was trained on another one.
     """
+    if (known := backbone_of(folder)) is not None:
+        wanted, origin = known
+        check_fingerprint("backbone", backbone, found, wanted, what="adapter", origin=origin)
+
+
+def backbone_of(folder: str | Path) -> tuple[str, str] | None:
+    """Return fingerprint and origin of the model that an adapter was trained on; None where its folder says neither.
+
+    Args:
+        folder: folder of the adapter.
+
+    Raises:
+        UserError: what says it is damaged.
+    """
     note = Path(folder) / _BACKBONE
-    if note.exists():
-        try:
-            wanted = str(json.loads(note.read_text(encoding="utf-8"))["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{note} does not say which model the adapter was trained on: it is damaged. Copy the adapter again."
-            ) from None
-        check_fingerprint("backbone", backbone, found, wanted, what="adapter")
+    if not note.exists():
+        return None
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        return str(known["fingerprint"]), str(known.get("origin", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{note} does not say which model the adapter was trained on: it is damaged. Copy the adapter again."
+        ) from None
 
 
 def weights_of(folder: str | Path) -> Path:

@@ -11,6 +11,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.models.export import generation_config_of, load_masked, replace_folder
+from mft_ray.models.hub import local_artifact
 from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
 from mft_ray.models.names import find
 
@@ -41,7 +42,7 @@ def load_with(
 
     Args:
         backbone: folder or hub id.
-        artifact: mask file or adapter folder; None is the backbone itself.
+        artifact: mask file, adapter folder or hub id; None is the backbone itself.
         dtype: dtype of the returned model; None keeps the checkpoint's.
         attention: transformers' attn_implementation.
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
@@ -51,6 +52,7 @@ def load_with(
     """
     if artifact is None:
         return load_model(backbone, dtype, attention)
+    artifact = local_artifact(artifact)
     if not is_adapter(artifact):
         return load_masked(backbone, load_mask(artifact), dtype, attention, pretrained)
     model = load_model(backbone, None, attention)
@@ -65,7 +67,7 @@ def export(backbone: str, artifact: str, folder: Path, pretrained: str | None = 
 
     Args:
         backbone: folder or hub id of the model that it was learned on.
-        artifact: mask file or adapter folder.
+        artifact: mask file, adapter folder or hub id.
         folder: new or empty.
         pretrained: as described in `load_masked`.
 
@@ -76,6 +78,7 @@ def export(backbone: str, artifact: str, folder: Path, pretrained: str | None = 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         what = "not empty" if folder.is_dir() else "a file"
         raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder to export to.")
+    artifact = local_artifact(artifact)
     if is_adapter(artifact):
         model = load_model(backbone)
         check_adapter(artifact, backbone, fingerprint(model))

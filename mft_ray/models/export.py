@@ -79,7 +79,7 @@ def load_masked(
         UserError: the mask was learned on another model, or fits none.
     """
     model = load_model(backbone, None, attention)
-    check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone)
+    check_fingerprint("backbone", backbone, fingerprint(model), mask.backbone, origin=mask.origin)
     origins = None
     if mask.settings.removes == "delta":
         if pretrained is None:
@@ -115,7 +115,9 @@ def masked_for_now(model: PreTrainedModel, mask: MaskFile, pretrained: PreTraine
                 model.get_parameter(name)[~mask.masks[name].to(model.device)] = values
 
 
-def check_fingerprint(model: str, path: str | Path, found: str, wanted: str, what: str = "mask") -> None:
+def check_fingerprint(
+    model: str, path: str | Path, found: str, wanted: str, what: str = "mask", origin: str = ""
+) -> None:
     """Refuse a mask, or an adapter, of another model.
 
     Args:
@@ -124,15 +126,16 @@ def check_fingerprint(model: str, path: str | Path, found: str, wanted: str, wha
         found: its fingerprint.
         wanted: the one that the mask names.
         what: that names it.
+        origin: where the right model is on the hub, if that is known.
 
     Raises:
         UserError: they differ.
     """
     if found != wanted:
+        give = origin or "the checkpoint that the search used (RUN/best/README.md says which)"
         raise UserError(
             f"This {what} was learned on another {model}: it names {wanted[:12]}..., and {path} is "
-            f"{found[:12]}.... Give the checkpoint that the search used (RUN/best/README.md says which); any change "
-            f"to its weights makes the {what} meaningless."
+            f"{found[:12]}.... Give {give}; any change to its weights makes the {what} meaningless."
         )
 
 

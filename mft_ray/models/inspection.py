@@ -15,6 +15,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking import MaskFile, check_fits, fingerprint, load_mask
 from mft_ray.masking.topk import keep_largest
 from mft_ray.models.export import check_fingerprint
+from mft_ray.models.hub import local_artifact
 from mft_ray.models.loading import load_model
 from mft_ray.utils.json_types import JsonObject
 
@@ -147,7 +148,7 @@ def inspect(paths: Sequence[str], backbone: str | None = None) -> Inspection:
     """Look into mask files.
 
     Args:
-        paths: mask files.
+        paths: mask files, or their hub ids.
         backbone: folder or hub id of the model that they were learned on, to compare them with its smallest weights.
 
     Raises:
@@ -155,7 +156,7 @@ def inspect(paths: Sequence[str], backbone: str | None = None) -> Inspection:
     """
     if len(set(paths)) < len(paths):
         raise UserError("A mask is given twice. Give each once.")
-    masks = {path: load_mask(path) for path in paths}
+    masks = {path: load_mask(local_artifact(path)) for path in paths}
     removed = {name: {key: ~mask for key, mask in found.masks.items()} for name, found in masks.items()}
     overlaps = [_overlap(one, removed[one], other, removed[other]) for one, other in combinations(masks, 2)]
     if backbone is not None:

@@ -39,6 +39,7 @@ from mft_ray.models.files import (
     some,
     stored_shapes,
 )
+from mft_ray.models.hub import split_revision
 from mft_ray.utils.json_types import JsonObject
 
 # Older names that transformers still turns into fields of a config.
@@ -136,7 +137,8 @@ def load_skeleton(path: str | Path, weights: bool = True) -> PreTrainedModel:
     """
     path = _checked(str(path)) if weights else check_path(str(path))
     with _told("model", path), torch.device("meta"):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        name, revision = split_revision(path)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         check_unquantized(path, config)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model
@@ -158,12 +160,18 @@ def _load(path: str, settings: JsonObject) -> PreTrainedModel:
     """Load a model, whole or not at all: transformers draws what a checkpoint lacks and leaves out what is too much."""
     path = _checked(path)
     with _told("model", path):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        name, revision = split_revision(path)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         check_unquantized(path, config)
         model: PreTrainedModel
         try:
             model, found = AutoModelForCausalLM.from_pretrained(
-                path, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **settings
+                name,
+                revision=revision,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                **settings,
             )
         except RuntimeError as error:
             if "conversion of the weights" in str(error):
@@ -302,7 +310,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = check_path(str(path))
     with _told("tokenizer", path):
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        name, revision = split_revision(path)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {path} has no end-of-sequence token; answers could never end. Set one.")
     if tokenizer.pad_token_id is None:

@@ -20,7 +20,7 @@ class Picked:
 
     Attributes:
         trial: row of the leaderboard.
-        artifact: its mask file or adapter folder.
+        artifact: its mask file, adapter folder or folder of a model.
         backbone: folder or hub id of the model that it was learned on.
         pretrained: folder or hub id of the model before fine-tuning, where that is known.
         judged: whether the verdict is on this trial.
@@ -35,13 +35,14 @@ class Picked:
     metric: str
 
 
-def picked(root: Path, trial_id: str | None = None) -> Picked:
+def picked(root: Path, trial_id: str | None = None, whole: bool = False) -> Picked:
     """Find a trial of a search, finished or not.
 
     Args:
         root: run folder.
         trial_id: its id on the leaderboard, or the first letters of it; None takes the one that was judged, and
             without a verdict the best on validation so far.
+        whole: whether a trial may have left a whole model.
 
     Raises:
         UserError: it is no folder of a search, no trial is called so, or the trial's mask is not kept.
@@ -57,7 +58,7 @@ def picked(root: Path, trial_id: str | None = None) -> Picked:
             f"Trial {trial.trial_id} has left nothing to export: {_why(trial)}. Trials of {root} that have: "
             f"{', '.join(kept) or 'none'}."
         )
-    if artifact.name == MODEL:
+    if artifact.name == MODEL and not whole:
         raise UserError(f"Trial {trial.trial_id} trains a whole model, which is ready to be loaded: {artifact}.")
     fft = FftModel.load(folder.fft_model)
     judged = run.verdict is not None and run.verdict.trial_id == trial.trial_id

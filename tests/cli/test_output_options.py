@@ -15,7 +15,7 @@ from mft_ray.cli.main import NAMES, main, parser
 from mft_ray.masking import MaskFile, Masks, MaskSettings, fingerprint, save_mask
 from mft_ray.models.loading import load_model
 
-LONG = {"tune", "compare", "experiment", "train", "score", "evaluate", "pick"}
+LONG = {"tune", "compare", "experiment", "train", "score", "evaluate", "pick", "push"}
 SHORT = {"plan", "export", "inspect"}
 
 

@@ -51,10 +51,10 @@ def path(tmp_path: Path) -> Path:
 @here
 def test_round_trip(path: Path, masks: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]) -> None:
     given_masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
-    save_mask(path, MaskFile(given_masks, SETTINGS, "abc", before="def"))
+    save_mask(path, MaskFile(given_masks, SETTINGS, "abc", before="def", origin="lab/base@123"))
     loaded = load_mask(path)
     assert loaded.settings == SETTINGS
-    assert (loaded.backbone, loaded.before) == ("abc", "def")
+    assert (loaded.backbone, loaded.before, loaded.origin) == ("abc", "def", "lab/base@123")
     assert loaded.masks.keys() == given_masks.keys()
     for name, mask in given_masks.items():
         assert loaded.masks[name].dtype == torch.bool

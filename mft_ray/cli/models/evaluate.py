@@ -14,7 +14,12 @@ from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="a model, then masks or LoRA folders over it")
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="a model, then masks or LoRA adapters over it: files, folders or hub ids",
+    )
     parser.add_argument(
         "--tasks",
         metavar="NAMES",

@@ -16,8 +16,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trial", metavar="ID", help="with RUN: another trial than the one that was judged")
     parser.add_argument("--backbone", metavar="MODEL", help="folder or hub id of the FFT model")
-    parser.add_argument("--mask", metavar="FILE", help="mask file, such as RUN/best/mask.safetensors")
-    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter, such as RUN/best/adapter")
+    parser.add_argument("--mask", metavar="FILE", help="mask file, such as RUN/best/mask.safetensors, or hub id")
+    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter, such as RUN/best/adapter, or hub id")
     parser.add_argument("--pretrained", metavar="MODEL", help="model before fine-tuning, for a mask of the delta")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the model")
     add_output(parser, quiet=False)
@@ -36,8 +36,9 @@ def _run(options: argparse.Namespace) -> JsonObject:
     if (options.mask is None) == (options.adapter is None):
         raise UserError("Give either --mask FILE or --adapter FOLDER: what is to be applied to the backbone.")
     from mft_ray.masking import load_mask
+    from mft_ray.models.hub import local_artifact
 
-    mask = None if options.mask is None else load_mask(options.mask)
+    mask = None if options.mask is None else load_mask(local_artifact(options.mask))
     from mft_ray.models.artifacts import export
 
     export(options.backbone, options.mask or options.adapter, Path(options.out), options.pretrained)

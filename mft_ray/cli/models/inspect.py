@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("masks", metavar="MASK", nargs="+", help="mask files, such as RUN/best/mask.safetensors")
+    parser.add_argument(
+        "masks", metavar="MASK", nargs="+", help="mask files, such as RUN/best/mask.safetensors, or hub ids"
+    )
     parser.add_argument(
         "--backbone", metavar="MODEL", help="model that they were learned on: compare with its smallest weights"
     )

@@ -11,7 +11,7 @@ from mft_ray.utils.json_types import JsonObject
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--model", metavar="MODEL", help="folder or hub id; without it, the config's model.path")
-    parser.add_argument("--mask", metavar="FILE", help="mask file, or folder of a LoRA adapter, to put on the model")
+    parser.add_argument("--mask", metavar="FILE", help="mask file, folder of a LoRA adapter, or hub id of either")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--out", metavar="FILE", help="JSON file for per-example scores")
     add_output(parser)

@@ -11,6 +11,7 @@ from mft_ray.errors import RunFailed, UserError
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.masking import load_mask
 from mft_ray.models.artifacts import load_with
+from mft_ray.models.hub import local_artifact
 from mft_ray.models.loading import load_skeleton
 from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.candidates import Candidate
@@ -36,7 +37,7 @@ def score_once(config: Config, model: str | None, mask: str | None, split: str, 
     Args:
         config: data, metric and what a worker holds.
         model: folder or hub id; None takes ``model.path``.
-        mask: mask file or adapter folder to put on it.
+        mask: mask file, adapter folder or hub id to put on it.
         split: ``validation`` or ``test``.
         out: where to write per-example scores, if anywhere.
 
@@ -55,13 +56,15 @@ def score_once(config: Config, model: str | None, mask: str | None, split: str, 
         _check_file(Path(out).expanduser().absolute())
     if mask:
         load_with(path, mask, pretrained=config.model.pretrained)
-        if Path(mask).is_file():
-            log(f"{mask}: {load_mask(mask)}")
+        if Path(found := local_artifact(mask)).is_file():
+            log(f"{mask}: {load_mask(found)}")
+        # Each node fetches what is on the hub: one may not see another's cache.
+        mask = str(Path(mask).resolve()) if found == mask else mask
     local = Path(path).expanduser()
     candidate = Candidate(
         "model",
         str(local.resolve()) if local.is_dir() else path,
-        mask and str(Path(mask).resolve()),
+        mask,
         config.model.pretrained,
     )
     # On a cluster every node must see it, as it does run folders.

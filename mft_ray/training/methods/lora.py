@@ -15,6 +15,7 @@ from mft_ray.config import LoraConfig
 from mft_ray.errors import UserError
 from mft_ray.masking import select
 from mft_ray.models.adapter import save_adapter
+from mft_ray.models.hub import origin_of
 from mft_ray.models.names import ADAPTER
 from mft_ray.training.engine import gathered
 from mft_ray.training.job import TrainJob
@@ -26,7 +27,7 @@ class Lora(Method):
 
     def __init__(self, model: PreTrainedModel, job: TrainJob) -> None:
         assert job.lora is not None
-        self._job = job
+        self._job, self._origin = job, origin_of(job.model)
         torch.manual_seed(job.train.seed)  # of A; B is zero, so that step 0 is the backbone
         # It changes the model in place: who calls that calls it with its adapter.
         self._wrapped = peft.get_peft_model(model, _settings(model, job.lora))
@@ -37,7 +38,7 @@ class Lora(Method):
         with gathered(self.parameters):
             state = get_peft_model_state_dict(self._wrapped, self._trained())
         if dist.get_rank() == 0:
-            save_adapter(self._wrapped, state, self._job.backbone, out / ADAPTER)
+            save_adapter(self._wrapped, state, self._job.backbone, out / ADAPTER, self._origin)
 
     def recall(self, out: Path) -> None:
         """Read the adapter back."""

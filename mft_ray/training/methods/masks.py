@@ -10,6 +10,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from mft_ray.masking import MaskFile, Masks, fingerprint, load_mask, save_mask
+from mft_ray.models.hub import origin_of
 from mft_ray.models.loading import load_model
 from mft_ray.models.names import MASK
 from mft_ray.training.compute import autocast_dtype
@@ -28,6 +29,7 @@ class MaskScores(Method):
     def __init__(self, model: PreTrainedModel, job: TrainJob, calibrate: Callable[[], object]) -> None:
         assert job.mask is not None
         self._job, self._settings, self._before = job, job.mask, ""
+        self._origin = origin_of(job.model)
         before = None
         if job.mask.removes == "delta" and job.pretrained:
             earlier = load_model(job.pretrained)
@@ -52,7 +54,7 @@ class MaskScores(Method):
     def keep(self, out: Path) -> None:
         """Write the mask."""
         if dist.get_rank() == 0:
-            content = MaskFile(self.masks.masks(), self._settings, self._job.backbone, self._before)
+            content = MaskFile(self.masks.masks(), self._settings, self._job.backbone, self._before, self._origin)
             save_mask(out / MASK, content)
 
     def recall(self, out: Path) -> None:
