@@ -63,7 +63,7 @@ def next_steps(run: Run) -> list[Step]:
     verdict = run.verdict
     surer = [*_missing(run, verdict), *(_confirm(run, config, verdict) if config else ())]
     if verdict.beats_fft:
-        return [*_use(run), *surer]
+        return [*_use(run), *surer, *([_share(run)] if config else ())]
     if verdict.better_than_fft:  # and something keeps that from being a gain
         return [*surer, *_use(run)]
     steps = [*_missing(run, verdict)]
@@ -103,8 +103,13 @@ def _use(run: Run) -> Iterator[Step]:
     elif run.product != "tuned model":
         out = root.with_name(f"{root.name}-model")
         yield Step("Make an ordinary Hugging Face model of it.", _command("export", root, "--out", out))
-    # Beside it: sharing it on the hub, once there is mft-ray push RUN owner/name.
     yield from _other_tasks(run)
+
+
+def _share(run: Run) -> Step:
+    root = run.folder.resolve()
+    why = "Share it on the hub, with a card that says what it is worth. This writes what would be uploaded:"
+    return Step(why, _command("push", root, f"OWNER/{root.name}", "--dry-run", root.with_name(f"{root.name}-card")))
 
 
 def _other_tasks(run: Run) -> Iterator[Step]:

@@ -99,11 +99,12 @@ def told(steps: list[Step], word: str) -> Step:
 
 
 def test_a_gain_is_exported_and_tried_with_other_seeds(ended: Made, tmp_path: Path) -> None:
-    export, seeds = ended()
+    export, seeds, share = ended()
     assert export.command == f"mft-ray export {tmp_path}/run --out {tmp_path}/run-model"
     assert seeds.command == (
         f"mft-ray tune --config {tmp_path}/run/config.yaml --set run.dir={tmp_path}/run-seeds --set verdict.seeds=3"
     )
+    assert share.command == f"mft-ray push {tmp_path}/run OWNER/run --dry-run {tmp_path}/run-card"
 
 
 def test_a_gain_of_a_model_that_reads_text_is_tried_on_other_tasks(ended: Made) -> None:
