@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from mft_ray import __version__
 from mft_ray.cli.options import Command
-from mft_ray.errors import RunFailed, UserError
+from mft_ray.errors import AGAIN, OutOfTime, RunFailed, UserError
 from mft_ray.utils.console import command_output
 from mft_ray.utils.files import Damaged, json_text
 
@@ -70,7 +70,7 @@ def main(given: Sequence[str] | None = None) -> int:
         given: arguments of the command line; None takes this process's.
 
     Returns:
-        Exit status: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C.
+        Exit status: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C, 75 for SIGUSR1: time is up.
     """
     given = sys.argv[1:] if given is None else given
     # cluster/local.py submits a job from this folder; relative paths mean what they meant there.
@@ -100,6 +100,8 @@ def ended(work: Callable[[], None]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _said(f"failed: {error}. Free space there; a search then goes on with --resume RUN", 1)
+    except OutOfTime:
+        return _said("out of time", AGAIN)
     except KeyboardInterrupt:
         return _said("interrupted", 130)
     return 0
