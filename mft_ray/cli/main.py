@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import importlib
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from mft_ray import __version__
 from mft_ray.cli.options import Command
@@ -22,6 +24,7 @@ PLACES = {
     "models": ("train", "evaluate", "score", "export", "push", "inspect"),
     "setup": ("init", "plan", "doctor"),
 }
+_INTERRUPTED = 130  # as a shell has it
 NAMES = tuple(name for names in PLACES.values() for name in names)
 # What a path can be that a user gave.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -81,6 +84,23 @@ def main(given: Sequence[str] | None = None) -> int:
     return ended(lambda: _run(parser(known), given))
 
 
+def run(given: Sequence[str] | None = None) -> NoReturn:
+    """Do what `main` does, and end this process with its status.
+
+    Args:
+        given: arguments of the command line; None takes this process's.
+    """
+    status = main(given)
+    if status in (_INTERRUPTED, AGAIN):
+        # A thread may still wait for workers of a Ray that this process has left: as the interpreter is taken down it
+        # crashes in Ray's library, and the status would say so, not how the run ended.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def ended(work: Callable[[], None]) -> int:
     """Do some work and return its exit status; a mistake or a failure is one line, without a traceback."""
     try:
@@ -103,7 +123,7 @@ def ended(work: Callable[[], None]) -> int:
     except OutOfTime:
         return _said("out of time", AGAIN)
     except KeyboardInterrupt:
-        return _said("interrupted", 130)
+        return _said("interrupted", _INTERRUPTED)
     return 0
 
 

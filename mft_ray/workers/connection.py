@@ -58,12 +58,26 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         # A stopped job gets SIGTERM: the same as Ctrl-C, once Ray's own handler is out of the way.
         if in_main:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            signal.signal(signal.SIGUSR1, _out_of_time)
+            stack.enter_context(_told_of_time())
         yield
 
 
-def _out_of_time(number: int, frame: FrameType | None) -> NoReturn:
-    raise OutOfTime
+@contextmanager
+def _told_of_time() -> Iterator[None]:
+    """Raise `OutOfTime` at SIGUSR1."""
+    told = threading.Event()
+
+    def tell(number: int, frame: FrameType | None) -> NoReturn:
+        told.set()
+        raise OutOfTime
+
+    signal.signal(signal.SIGUSR1, tell)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if told.is_set():  # while it waits, Ray makes a plain KeyboardInterrupt of what a handler raises
+            raise OutOfTime from None
+        raise
 
 
 @contextmanager
