@@ -235,6 +235,10 @@ def _said_otherwise(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Trial task failed")
 
 
+def _nothing(*given: object) -> None:
+    """Stand in for what Tune does before it has begun."""
+
+
 @contextmanager
 def _ending_in_order(progress: TrialProgress) -> Iterator[Callable[[], object]]:
     """Let Tune save its state at the first of `_SIGNALS` (SIGTERM: a stopped job), then raise; a second raises at once.
@@ -250,7 +254,7 @@ def _ending_in_order(progress: TrialProgress) -> Iterator[Callable[[], object]]:
         KeyboardInterrupt: another of them came.
     """
     caught: list[int] = []
-    end_tune: Callable[..., object] = list
+    end_tune: Callable[..., object] = _nothing
     # Tune would take a SIGINT for itself and return as if nothing had happened.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     if threading.current_thread() is not threading.main_thread():  # there Tune listens to no signal
