@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?!https?:|#|mailto:)[^)#\s]+)(#[^)]*)?\)")
 # Pages that stand where people look for them in a repository.
 _ELSEWHERE = {
-    "clusters.md": "cluster/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from mft_ray.cli.main import main
+from mft_ray.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -13,6 +13,16 @@ class UserError(Exception):
     """
 
 
+class OutOfTime(KeyboardInterrupt):
+    """Whoever lends the machine takes it back soon, and has said so with SIGUSR1; the same can go on later.
+
+    What is interrupted by Ctrl-C is interrupted by this. Entry points exit with `AGAIN`.
+    """
+
+
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h, which a batch script can tell from a failure
+
+
 class RunFailed(RuntimeError):
     """A training run failed on every allowed try. The message holds the worker's own reason.
 

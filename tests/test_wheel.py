@@ -52,7 +52,7 @@ def test_its_metadata_says_version_licence_and_command(installed: Path) -> None:
     said = Parser().parsestr((info / "METADATA").read_text())
     assert said["Version"] == mft_ray.__version__
     assert said["License-Expression"] == "Apache-2.0"
-    assert "mft-ray = mft_ray.cli.main:main" in (info / "entry_points.txt").read_text()
+    assert "mft-ray = mft_ray.cli.main:run" in (info / "entry_points.txt").read_text()
 
 
 def test_a_search_space_is_found_in_it_by_name(installed: Path, tmp_path: Path) -> None:

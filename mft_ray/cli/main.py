@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import importlib
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from mft_ray import __version__
 from mft_ray.cli.options import Command
-from mft_ray.errors import RunFailed, UserError
+from mft_ray.errors import AGAIN, OutOfTime, RunFailed, UserError
 from mft_ray.utils.console import command_output
 from mft_ray.utils.files import Damaged, json_text
 
@@ -22,6 +24,7 @@ PLACES = {
     "models": ("train", "evaluate", "score", "export", "push", "inspect"),
     "setup": ("init", "plan", "doctor"),
 }
+_INTERRUPTED = 130  # as a shell has it
 NAMES = tuple(name for names in PLACES.values() for name in names)
 # What a path can be that a user gave.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -70,7 +73,7 @@ def main(given: Sequence[str] | None = None) -> int:
         given: arguments of the command line; None takes this process's.
 
     Returns:
-        Exit status: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C.
+        Exit status: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C, 75 for SIGUSR1: time is up.
     """
     given = sys.argv[1:] if given is None else given
     # cluster/local.py submits a job from this folder; relative paths mean what they meant there.
@@ -79,6 +82,23 @@ def main(given: Sequence[str] | None = None) -> int:
     # One sub-command is loaded, where it is clear which.
     known = given[:1] if given and given[0] in NAMES else NAMES
     return ended(lambda: _run(parser(known), given))
+
+
+def run(given: Sequence[str] | None = None) -> NoReturn:
+    """Do what `main` does, and end this process with its status.
+
+    Args:
+        given: arguments of the command line; None takes this process's.
+    """
+    status = main(given)
+    if status in (_INTERRUPTED, AGAIN):
+        # A thread may still wait for workers of a Ray that this process has left: as the interpreter is taken down it
+        # crashes in Ray's library, and the status would say so, not how the run ended.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def ended(work: Callable[[], None]) -> int:
@@ -100,8 +120,10 @@ def ended(work: Callable[[], None]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _said(f"failed: {error}. Free space there; a search then goes on with --resume RUN", 1)
+    except OutOfTime:
+        return _said("out of time", AGAIN)
     except KeyboardInterrupt:
-        return _said("interrupted", 130)
+        return _said("interrupted", _INTERRUPTED)
     return 0
 
 

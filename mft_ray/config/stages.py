@@ -73,6 +73,7 @@ FREE: dict[str, str] = {
             "prefix_cache_gb": "disk of a node",
             "silence_minutes": "when workers are taken to hang",
             "wait_for_resources_s": "how long a run waits for its place",
+            "network_interface": "how workers reach each other",
             "cluster_grows_to": "what the cluster can become",
         }.items()
     },

@@ -126,6 +126,12 @@ class ScalingConfig(Section):
         "where it is done for the first time",
     )
     wait_for_resources_s: float = Field(900, gt=0, description="how long the cluster may take to grow")
+    network_interface: str | None = Field(
+        None,
+        min_length=1,
+        description="by which the workers of a run reach each other, such as ib0; every host must have it. null: what "
+        "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME say, else that of the node's address in Ray",
+    )
     cluster_grows_to: dict[str, float] | None = Field(
         None, description="what an autoscaling cluster can become, such as {CPU: 64, GPU: 8}; null: found out"
     )

@@ -11,9 +11,8 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from filelock import FileLock, Timeout
@@ -21,14 +20,13 @@ from packaging.requirements import Requirement
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mft_ray.config import bundled
+from mft_ray.preflight.finding import Finding
 from mft_ray.runs.folder import runs_home
 from mft_ray.utils.formatting import size
 from mft_ray.utils.proxies import keep_local
 from mft_ray.workers.connection import connected
 from mft_ray.workers.failures import root_cause
 from mft_ray.workers.machine import PACKAGE, Machine, requirements, this_machine, version_of
-
-Status = Literal["ok", "note", "wrong"]
 
 _SHARED_MEMORY = 2 * 2**30  # bytes; below this Ray puts its objects on disk
 _FREE_DISK = 10 * 2**30
@@ -37,21 +35,6 @@ _PORTS = {8265: "Ray's dashboard and jobs", 6379: "Ray's head node", 8080: "mft-
 _NODE_S = 120
 _HUB_S = 5
 _SEEN_S = 30  # attributes of a network file system may be some seconds old
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        status: ``wrong`` where a run would fail, ``note`` where something may surprise.
-        name: name of it.
-        text: what was found, and for what is wrong what to do.
-    """
-
-    status: Status
-    name: str
-    text: str
 
 
 def look_at_machine(run_dir: Path | None) -> Iterator[Finding]:

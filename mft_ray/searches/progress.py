@@ -62,6 +62,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         earlier: trials of the search that belong to Tune's earlier experiments.
         gave_up: why the search ends before its last trial; None as long as it does not.
         give_up: called when it does.
+        begun: called when Tune has begun an experiment, and listens to signals.
     """
 
     earlier = 0
@@ -88,6 +89,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
         self.repeated = RepeatedErrors()
         self.gave_up: str | None = None
         self.give_up: Callable[[], object] = list
+        self.begun: Callable[[], object] = list
         self.seconds: dict[str, float] = {}
         self.ended: list[float] = []
         global _current
@@ -98,6 +100,7 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def setup(self, **info: Any) -> None:
         """Begin an experiment."""
+        self.begun()
         self.seconds = {}
         search = load_config(self.folder.config).search
         self.budget, self.repeated.limit = Budget(search.budget, self.folder.work), search.same_errors

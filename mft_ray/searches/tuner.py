@@ -7,19 +7,19 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import ray.tune
 from ray.tune.logger import JsonLoggerCallback
 
 from mft_ray.config import METHODS
-from mft_ray.errors import RunFailed
+from mft_ray.errors import OutOfTime, RunFailed
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder, has_ended
 from mft_ray.runs.live.steering import asked_to_end, queue, take
@@ -37,7 +37,7 @@ from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.formatting import unit
 
 _NAME = "search"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # A driver waits for its workers. If it held CPUs, drivers could take what their workers need and wait for
 # ever. It asks for a thousandth of being the head node (Tune insists on something): there it survives the nodes
 # that come and go.
@@ -138,18 +138,17 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
 
 def _fit(tuner: ray.tune.Tuner, folder: RunFolder, experiment: Experiment, progress: TrialProgress) -> None:
     progress.earlier = experiment.earlier
-    progress.give_up = partial(_give_up, _closed(folder, experiment.name))
-    with _ending_in_order():
+    with _ending_in_order(progress) as end:
+        progress.give_up = partial(_give_up, _closed(folder, experiment.name), end)
         tuner.fit()
     if progress.gave_up:
         raise RunFailed(f"{progress.gave_up} Once the cause is gone: --resume {folder.root}")
 
 
-def _give_up(closed: Path) -> None:
+def _give_up(closed: Path, end: Callable[[], object]) -> None:
     """Have no more trials begin, and those at work end in order, so that they can be resumed."""
     closed.touch()
-    if threading.current_thread() is threading.main_thread():  # in another, Tune listens to no signal
-        os.kill(os.getpid(), signal.SIGUSR1)
+    end()
 
 
 def _experiments(folder: RunFolder) -> list[Path]:
@@ -236,35 +235,59 @@ def _said_otherwise(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Trial task failed")
 
 
+def _nothing(*given: object) -> None:
+    """Stand in for what Tune does before it has begun."""
+
+
 @contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Let Tune save its state at the first Ctrl-C (or SIGTERM: a stopped job), then raise; the second raises at once.
+def _ending_in_order(progress: TrialProgress) -> Iterator[Callable[[], object]]:
+    """Let Tune save its state at the first of `_SIGNALS` (SIGTERM: a stopped job), then raise; a second raises at once.
+
+    Args:
+        progress: told by Tune that it has begun.
+
+    Yields:
+        What has Tune end in order and `fit` return, as if by itself; does nothing outside the main thread.
 
     Raises:
-        KeyboardInterrupt: one of them came.
+        OutOfTime: SIGUSR1 came.
+        KeyboardInterrupt: another of them came.
     """
     caught: list[int] = []
+    end_tune: Callable[..., object] = _nothing
+    # Tune would take a SIGINT for itself and return as if nothing had happened.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    if threading.current_thread() is not threading.main_thread():  # there Tune listens to no signal
+        yield end_tune
+        return
+    before = {each: signal.getsignal(each) for each in _SIGNALS}
 
     def first(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         log_warning("ending in order: what is finished is being saved (once more ends at once)")
         for each in _SIGNALS:
-            signal.signal(each, signal.default_int_handler)
-        os.kill(os.getpid(), signal.SIGUSR1)  # to Tune it means what SIGINT does, without its words
+            signal.signal(each, before[each] if each == signal.SIGUSR1 else signal.default_int_handler)
+        end_tune(number, frame)
 
-    # Tune would take a SIGINT for itself and return as if nothing had happened.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = [signal.signal(each, first) for each in _SIGNALS]
+    def listen() -> None:
+        # Tune takes SIGUSR1 for itself whatever it is told, and returns as it does for SIGINT.
+        nonlocal end_tune
+        end_tune = cast(Callable[..., object], signal.getsignal(signal.SIGUSR1))
+        for each in _SIGNALS:
+            signal.signal(each, first)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+    progress.begun = listen
+    # One that comes while Tune listens and we do not yet waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        yield
+        yield lambda: end_tune(signal.SIGUSR1, None)
     finally:
-        for each, handler in zip(_SIGNALS, before, strict=True):
+        for each, handler in before.items():
             signal.signal(each, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     if caught:
-        raise KeyboardInterrupt
+        raise OutOfTime if caught[0] == signal.SIGUSR1 else KeyboardInterrupt
 
 
 def _trial_id(trial: Any) -> str:

@@ -14,11 +14,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import NoReturn
 
 import psutil  # type: ignore[import-untyped]
 import ray
 from filelock import FileLock, Timeout
 
+from mft_ray.errors import OutOfTime
 from mft_ray.utils.proxies import keep_local
 from mft_ray.workers.environment import share
 
@@ -42,8 +45,9 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
     keep_local()
     in_main = threading.current_thread() is threading.main_thread()
     with ExitStack() as stack:
-        if in_main:  # Ray changes it
-            stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        if in_main:  # Ray changes the first
+            for each in (signal.SIGTERM, signal.SIGUSR1):
+                stack.callback(signal.signal, each, signal.getsignal(each) or signal.SIG_DFL)
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
             _keeper = share()  # it lives as long as this holds it
@@ -54,7 +58,26 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         # A stopped job gets SIGTERM: the same as Ctrl-C, once Ray's own handler is out of the way.
         if in_main:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.enter_context(_told_of_time())
         yield
+
+
+@contextmanager
+def _told_of_time() -> Iterator[None]:
+    """Raise `OutOfTime` at SIGUSR1."""
+    told = threading.Event()
+
+    def tell(number: int, frame: FrameType | None) -> NoReturn:
+        told.set()
+        raise OutOfTime
+
+    signal.signal(signal.SIGUSR1, tell)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if told.is_set():  # while it waits, Ray makes a plain KeyboardInterrupt of what a handler raises
+            raise OutOfTime from None
+        raise
 
 
 @contextmanager

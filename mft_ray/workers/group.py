@@ -263,7 +263,7 @@ class WorkerGroup:
         trainer = ray.train.torch.TorchTrainer(
             worker_loop,
             train_loop_config={"queue": self._queue, "stacks": str(self._stacks)},
-            torch_config=NodeInterface(),
+            torch_config=NodeInterface(interface=self.scaling.network_interface),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.scaling.workers,
                 use_gpu=self.scaling.gpus_per_worker > 0,

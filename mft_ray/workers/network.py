@@ -22,8 +22,12 @@ class NotConnected(RuntimeError):
 
 
 class _Bound(TorchConfig().backend_cls):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        places = worker_group.execute(bind)
+    def on_start(self, worker_group: Any, backend_config: NodeInterface) -> None:
+        if backend_config.interface is not None:
+            lacking = [said for said in worker_group.execute(lacks, backend_config.interface) if said is not None]
+            if lacking:
+                raise NotConnected(_without(backend_config.interface, lacking))
+        places = worker_group.execute(bind, backend_config.interface)
         try:
             super().on_start(worker_group, backend_config)
         except Exception as error:
@@ -34,7 +38,13 @@ class _Bound(TorchConfig().backend_cls):  # type: ignore[misc]
 
 @dataclass
 class NodeInterface(TorchConfig):  # type: ignore[misc]
-    """Ray Train's set-up of a process group, by the interface of each node's address in Ray."""
+    """Ray Train's set-up of a process group, by one network interface.
+
+    Attributes:
+        interface: its name on every worker's host; None takes that of each node's address in Ray.
+    """
+
+    interface: str | None = None
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -42,11 +52,27 @@ class NodeInterface(TorchConfig):  # type: ignore[misc]
         return _Bound
 
 
-def bind() -> str:
-    """Choose this worker's network interface, unless the environment names one; return by what it is reached."""
+def lacks(interface: str) -> str | None:
+    """Return what this worker's host has instead of a network interface; None if it has it.
+
+    Args:
+        interface: name of it.
+    """
+    there = psutil.net_if_addrs()
+    return None if interface in there else f"{socket.gethostname()} has {', '.join(sorted(there))}"
+
+
+def bind(given: str | None = None) -> str:
+    """Choose this worker's network interface; return by what it is reached.
+
+    Args:
+        given: name of the interface; None takes what the environment names, or that of the node's address in Ray.
+    """
     address = ray.util.get_node_ip_address()
     interface = interface_of(address)
-    if interface is not None:
+    if given is not None:
+        os.environ.update({"GLOO_SOCKET_IFNAME": given, "NCCL_SOCKET_IFNAME": f"={given}"})
+    elif interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # this one, not any that begins with its name
     gloo, nccl = (os.environ.get(name, "").removeprefix("=") for name in INTERFACE_VARIABLES)
@@ -66,11 +92,19 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+def _without(interface: str, lacking: list[str]) -> str:
+    hosts = "; ".join(dict.fromkeys(lacking))
+    return (
+        f"scaling.network_interface is {interface}, which not every worker's host has: {hosts}. "
+        f"Give one that all have, or null and {' and '.join(INTERFACE_VARIABLES)} on each node, before `ray start`"
+    )
+
+
 def _explained(places: list[str], error: Exception) -> str:
     said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     workers = "; ".join(f"worker {rank} on {place}" for rank, place in enumerate(places))
     return (
         f"the workers could not connect to each other: {workers}. If nodes reach each other by another interface, name "
-        f"it in {' and '.join(INTERFACE_VARIABLES)}, where the run is started or in each node's environment; and see "
-        f"that no firewall stands between them ({said[-1][:300]})"
+        f"it in scaling.network_interface, or in {' and '.join(INTERFACE_VARIABLES)} in each node's environment; and "
+        f"see that no firewall stands between them ({said[-1][:300]})"
     )

@@ -1,8 +1,12 @@
 """The cluster files, as far as they can be checked without a cloud: against Ray's own schema and rules."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,11 @@ import yaml
 from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from mft_ray.cli.main import main
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-VM_FILES = ("aws.yaml", "gcp.yaml")
+VM_FILES = ("aws.yaml", "gcp.yaml", "azure.yaml")
 PLACEHOLDER = re.compile(r"YOUR_[A-Z_]+")
 
 
@@ -61,7 +67,8 @@ def test_vm_workers_are_spot_and_the_head_is_not(vm_config: dict[str, Any]) -> N
     def is_spot(node_type: str) -> bool:
         node = vm_config["available_node_types"][node_type]["node_config"]
         on_aws = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
-        return on_aws or any(item.get("preemptible") for item in node.get("scheduling", []))
+        on_azure = node.get("azure_arm_parameters", {}).get("priority") == "Spot"
+        return on_aws or on_azure or any(item.get("preemptible") for item in node.get("scheduling", []))
 
     assert is_spot("gpu")
     assert not is_spot("head")
@@ -94,10 +101,10 @@ def test_vm_runs_are_mounted_on_the_host_and_in_the_container(vm_config: dict[st
     assert "-v /mnt/runs:/mnt/runs" in vm_config["docker"]["run_options"]
 
 
-@pytest.mark.parametrize("name", [*VM_FILES, "kuberay-rayjob.yaml", "README.md"])
+@pytest.mark.parametrize("name", [*VM_FILES, "hosts.yaml", "kuberay-rayjob.yaml", "Dockerfile", "../docs/clusters.md"])
 def test_ray_versions_are_the_ones_we_support(name: str) -> None:
     text = (CLUSTER / name).read_text()
-    versions = re.findall(r"(?:ray[:-]|rayVersion: \")(\d+\.\d+\.\d+)", text)
+    versions = re.findall(r"(?:ray[:-](?:ray-)?|rayVersion: \")(\d+\.\d+\.\d+)", text)
 
     assert versions
     assert all(version in supported_ray().specifier for version in versions), versions
@@ -158,11 +165,13 @@ def test_rayjob_pods_share_the_image_and_the_runs(
     [
         ("aws.yaml", {"YOUR_AMI_ID", "YOUR_EFS_ID"}),
         ("gcp.yaml", {"YOUR_PROJECT_ID", "YOUR_FILESTORE_IP", "YOUR_FILESTORE_SHARE"}),
+        ("azure.yaml", {"YOUR_RESOURCE_GROUP", "YOUR_SUBSCRIPTION_ID", "YOUR_STORAGE_ACCOUNT", "YOUR_SHARE"}),
+        ("hosts.yaml", {"YOUR_HEAD", "YOUR_WORKER_A", "YOUR_WORKER_B", "YOUR_USER", "YOUR_KEY"}),
         ("kuberay-rayjob.yaml", {"YOUR_REGISTRY", "YOUR_SHARED_STORAGE_CLASS"}),
     ],
 )
 def test_what_is_left_to_fill_in(name: str, placeholders: set[str]) -> None:
-    code = "\n".join(line.split(" #")[0] for line in (CLUSTER / name).read_text().splitlines()[2:])
+    code = "\n".join(re.split(r"(?:^|\s)# ", line)[0] for line in (CLUSTER / name).read_text().splitlines())
 
     assert set(PLACEHOLDER.findall(code)) == placeholders
 
@@ -174,3 +183,47 @@ def test_config_that_a_rayjob_names_is_in_the_repository(
 
     assert config
     assert (ROOT / config.group(1)).is_file()
+
+
+@pytest.mark.parametrize("name", [*VM_FILES, "hosts.yaml", "kuberay-rayjob.yaml", "slurm.sbatch", "Dockerfile"])
+def test_the_doctor_finds_nothing_wrong_once_placeholders_are_filled_in(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("token")
+    (tmp_path / name).write_text(filled_in((CLUSTER / name).read_text()))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+
+    assert main(["doctor", "--cluster", str(tmp_path / name)]) == 0
+    printed = capsys.readouterr()
+    assert "WRONG" not in printed.out
+    assert printed.out.endswith(" 0 wrong\n")
+    assert printed.err == ""
+
+
+def filled_in(text: str) -> str:
+    values = {"YOUR_SHARED_FOLDER": "/mnt/runs", "YOUR_CONFIG": "quickstart", "YOUR_VENV": "/opt/venv"}
+    return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0].lower().replace("_", "-")), text)
+
+
+def test_dockerfile_copies_what_the_package_needs() -> None:
+    copied = re.findall(r"^COPY --chown=ray:users (.*) \S+$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+
+    sources = {source for line in copied for source in line.split()}
+    assert sources == {"mft_ray", "pyproject.toml", "README.md", "LICENSE", "tune_spaces", "cluster"}
+    assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.parametrize(("tool", "options", "name"), [
+    ("shellcheck", ["--severity=warning"], "slurm.sbatch"),
+    ("hadolint", [], "Dockerfile"),
+])  # fmt: skip
+def test_linters_find_nothing(tool: str, options: list[str], name: str) -> None:
+    found = shutil.which(tool, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"{tool} is not installed (pip install {tool}-{'py' if tool == 'shellcheck' else 'bin'})")
+
+    ended = subprocess.run([found, *options, str(CLUSTER / name)], capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -119,3 +119,35 @@ def test_a_spent_budget_ends_in_a_verdict_on_what_there_is(
     values = [trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])]
     assert sorted(values) == sorted(row["score"] for row in board if row["score"] is not None)
     assert not study.get_trials(states=[TrialState.RUNNING])
+
+
+def test_out_of_time_ends_in_order_says_how_to_go_on_and_nothing_is_lost(
+    tmp_path: Path, make_tiny: Callable[[], dict[str, Any]]
+) -> None:
+    """SIGUSR1, as Slurm sends it before a time limit: while FFT is trained, then in the middle of a trial."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(make_tiny() | {"search": {"trials": 3, "max_concurrent": 1}}))
+    process = small_searches.start(tmp_path, "--config", "tiny.yaml", "--set", "run.dir=run")
+    assert process.stdout
+    assert any("1/4 FFT baseline" in line for line in process.stdout)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=400)
+    assert (process.returncode, "Traceback" in err) == (75, False), err
+    assert f"interrupted; what was finished is kept: --resume {tmp_path / 'run'}" in out
+    assert err.splitlines()[-1] == "out of time"
+
+    process = small_searches.start(tmp_path, "--resume", "run")
+    in_the_middle(process, tmp_path / "run")
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=400)
+    assert (process.returncode, "Traceback" in err) == (75, False), err
+    assert "ending in order" in out
+    assert not (tmp_path / "run" / "verdict.json").exists()
+    done = {row["trial_id"]: row["score"] for row in rows(tmp_path / "run") if row["score"] is not None}
+    assert done
+
+    resumed = small_searches.run(tmp_path, "--resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    scores = {row["trial_id"]: row["score"] for row in rows(tmp_path / "run")}
+    assert len(scores) == 3
+    assert done.items() <= scores.items()
+    assert (tmp_path / "run" / "verdict.json").exists()

@@ -18,7 +18,7 @@ import yaml
 
 from mft_ray.workers.network import interface_of
 
-TIMEOUT_S = 240
+TIMEOUT_S = 480
 NAMESPACES = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 TREE = {
@@ -37,11 +37,11 @@ ip link set lo up
 unshare --net sleep infinity &
 OTHER="nsenter --target $! --net"
 until [ "$($OTHER readlink /proc/self/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
-ip link add here type veth peer name there netns $!
-ip addr add 10.77.0.1/24 dev here
-ip link set here up
-$OTHER ip addr add 10.77.0.2/24 dev there
-$OTHER ip link set there up
+ip link add wire type veth peer name wire netns $!
+ip addr add 10.77.0.1/24 dev wire
+ip link set wire up
+$OTHER ip addr add 10.77.0.2/24 dev wire
+$OTHER ip link set wire up
 $OTHER ip link set lo up
 RAY="$2 -m ray.scripts.scripts start --num-cpus=1 --disable-usage-stats"
 $RAY --head --node-ip-address=10.77.0.1 --port=6399 --temp-dir="$1/ray" > head.log 2>&1 < /dev/null
@@ -53,6 +53,10 @@ $TRAIN --out out > trained.log 2>&1
 echo $? > trained
 GLOO_SOCKET_IFNAME=lo $TRAIN --out other > refused.log 2>&1
 echo $? > refused
+GLOO_SOCKET_IFNAME=lo $TRAIN --out chosen --set scaling.network_interface=wire > chosen.log 2>&1
+echo $? > chosen.status
+$TRAIN --out lacking --set scaling.network_interface=ib0 > lacking.log 2>&1
+echo $? > lacking.status
 """
 
 
@@ -110,6 +114,20 @@ def test_workers_that_do_not_reach_each_other_say_by_what_they_tried(hosts: Path
     assert f"worker 0 on {name} (10.77.0." in said
     assert ") by lo and " in said
     assert "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_interface_that_a_configuration_names_is_taken_before_the_environments(hosts: Path) -> None:
+    assert (hosts / "chosen.status").read_text().strip() == "0", (hosts / "chosen.log").read_text()
+
+
+@pytest.mark.slow
+def test_an_interface_that_a_host_does_not_have_is_refused_with_those_that_it_has(hosts: Path) -> None:
+    assert (hosts / "lacking.status").read_text().strip() == "1"
+    said = (hosts / "lacking.log").read_text()
+    assert "scaling.network_interface is ib0, which not every worker's host has" in said
+    assert f"{socket.gethostname()} has lo, wire" in said
     assert "Traceback" not in said
 
 
