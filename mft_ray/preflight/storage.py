@@ -60,6 +60,8 @@ def disk_of(config: Config, jobs: Sequence[tuple[TrainJob, Needs]], data: Worklo
         "encoded data": data.tokens * _OF_TOKEN,
         "start model": 4.0 * weights if config.model.path is None else 0.0,
         "models of FFT and continued FFT": model * (1 if config.fft.given else 2),
+        # The new one beside the one that it replaces, and its weights in a file without a name.
+        "a model while it is saved": 2 * model,
         "checkpoints": max(tuned, at_once * _checkpoints(trial, needs)),
         "masks or adapters": kept * each,
         "exported model": model if config.run.export_model else 0.0,
