@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter
-from mft_ray.models.export import generation_config_of, load_masked, replace_folder
+from mft_ray.models.export import check_empty, generation_config_of, load_masked, replace_folder
 from mft_ray.models.hub import local_artifact
 from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
 from mft_ray.models.names import find
@@ -75,9 +75,7 @@ def export(backbone: str, artifact: str, folder: Path, pretrained: str | None = 
         UserError: the folder is not an empty or new one, or the artifact belongs to another backbone.
     """
     folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        what = "not empty" if folder.is_dir() else "a file"
-        raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder to export to.")
+    check_empty(folder, "to export to")
     artifact = local_artifact(artifact)
     if is_adapter(artifact):
         model = load_model(backbone)

@@ -139,6 +139,21 @@ def check_fingerprint(
         )
 
 
+def check_empty(folder: Path, purpose: str) -> None:
+    """Refuse a folder that something is in.
+
+    Args:
+        folder: folder that is to be written.
+        purpose: what it is to be given for, as the last words of the error.
+
+    Raises:
+        UserError: it is not empty, or a file.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        what = "not empty" if folder.is_dir() else "a file"
+        raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder {purpose}.")
+
+
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a folder, whole or not at all.
 

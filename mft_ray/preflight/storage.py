@@ -9,6 +9,7 @@ from mft_ray.preflight.needs import Needs
 from mft_ray.preflight.workload import Workload
 from mft_ray.training.checkpoint import KEPT
 from mft_ray.training.job import TrainJob
+from mft_ray.training.parts import optimizer_states
 
 _DTYPES = {"float32": 4, "bfloat16": 2}
 _OF_TOKEN = 12  # bytes of an encoded token: itself, its label, and a part that is a prompt's again
@@ -31,12 +32,11 @@ def host_of(jobs: Sequence[tuple[TrainJob, Needs]], gpu: bool, at_once: int) -> 
             continue
         # A model in its checkpoint's dtype is the mapped file, one copy for all.
         model = needs.weights * float(_DTYPES[job.dtype])
-        saved = 0.0 if job.frozen else needs.weights * float(_DTYPES[job.dtype])
-        held = {"processes": _PROCESS * workers, "model while it is loaded, or saved": max(model, saved)}
+        held = {"processes": _PROCESS * workers, "model while it is loaded, or saved": model}
         if job.scaling.offload == "cpu":  # all shares of them
             trials = workers / job.scaling.workers
-            states = 1 if job.train.optimizer == "rmsprop" else 2
-            held["states of optimizers, and copies of what they change"] = trials * 4.0 * (1 + states) * needs.trained
+            kept = 1 + optimizer_states(job.train)
+            held["states of optimizers, and copies of what they change"] = trials * 4.0 * kept * needs.trained
         totals.append(held)
     return max(totals, key=lambda total: sum(total.values()))
 
@@ -83,7 +83,6 @@ def _checkpoints(job: TrainJob, needs: Needs) -> float:
     """Return the bytes of a run's checkpoints, one of them being written."""
     if job.train.steps == 0:
         return 0.0
-    states = 1 if job.train.optimizer == "rmsprop" else 2
     # What is trained, the optimizer's states, and at ZeRO-1 and 2 DeepSpeed's fp32 copy.
     copies = 1 if job.scaling.zero_stage in (1, 2) else 0
-    return (KEPT + 1) * 4.0 * (1 + states + copies) * needs.trained
+    return (KEPT + 1) * 4.0 * (1 + optimizer_states(job.train) + copies) * needs.trained

@@ -91,7 +91,8 @@ def publication(
         check_repo(backbone, "--backbone")
         if backbone == repo:
             raise UserError(f"--backbone is {backbone}, where the rest goes too. Give each a repository of its own.")
-    if read(root).verdict is None and trial_id is None:
+    run = read(root)
+    if run.verdict is None and trial_id is None:
         raise UserError(
             f"{root} has no verdict yet, so there is nothing to say about what its best trial is worth. Wait for it, "
             "or go on with mft-ray tune --resume. --trial ID publishes one that was not judged, which its card says."
@@ -113,7 +114,7 @@ def publication(
             f"{fft.fingerprint[:12]}...: one of them is not this run's. Copy the run folder again."
         )
     origin = backbone or (known[1] if known else "") or (fft.model if is_hub_id(fft.model) else "")
-    return Publication(read(root), found, fft, kind, repo, backbone, mask, origin)
+    return Publication(run, found, fft, kind, repo, backbone, mask, origin)
 
 
 def check_repo(name: str, what: str) -> None:

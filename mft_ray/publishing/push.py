@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mft_ray import __version__
-from mft_ray.models.export import replace_folder
+from mft_ray.models.export import check_empty, replace_folder
 from mft_ray.publishing.metadata import licence_of
 from mft_ray.publishing.publication import Kind, Publication, publication
-from mft_ray.publishing.staging import check_empty, stage, stage_backbone
+from mft_ray.publishing.staging import stage, stage_backbone
 from mft_ray.publishing.upload import Hub
 from mft_ray.runs.folder import RunFolder, check_place
 from mft_ray.utils.console import log, log_warning
@@ -76,7 +76,7 @@ def push(
 
 
 def _into(folder: Path, what: Publication) -> str:
-    check_empty(folder)
+    check_empty(folder, "to --dry-run")
     check_place(folder, "--dry-run")
     licence = licence_of(what, network=False)
     written: list[tuple[str, Callable[[Path], None]]] = [(what.repo, lambda to: stage(what, to, licence))]

@@ -9,7 +9,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from mft_ray.errors import UserError
 from mft_ray.masking import fingerprint, save_mask
 from mft_ray.models.artifacts import export
 from mft_ray.models.export import check_fingerprint
@@ -82,20 +81,6 @@ def stage_backbone(what: Publication, folder: Path, licence: dict[str, str]) -> 
     check_fingerprint("backbone", what.fft.model, found, what.fft.fingerprint, what=what.kind)
     _copy_model(Path(what.fft.model), folder)
     write_text(folder / "README.md", str(backbone_card(what, licence)))
-
-
-def check_empty(folder: Path) -> None:
-    """Refuse a folder that something is in.
-
-    Args:
-        folder: folder of a dry run.
-
-    Raises:
-        UserError: it is not empty, or a file.
-    """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        what = "not empty" if folder.is_dir() else "a file"
-        raise UserError(f"The folder {folder} is {what}. Give an empty or a new folder to --dry-run.")
 
 
 def _copy_model(source: Path, folder: Path) -> None:

@@ -94,8 +94,9 @@ class SnapshotReader:
             (FFT, folder.fft, its),
             (CONTINUED, folder.continued, its.continued if its else None),
         ):
-            signed = (*_signatures(out), baseline)
-            if any(_signatures(out)) or measured is not None:
+            own = _signatures(out)
+            signed = (*own, baseline)
+            if any(own) or measured is not None:
                 yield signed, self._cached(name, signed) or _baseline_training(name, out, measured, its)
         for config in sorted(folder.trials.glob("*/config.json")):
             out = config.parent

@@ -28,7 +28,7 @@ from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
 from mft_ray.training import memory
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
-from mft_ray.training.parts import Weights, of_training
+from mft_ray.training.parts import Weights, of_training, optimizer_states
 from mft_ray.training.step.answer_loss import logits_at_once
 from mft_ray.training.step.batches import TOKENS_AT_ONCE
 from mft_ray.training.step.head import Head
@@ -142,7 +142,7 @@ class Trained:
     def by(cls, job: TrainJob, model: nn.Module) -> Trained:
         """Return what of a model a job will train."""
         count = sum(parameter.numel() for parameter in model.parameters())
-        states, asked = (1 if job.train.optimizer == "rmsprop" else 2), job.mask or job.lora
+        states, asked = optimizer_states(job.train), job.mask or job.lora
         if asked is None:  # in fp32, whatever the checkpoint has
             output: Any = getattr(model, "get_output_embeddings", lambda: None)()
             head = 0 if output is None else output.weight.numel()

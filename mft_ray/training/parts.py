@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mft_ray.config import ScalingConfig
+from mft_ray.config import ScalingConfig, TrainConfig
 
 _FLOAT = 4
 # DeepSpeed's defaults, in numbers: reduce_bucket_size, and stage3_max_live_parameters.
 _BUCKET, _LIVE = 5 * 10**8, 10**9
+
+
+def optimizer_states(train: TrainConfig) -> int:
+    """Return how many fp32 numbers an optimizer keeps for each that it changes.
+
+    Args:
+        train: names the optimizer.
+    """
+    return 1 if train.optimizer == "rmsprop" else 2
 
 
 @dataclass(frozen=True)

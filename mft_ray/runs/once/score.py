@@ -55,8 +55,9 @@ def score_once(config: Config, model: str | None, mask: str | None, split: str, 
     if out:
         _check_file(Path(out).expanduser().absolute())
     if mask:
-        load_with(path, mask, pretrained=config.model.pretrained)
-        if Path(found := local_artifact(mask)).is_file():
+        found = local_artifact(mask)
+        load_with(path, found, pretrained=config.model.pretrained)
+        if Path(found).is_file():
             log(f"{mask}: {load_mask(found)}")
         # Each node fetches what is on the hub: one may not see another's cache.
         mask = str(Path(mask).resolve()) if found == mask else mask
