@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from namespaces import unshare
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,6 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 600
 JOB = "4711"
 CPUS = (os.cpu_count() or 1) + 1  # which no Ray that counts this machine's would have
-NAMESPACES = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 # What a compute node has: an address that is not loopback. Then sbatch's own: the script, in the submitting folder.
 NODE = r"""
 set -e
@@ -56,18 +56,6 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 echo "$@" >> scontrol.said
 """
-
-
-def namespaces() -> list[str]:
-    """The command that makes namespaces here, as root or as a user of one's own."""
-    for user in ([], ["--map-root-user"]):
-        command = ["unshare", *user, *NAMESPACES]
-        try:
-            if subprocess.run([*command, "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0:
-                return command
-        except FileNotFoundError:
-            break
-    pytest.skip("this machine makes no namespaces (unshare, and iproute2's ip)")
 
 
 @dataclass
@@ -99,7 +87,7 @@ class Node:
         self.restarts += 1
         with (self.folder / "said").open("ab") as said:
             return subprocess.Popen(
-                [*namespaces(), "bash", "-c", NODE, "node", str(self.folder)],
+                [*unshare(), "bash", "-c", NODE, "node", str(self.folder)],
                 env={**kept, **slurm},
                 stdin=subprocess.DEVNULL,
                 stdout=said,

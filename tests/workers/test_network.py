@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
+from namespaces import unshare
 
 from mft_ray.workers.network import interface_of
 
 TIMEOUT_S = 480
-NAMESPACES = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 TREE = {
     "model": {"architecture": {**LLAMA, "num_attention_heads": 2}},
@@ -58,18 +58,6 @@ echo $? > chosen.status
 $TRAIN --out lacking --set scaling.network_interface=ib0 > lacking.log 2>&1
 echo $? > lacking.status
 """
-
-
-def unshare() -> list[str]:
-    """The command that makes namespaces here, as root or as a user of one's own."""
-    for user in ([], ["--map-root-user"]):
-        command = ["unshare", *user, *NAMESPACES]
-        try:
-            if subprocess.run([*command, "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0:
-                return command
-        except FileNotFoundError:
-            break
-    pytest.skip("this machine makes no network namespaces (unshare, and iproute2's ip)")
 
 
 @pytest.fixture(scope="module")
