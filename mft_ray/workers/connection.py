@@ -21,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 import ray
 from filelock import FileLock, Timeout
 
-from mft_ray.errors import OutOfTime
+from mft_ray.errors import OutOfTime, UserError
 from mft_ray.utils.proxies import keep_local
 from mft_ray.workers.environment import share
 
@@ -29,6 +29,7 @@ _PREFIX = "mft-"
 _LOCK = "held"
 _YOUNG_S = 60
 _END_S = 20
+_LONGEST = 107  # characters of a socket's path
 
 
 @contextmanager
@@ -83,10 +84,9 @@ def _told_of_time() -> Iterator[None]:
 @contextmanager
 def _folder() -> Iterator[None]:
     """Have a folder for all that a Ray and its processes leave in temporary files."""
-    # Paths of Ray's sockets must stay below 108 characters, so a long TMPDIR would not do.
-    home = os.environ.get("RAY_TMPDIR", "/tmp")
-    _remove_leftovers(Path(home))
-    with TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=home, ignore_cleanup_errors=True) as folder:
+    home = _home()
+    _remove_leftovers(home)
+    with TemporaryDirectory(prefix=_PREFIX, dir=home, ignore_cleanup_errors=True) as folder:
         # All processes of this Ray inherit where they find its address. Elsewhere there may be one of a Ray that is
         # gone, and Ray Train, which asks the State API, then takes 12 seconds to end a worker group.
         settings = {"RAY_TMPDIR": folder, "TMPDIR": os.environ.get("TMPDIR", folder), **_token()}
@@ -102,6 +102,27 @@ def _folder() -> Iterator[None]:
                 os.environ.pop(name)
                 if value is not None:
                     os.environ[name] = value
+
+
+def _home() -> Path:
+    """Return where the folder goes: never into another one, since names add up and Ray's sockets need short paths.
+
+    Raises:
+        UserError: ``RAY_TMPDIR`` is no folder, or leaves no room for their names.
+    """
+    home = Path(os.environ.get("RAY_TMPDIR", "/tmp"))  # a TMPDIR is often too long
+    if (home / _LOCK).exists():  # of the process that started this one
+        home = home.parent
+    if not home.is_dir():
+        raise UserError(f"RAY_TMPDIR is {home}, where there is no folder. Make it, or give another one.")
+    longest = f"/{_PREFIX}12345678/ray/session_2026-11-28_01-25-56_594872_{os.getpid()}/sockets/dash_TaskEventsHead"
+    room = _LONGEST - len(longest)
+    if len(os.fsencode(home)) > room:
+        raise UserError(
+            f"RAY_TMPDIR is {home}, of {len(os.fsencode(home))} characters, and names of Ray's sockets in it would be "
+            f"too long for this system. Give a folder of at most {room} characters, on a disk of this machine."
+        )
+    return home
 
 
 @cache  # Ray reads it once in the life of a process

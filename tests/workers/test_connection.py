@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from mft_ray.errors import UserError
 from mft_ray.workers import connection as cluster
 
 SCRIPT = """
@@ -50,6 +51,40 @@ def test_no_process_of_a_private_ray_outlives_it() -> None:
 def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short, for Ray's sockets
         yield Path(folder)
+
+
+NESTED = """
+import os, subprocess, sys
+from pathlib import Path
+from mft_ray.workers.connection import connected
+
+with connected(1):
+    print(Path(os.environ["RAY_TMPDIR"]).parent, flush=True)
+    if len(sys.argv) > 1:  # another, started by this one
+        sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)
+"""
+
+
+def test_a_ray_within_another_has_its_folder_beside_that(home: Path) -> None:
+    ended = run(NESTED, home, NESTED)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [str(home)] * 2
+    assert os.listdir(home) == []
+
+
+def test_a_folder_of_too_long_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray's longest socket would not fit: a job system's scratch, most often."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(deep))
+    with pytest.raises(UserError, match=r"RAY_TMPDIR is .* characters.* at most \d+ characters"), cluster.connected():
+        pass
+    assert list(deep.iterdir()) == []
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"RAY_TMPDIR is .*none, where there is no folder"), cluster.connected():
+        pass
 
 
 def run(script: str, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
