@@ -13,7 +13,7 @@ quickstart: install  ## the whole way on this machine: FFT baseline, mask search
 test: install  ## the tests, but for those that are slow by nature; says what is skipped and why
 	$(BIN)/python -m pytest -m "not slow or core" $(ARGS)
 
-test-all: install $(VENV)/trackers  ## all tests
+test-all: install $(VENV)/more  ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: install docs wheel  ## lint, types, import contract, documentation, wheel
@@ -38,9 +38,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# A server of MLflow is heavy: for the tests of tracking alone.
-$(VENV)/trackers: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[trackers]'
+# A server of MLflow is heavy, and every process would import bitsandbytes, since peft does: for their tests alone.
+$(VENV)/more: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[trackers,8bit]'
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ memory on a GPU. The fewest bytes that can do are listed beside it. --out FILE w
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,8 +25,13 @@ from step import OPTIMIZERS, SHAPES, Setting, load, ours, seconds_per_step
 
 from mft_ray.training import memory
 
-# fp32 scores and gradient, what the optimizer keeps, and one bit that says whether a weight is there.
-FEWEST = {"adamw": 4 + 4 + 8 + 1 / 8, "rmsprop": 4 + 4 + 4 + 1 / 8}
+# Scores and gradient, what the optimizer keeps, and one bit that says whether a weight is there.
+FEWEST = {
+    "adamw": 4 + 4 + 8 + 1 / 8,
+    "rmsprop": 4 + 4 + 4 + 1 / 8,
+    "adamw_8bit": 4 + 4 + 2 * (1 + 4 / 256) + 1 / 8,
+    "adamw_8bit, bfloat16": 2 + 2 + 2 * (1 + 4 / 256) + 1 / 8,
+}
 # Large blocks go back to the system when they are freed: what is held is counted, not the allocator's gaps.
 ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
 VARIANTS = {"W * M kept": True, "W * M not kept": False}
@@ -78,6 +84,10 @@ def main() -> None:
         return
     rows = []
     print("| W * M | optimizer | bytes per weight | fewest | ratio |\n| --- | --- | --- | --- | --- |")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        print("bitsandbytes is not installed: without adamw_8bit")
+        for optimizer in [name for name in FEWEST if name.startswith("adamw_8bit")]:
+            del FEWEST[optimizer]
     for optimizer, fewest in FEWEST.items():
         for variant in VARIANTS:
             command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant, "--optimizer", optimizer]

@@ -21,7 +21,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +33,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from mft_ray.config import TrainConfig
 from mft_ray.masking import Masks, MaskSettings, select
 from mft_ray.training.step.flops import Flops
+from mft_ray.training.step.optimizers import build_optimizer
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 30, "num_attention_heads": 4},
@@ -173,11 +175,23 @@ def reference(source: Path) -> Callable[[nn.Module, Setting], Any]:
     return replaced
 
 
-# As in training: on a GPU those that make no temporary copies of all parameters.
 CUDA = torch.cuda.is_available()
-OPTIMIZERS = {
+
+
+def eight_bits(parameters: Iterable[nn.Parameter], dtype: str = "float32", **settings: float) -> torch.optim.Optimizer:
+    """Return an optimizer of 8-bit states, and leave what it trains in a dtype."""
+    trained = list(parameters)
+    for parameter in trained:
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    return build_optimizer(trained, TrainConfig(optimizer="adamw_8bit", dtype=dtype, **settings))
+
+
+# As in training: on a GPU those that make no temporary copies of all parameters.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, fused=CUDA),
     "rmsprop": partial(torch.optim.RMSprop, foreach=False),
+    "adamw_8bit": eight_bits,
+    "adamw_8bit, bfloat16": partial(eight_bits, dtype="bfloat16"),
 }
 
 

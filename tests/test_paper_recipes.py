@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import paper_memory
 import pytest
+import recipe_plans
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -110,25 +108,22 @@ def test_two_epochs_are_as_many_steps_as_the_reference_code_takes() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_says_what_it_needs(name: str) -> None:
+def test_a_recipe_says_how_it_is_judged(name: str) -> None:
     config, text = recipe(name), (FOLDER / f"{name}.yaml").read_text()
-    assert "".join(f"# {line}\n" for line in paper_memory.comment(config)) in text
-    assert paper_memory.counts(config)[1] == WEIGHTS[name.rsplit("-", 1)[0]]
-    for method in ("fft", "mft"):
-        assert sum(paper_memory.per_gpu(config, method).values()) < 80e9
     tasks = re.search(r"--tasks (\S+)", text)
     assert tasks is not None
     assert set(tasks[1].split(",")) == set(DOMAINS[config.data.task].tasks) <= set(TASKS)
     assert ("--allow-code-execution" in text) == (config.data.task == "coding")
 
 
-def test_what_deepspeed_keeps_is_counted() -> None:
-    for method in ("fft", "mft"):
-        command = [sys.executable, paper_memory.__file__, "--count", method]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = dict(re.findall(r"^(\w+): ([\d.]+) bytes", done.stdout, re.MULTILINE))
-        assert float(found["float32"]) == pytest.approx(paper_memory.PER_TRAINABLE, rel=0.01)
-        assert float(found.get("bool", 0)) == (1 if method == "mft" else 0)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_needs(name: str) -> None:
+    path = FOLDER / f"{name}.yaml"
+    text = path.read_text()
+    assert recipe_plans.commented(path) == text
+    assert f"{WEIGHTS[name.rsplit('-', 1)[0]]:,}" in text
+    assert "DOES NOT FIT" not in text
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -54,8 +54,15 @@ class TrainConfig(Section):
         "model.attention is flash_attention_2 or later, which computes nothing between them. Where a model then gives "
         "other logits it is not done, and that is said",
     )
-    optimizer: Literal["adamw", "rmsprop"] = Field(
-        "adamw", description="rmsprop keeps one state per weight instead of two, for memory"
+    optimizer: Literal["adamw", "adamw_8bit", "rmsprop"] = Field(
+        "adamw",
+        description="of what is trained, adamw keeps 8 bytes of states a number, rmsprop 4, and adamw_8bit 2 "
+        "(arXiv 2110.02861; bitsandbytes)",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="how what is trained and its gradient are held. bfloat16 takes 4 bytes a number less, is rounded "
+        "up or down by chance, and wants adamw_8bit and zero_stage 0",
     )
     lr: float = Field(2e-5, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -71,6 +78,15 @@ class TrainConfig(Section):
     eval_batch_size: int = Field(64, ge=1, description="examples scored at once at most; fewer where memory is short")
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a new best")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _rounded_by_chance(self) -> TrainConfig:
+        if self.dtype == "bfloat16" and self.optimizer != "adamw_8bit":
+            raise ValueError(
+                f"dtype is bfloat16 and optimizer {self.optimizer}, whose small changes bfloat16 would round away. Set "
+                "optimizer to adamw_8bit, which rounds by chance, or dtype to float32"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -28,7 +28,7 @@ def keep_each(scores: Sequence[Tensor], removed: Sequence[int], signed: bool = F
     a threshold, or one is NaN.
 
     Args:
-        scores: fp32, of any shapes, on one device.
+        scores: floats, of any shapes, on one device.
         removed: how many entries of each are not kept, at least one and fewer than there are.
         signed: whether scores are ranked as they are, not by their size.
 
@@ -44,7 +44,8 @@ def keep_each(scores: Sequence[Tensor], removed: Sequence[int], signed: bool = F
         at = torch.nonzero_static(inside, size=width, fill_value=-1).flatten()
         keeps.append(keep)
         places.append(at)
-        near.append(flat[at] if signed else flat[at].abs())  # at -1 whatever is there
+        value = flat[at].float()  # at -1 whatever is there
+        near.append(value if signed else value.abs())
         beside.append(counted)
     at, values = torch.stack(places), torch.stack(near)
     outside = torch.stack(beside)

@@ -12,7 +12,7 @@ _SEARCHED = {"weight_decay": "fft.train.weight_decay", "dropout": "fft.train.dro
 def _continued(config: Config) -> TrainConfig:
     """Return ``train`` with all that FFT's optimizer was set to."""
     fft = config.fft.train
-    optimizer = ("optimizer", "schedule", "warmup", "weight_decay", "betas", "clip", "dropout")
+    optimizer = ("optimizer", "dtype", "schedule", "warmup", "weight_decay", "betas", "clip", "dropout")
     changed = {name: getattr(fft, name) for name in optimizer}
     return config.train.model_copy(update={**changed, "lr": config.fft.continued_lr or fft.lr})
 

@@ -11,6 +11,7 @@ from mft_ray.errors import UserError
 from mft_ray.masking import depth
 from mft_ray.preflight.plan import Subject, Training, trainings_of
 from mft_ray.training.step.batches import check_batch_size
+from mft_ray.training.step.optimizers import check_stage
 from mft_ray.utils.formatting import size
 
 _MORE_WORKERS = (2, 4, 8, 16, 32, 64)
@@ -83,7 +84,10 @@ def _alternatives(it: Subject, short: Training) -> Iterator[tuple[Settings, str]
         stage = max(1, job.scaling.zero_stage)
         yield {f"{scaling}.offload": "cpu", f"{scaling}.zero_stage": stage}, "the host updates weights; slower steps"
     if job.train.optimizer == "adamw":
-        yield {f"{train}.optimizer": "rmsprop"}, "one state a weight instead of two; another optimizer"
+        yield {f"{train}.optimizer": "adamw_8bit"}, "states of one byte; needs bitsandbytes"
+    if job.train.dtype == "float32" and not job.scaling.zero_stage:
+        settings = {f"{train}.optimizer": "adamw_8bit", f"{train}.dtype": "bfloat16"}
+        yield settings, "what is trained is held in bfloat16, rounded by chance"
     if job.mask is not None:
         for parts in (2, 4, 8):
             layers = depth(it.model) // parts
@@ -96,8 +100,12 @@ def _with(it: Subject, name: str, settings: Settings) -> Training | None:
     """Return the same run with other settings; None where they cannot be."""
     try:
         changed: Config = with_settings(it.config, settings, "the plan's alternative")
-        check_batch_size(changed.train, changed.scaling)
-        check_batch_size(changed.fft.train, changed.fft.scaling or changed.scaling)
+        for train, scaling in (
+            (changed.train, changed.scaling),
+            (changed.fft.train, changed.fft.scaling or changed.scaling),
+        ):
+            check_batch_size(train, scaling)
+            check_stage(train, scaling)
         return next(each for each in trainings_of(it.changed(changed)) if each.name == name)
     except UserError:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from mft_ray.masking import select
@@ -129,8 +128,8 @@ def needs_of(
 def _counted(job: TrainJob, model: nn.Module, lengths: Lengths, counter: Counter) -> Counted | None:
     asked = job.mask or job.lora
     names = None if asked is None else {weight.name for weight in select(model, asked.layers, asked.target)}
-    # FFT holds fp32, whatever the checkpoint has.
-    dtype = DTYPES[job.dtype] if job.frozen else torch.float32
+    # FFT holds what it trains in, whatever the checkpoint has.
+    dtype = DTYPES[job.dtype if job.frozen else job.train.dtype]
     tokens = max(2, round(lengths.mean))
     answers = max(1, round(lengths.answers))
     return counter.count(names, tokens, answers, dtype=dtype, autocast=autocast_dtype(job.scaling))

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from mft_ray.config import Config, ScalingConfig, TrainConfig
+from mft_ray.config.params import apply
 from mft_ray.errors import UserError
 from mft_ray.masking import depth
 from mft_ray.preflight.cards import Card, card, installed, processors
@@ -18,7 +19,7 @@ from mft_ray.preflight.needs import Needs, needs_of
 from mft_ray.preflight.storage import disk_of, host_of
 from mft_ray.preflight.workload import Workload, workload
 from mft_ray.runs.prepare import skeleton
-from mft_ray.searches.space import what_may_be_chosen
+from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
 from mft_ray.training.compute import multiplies_bfloat16
 from mft_ray.training.counted import Counter
 from mft_ray.training.footprint import Trained
@@ -183,10 +184,15 @@ def trainings_of(it: Subject) -> Iterator[Training]:
 
 
 def _largest_trial(it: Subject) -> Training:
-    """Return the trial of the search space that takes the most memory."""
-    method = it.config.search.method
+    """Return the trial that takes the most memory, of those that may be."""
+    config, layers = it.config, depth(it.model)
+    method, points = config.search.method, points_to_evaluate(config, layers)
+    if config.search.trials <= len(points):  # which come first
+        may_be = [apply(config, point) for point in points[: config.search.trials]]
+    else:
+        may_be = list(what_may_be_chosen(config, layers))
     found: dict[tuple[int, int, int], TrainJob] = {}
-    for chosen in what_may_be_chosen(it.config, depth(it.model)):
+    for chosen in may_be:
         job = _job(chosen, method, chosen.scaling)
         trained = Trained.by(job, it.model)
         found.setdefault((trained.weights.trained, -trained.lowest, job.train.steps), job)

@@ -9,8 +9,9 @@ from mft_ray.preflight.needs import Needs
 from mft_ray.preflight.workload import Workload
 from mft_ray.training.checkpoint import KEPT
 from mft_ray.training.job import TrainJob
-from mft_ray.training.parts import optimizer_states
+from mft_ray.training.step.optimizers import state_bytes, trained_bytes
 
+_FLOAT = 4
 _DTYPES = {"float32": 4, "bfloat16": 2}
 _OF_TOKEN = 12  # bytes of an encoded token: itself, its label, and a part that is a prompt's again
 _PROCESS = 7e8  # bytes of a worker's process before it has loaded anything: imports of Python, Ray, torch, DeepSpeed
@@ -35,8 +36,8 @@ def host_of(jobs: Sequence[tuple[TrainJob, Needs]], gpu: bool, at_once: int) -> 
         held = {"processes": _PROCESS * workers, "model while it is loaded, or saved": model}
         if job.scaling.offload == "cpu":  # all shares of them
             trials = workers / job.scaling.workers
-            kept = 1 + optimizer_states(job.train)
-            held["states of optimizers, and copies of what they change"] = trials * 4.0 * kept * needs.trained
+            kept = _FLOAT + state_bytes(job.train)
+            held["states of optimizers, and copies of what they change"] = trials * kept * needs.trained
         totals.append(held)
     return max(totals, key=lambda total: sum(total.values()))
 
@@ -84,5 +85,5 @@ def _checkpoints(job: TrainJob, needs: Needs) -> float:
     if job.train.steps == 0:
         return 0.0
     # What is trained, the optimizer's states, and at ZeRO-1 and 2 DeepSpeed's fp32 copy.
-    copies = 1 if job.scaling.zero_stage in (1, 2) else 0
-    return (KEPT + 1) * 4.0 * (1 + optimizer_states(job.train) + copies) * needs.trained
+    copies = _FLOAT if job.scaling.zero_stage in (1, 2) else 0
+    return (KEPT + 1) * (trained_bytes(job.train) + state_bytes(job.train) + copies) * needs.trained

@@ -27,6 +27,7 @@ from mft_ray.models.positions import positions
 from mft_ray.models.vocabulary import check_vocabulary, embedded
 from mft_ray.runs.folder import RunFolder
 from mft_ray.training.step.batches import check_batch_size
+from mft_ray.training.step.optimizers import check_installed, check_stage
 from mft_ray.utils.console import log, log_warning
 
 # Told the configuration and the structure of its model; refuses what cannot work.
@@ -44,6 +45,9 @@ def check(config: Config, also: Check | None = None) -> None:
         UserError: the first thing found, with what to do.
     """
     check_batch_size(config.train, config.scaling)
+    for train, scaling in ((config.train, config.scaling), (config.fft.train, config.fft.scaling or config.scaling)):
+        check_installed(train)
+        check_stage(train, scaling)
     if not config.fft.given:
         check_batch_size(config.fft.train, config.fft.scaling or config.scaling)
     elif config.model.architecture is not None:

@@ -11,6 +11,7 @@ from mft_ray.runs.prepare import check_pretrained
 from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
 from mft_ray.tracking.checks import check_trackers
 from mft_ray.training.step.batches import check_batch_size
+from mft_ray.training.step.optimizers import check_installed, check_stage
 
 
 def check_search(config: Config, model: torch.nn.Module) -> None:
@@ -33,6 +34,8 @@ def check_search(config: Config, model: torch.nn.Module) -> None:
     for chosen in what_may_be_chosen(config, depth(model)):
         check_pretrained(chosen)
         check_batch_size(chosen.train, config.scaling)
+        check_installed(chosen.train)
+        check_stage(chosen.train, config.scaling)
         places |= {(part.layers, part.target) for part in (chosen.mask, chosen.lora)}
     for layers, target in places:
         select(model, layers, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,8 @@ import torch.distributed as dist
 from torch import nn
 
 from mft_ray.config import ScalingConfig, TrainConfig
+from mft_ray.models.loading import DTYPES
+from mft_ray.training.step.optimizers import build_optimizer, lr_factor
 
 # Asked which of its own operations this machine could compile, DeepSpeed tries, and then builds one that only
 # inference uses: a minute and a C++ compiler on every node. None is needed here.
@@ -32,8 +33,8 @@ def build_engine(
 ) -> Any:
     """Return a DeepSpeed engine over a model.
 
-    What is trained becomes fp32, in which small updates do not vanish: a parameter at a time, as ZeRO-3 shards the
-    model, so that it is never there a second time.
+    What is trained becomes ``train.dtype``, by default fp32, in which small updates do not vanish: a parameter at a
+    time, as ZeRO-3 shards the model, so that it is never there a second time.
 
     Args:
         model: with masks attached, if any.
@@ -63,7 +64,7 @@ def build_engine(
         _shard(model, settings)
     trained = list(parameters)
     for parameter in trained:
-        _to_fp32(parameter)
+        _cast(parameter, DTYPES[train.dtype])
     optimizer = build_optimizer(trained, train)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(train, step))
     engine, *_ = deepspeed.initialize(
@@ -78,38 +79,18 @@ def _shard(model: nn.Module, settings: dict[str, Any]) -> None:
         own = [parameter for parameter in module.parameters(recurse=False) if not _sharded(parameter)]
         for parameter in own:
             if parameter.requires_grad:
-                _to_fp32(parameter)
+                _cast(parameter, torch.float32)
         if own:
             deepspeed.zero.Init(module=module, config_dict_or_path=settings)
 
 
-def _to_fp32(parameter: nn.Parameter) -> None:
-    if not _sharded(parameter):  # there it is fp32 already, in pieces
-        parameter.data = parameter.data.float()
+def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> None:
+    if not _sharded(parameter):  # there it has been cast already, and is in pieces
+        parameter.data = parameter.data.to(dtype)
 
 
 def _sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id")
-
-
-def build_optimizer(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    """Return torch's own optimizer rather than DeepSpeed's: it needs no compiler on the workers."""
-    lr, decay = train.lr, train.weight_decay
-    # One pass over memory where torch has that; what it prefers on a GPU (foreach) copies all parameters for a while.
-    if train.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=lr, alpha=train.betas[1], weight_decay=decay, foreach=False)
-    return torch.optim.AdamW(parameters, lr=lr, betas=train.betas, weight_decay=decay, fused=True)
-
-
-def lr_factor(train: TrainConfig, step: int) -> float:
-    """Return the learning rate of a step (from 0) as a fraction of ``train.lr``: warmup, then decay to 0."""
-    warmup = math.ceil(train.warmup * train.steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if train.schedule == "constant":
-        return 1.0
-    left = max(train.steps - step, 0) / max(train.steps - warmup, 1)
-    return left if train.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
 def gathered(parameters: list[nn.Parameter], changed: bool = False) -> AbstractContextManager[object]:

@@ -28,10 +28,11 @@ from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
 from mft_ray.training import memory
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
-from mft_ray.training.parts import Weights, of_training, optimizer_states
+from mft_ray.training.parts import Weights, of_training
 from mft_ray.training.step.answer_loss import logits_at_once
 from mft_ray.training.step.batches import TOKENS_AT_ONCE
 from mft_ray.training.step.head import Head
+from mft_ray.training.step.optimizers import state_bytes, trained_bytes
 
 # Told what sizes a job works with, before it does.
 Sized = Callable[[Sizes], object]
@@ -142,23 +143,23 @@ class Trained:
     def by(cls, job: TrainJob, model: nn.Module) -> Trained:
         """Return what of a model a job will train."""
         count = sum(parameter.numel() for parameter in model.parameters())
-        states, asked = optimizer_states(job.train), job.mask or job.lora
-        if asked is None:  # in fp32, whatever the checkpoint has
+        states, width, asked = state_bytes(job.train), trained_bytes(job.train), job.mask or job.lora
+        if asked is None:  # whatever the checkpoint has
             output: Any = getattr(model, "get_output_embeddings", lambda: None)()
             head = 0 if output is None else output.weight.numel()
-            return cls(Weights(count, _FLOAT, count, added=False, states=states, head=head))
+            return cls(Weights(count, width, count, added=False, states=states, width=width, head=head))
         held = 2 if job.dtype == "bfloat16" else _FLOAT
         selected = select(model, asked.layers, asked.target)
         lowest = min(weight.layer or 0 for weight in selected)
         shapes = [model.get_parameter(weight.name).shape for weight in selected]
         if job.lora is not None:
             numbers = sum(job.lora.rank * sum(shape) for shape in shapes)
-            return cls(Weights(count, held, numbers, added=True, states=states), lowest)
+            return cls(Weights(count, held, numbers, added=True, states=states, width=width), lowest)
         effective = (2 if job.scaling.compute == "bfloat16" else held) if job.keeps_effective else 0
         # Where the mask takes back the fine-tuning, the weights before that.
         origin = held if job.mask is not None and job.mask.removes == "delta" else 0
         numbers = sum(shape.numel() for shape in shapes)
-        return cls(Weights(count, held, numbers, True, True, effective, origin, states), lowest)
+        return cls(Weights(count, held, numbers, True, True, effective, origin, states, width), lowest)
 
     def bytes(self, job: TrainJob, device: str, held: float) -> float:
         """Return what training takes beside the model as it was loaded, whatever the micro-batch.
@@ -177,7 +178,7 @@ class Trained:
             gpu=device == "cuda",
             steps=job.train.steps > 0,
         )
-        # FFT makes fp32 of them; under ZeRO-3 what is whole at the beginning makes room.
+        # FFT makes fp32 of them, or what train.dtype says; under ZeRO-3 what is whole at the beginning makes room.
         weights = parts.weights + (parts.gathered if job.scaling.zero_stage == 3 else 0.0)
         return replace(parts, weights=0.0, gathered=0.0).total + max(0.0, weights - held)
 

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mft_ray.config import ScalingConfig, TrainConfig
+from mft_ray.config import ScalingConfig
 
 _FLOAT = 4
 # DeepSpeed's defaults, in numbers: reduce_bucket_size, and stage3_max_live_parameters.
 _BUCKET, _LIVE = 5 * 10**8, 10**9
-
-
-def optimizer_states(train: TrainConfig) -> int:
-    """Return how many fp32 numbers an optimizer keeps for each that it changes.
-
-    Args:
-        train: names the optimizer.
-    """
-    return 1 if train.optimizer == "rmsprop" else 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,8 @@ class Weights:
         masked: whether they are scores of a mask.
         effective: bytes of each number of W * M that is kept between updates; 0 where it is not kept.
         origin: bytes of each that a removed weight becomes, where that is not 0.
-        states: fp32 numbers that the optimizer keeps for each.
+        states: bytes that the optimizer keeps for each.
+        width: bytes of each number that is trained, and of its gradient.
         head: numbers of the output head, where it is trained: the first gradient of a backward pass, and the largest.
     """
 
@@ -47,7 +39,8 @@ class Weights:
     masked: bool = False
     effective: int = 0
     origin: int = 0
-    states: int = 2
+    states: float = 8
+    width: int = _FLOAT
     head: int = 0
 
 
@@ -106,7 +99,7 @@ def of_training(
     """
     stage, share = scaling.zero_stage, 1 / scaling.workers
     sharded = share if stage == 3 else 1.0
-    trained = _FLOAT * weights.trained
+    trained = float(weights.width * weights.trained)
     held = Parts(
         weights=weights.model * weights.each * sharded,
         scores=weights.trained * _own(weights, sharded),
@@ -115,16 +108,16 @@ def of_training(
     )
     if not steps:
         return held
-    copies = share if stage else 0.0
+    copies = _FLOAT * share if stage else 0.0
     states = weights.states * (share if stage else 1.0)
     if gpu and scaling.offload == "cpu":  # the host has them; on a CPU that is the device
         copies = states = 0.0
-    bucket = _FLOAT * float(_BUCKET if gpu and stage else min(_BUCKET, weights.trained))
+    bucket = weights.width * float(_BUCKET if gpu and stage else min(_BUCKET, weights.trained))
     # Stage 0 copies gradients into one tensor where there is somebody to add them up with.
     bucket = bucket if stage or scaling.workers > 1 else 0.0
     forward, reducing = _passing(stage, share, trained, accumulates)
     # While all activations are there: logits, or their gradient with the head's own, which ZeRO-2 puts in its bucket.
-    head = _FLOAT * weights.head * (2.0 if stage == 2 else 1.0)
+    head = weights.width * weights.head * (2.0 if stage == 2 else 1.0)
     if head + logits / 3 > logits:
         forward, logits = forward + head, logits / 3
     gathered = _gathered(weights, scaling, whole=1 - share)
@@ -138,7 +131,7 @@ def of_training(
         weights=held.weights,
         scores=held.scores,
         gradients=gradients,
-        optimizer=trained * (copies + states),
+        optimizer=weights.trained * (copies + states),
         gathered=gathered if pressed else 0.0,
         buckets=buckets,
         activations=activations if pressed else 0.0,
@@ -151,7 +144,7 @@ def _own(weights: Weights, sharded: float) -> float:
     if not weights.added:
         return 0.0
     mask = 1 if weights.masked else 0
-    return _FLOAT * sharded + mask + weights.effective + weights.origin
+    return weights.width * sharded + mask + weights.effective + weights.origin
 
 
 def _passing(stage: int, share: float, trained: float, accumulates: bool) -> tuple[float, float]:
@@ -160,7 +153,7 @@ def _passing(stage: int, share: float, trained: float, accumulates: bool) -> tup
     Args:
         stage: ZeRO stage.
         share: of one worker.
-        trained: bytes of what is trained, in fp32.
+        trained: bytes of gradients of all that is trained.
         accumulates: whether a step has several micro-batches.
     """
     if stage == 3:  # one flat tensor of its share, for good

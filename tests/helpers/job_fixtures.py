@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,9 @@ from mft_ray.runs.prepare import make_ready
 from mft_ray.training.job import TrainJob
 from mft_ray.workers.launch import launch
 
+# What is trained takes six bytes with its gradient and states.
+LIGHT = {"optimizer": "adamw_8bit", "dtype": "bfloat16", "clip": 0.0}
+EIGHT_BITS = importlib.util.find_spec("bitsandbytes") is not None
 # Tokens of a micro-batch: a batch takes several, and not equally many in every step.
 SMALL = 24
 
@@ -111,6 +115,9 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
         job = add(mft_job, name, scaling(workers, zero, **more), ONE_LAYER, **train)
         return partial(on_workers.look_inside, job)
 
+    def eight_bits(*tasks: Callable[[], on_workers.Task]) -> list[on_workers.Task]:
+        return [task() for task in tasks] if EIGHT_BITS else []
+
     plain = on_workers.train_job
     run_group(
         1,
@@ -126,6 +133,11 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             looked_into(1, 0, compute="bfloat16"),
             looked_into(1, 0),
             partial(plain, add(mft_job, "rmsprop-z0w1", scaling(), optimizer="rmsprop")),
+            *eight_bits(
+                lambda: partial(plain, add(mft_job, "adamw_8bit-z0w1", scaling(), optimizer="adamw_8bit")),
+                lambda: partial(plain, add(mft_job, "light-z0w1", scaling(), **LIGHT)),
+                lambda: partial(plain, add(fft_job, "fft-light-z0w1", scaling(), **LIGHT)),
+            ),
             *(partial(plain, add(mft_job, f"{name}-z0w1", scaling(), mask)) for name, mask in SETTINGS.items()),
         ],
         ground.root,
@@ -157,6 +169,14 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(interrupted, add(mft_job, "resumed-z3w2", scaling(2, 3)), 15),
             looked_into(2, 3),
             partial(plain, add(mft_job, "rmsprop-z3w2", scaling(2, 3), optimizer="rmsprop")),
+            *eight_bits(
+                lambda: partial(plain, add(mft_job, "light-z0w2", scaling(2, 0), **LIGHT)),
+                lambda: partial(interrupted, add(mft_job, "light-resumed-z0w2", scaling(2, 0), **LIGHT), 15),
+                lambda: partial(plain, add(mft_job, "adamw_8bit-z2w2", scaling(2, 2), optimizer="adamw_8bit")),
+                lambda: partial(
+                    interrupted, add(mft_job, "adamw_8bit-z3w2", scaling(2, 3), optimizer="adamw_8bit"), 15
+                ),
+            ),
             *(partial(plain, add(mft_job, f"{name}-z3w2", scaling(2, 3), mask)) for name, mask in SETTINGS.items()),
         ],
         ground.root,

@@ -45,6 +45,7 @@ def test_ties_go_to_the_lower_index(signed: bool) -> None:
     # As |W| of bfloat16 weights: few values, many ties at any threshold.
     scores = [torch.randn(300, 500, generator=generator).bfloat16().float() for _ in range(3)]
     assert all(check(scores, [1_000, 15_000, 75_000], signed))
+    assert all(check([score.bfloat16() for score in scores], [1_000, 15_000, 75_000], signed))
     equal = [torch.ones(100, 7), torch.zeros(5_000)]
     assert all(check(equal, [350, 4_999], signed))
 

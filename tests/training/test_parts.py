@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from mft_ray.config import ScalingConfig
@@ -69,3 +73,67 @@ def test_the_host_of_a_gpu_takes_the_optimizer() -> None:
 def test_a_mask_that_is_cut_once_has_nothing_to_train() -> None:
     found = parts(MASK, 0, steps=False)
     assert found.gradients == found.optimizer == 0
+
+
+def test_what_is_held_in_two_bytes_takes_two() -> None:
+    light = Weights(1000, 2, 100, added=True, masked=True, states=2, width=2)
+    found = parts(light, 0, workers=1)
+    assert (found.scores, found.gradients, found.optimizer) == (100 * (2 + 1), 200, 200)
+
+
+# Every tensor that is alive after two steps of a small model under ZeRO-3, in bytes of a trained number, by dtype.
+# Buffers of a bucket's size do not grow with the model.
+ALIVE = """
+import gc, json, os, sys
+from collections import Counter
+os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", DS_ACCELERATOR="cpu")
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+import torch
+from mft_ray.config import ScalingConfig, TrainConfig
+from mft_ray.masking import Masks, MaskSettings
+from mft_ray.models.loading import new_model
+from mft_ray.training.engine import build_engine, gathered
+from mft_ray.training.parts import _BUCKET
+
+torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+model = new_model({"model_type": "llama", **sizes}, 1000, seed=0)
+masks = Masks(model.to(torch.bfloat16), MaskSettings()) if sys.argv[1] == "mft" else None
+trained = masks.scores() if masks else list(model.parameters())
+numbers = sum(parameter.numel() for parameter in trained)
+scaling = ScalingConfig(zero_stage=3, compute="bfloat16")
+engine = build_engine(model, trained, TrainConfig(batch_size=1), scaling)
+for _ in range(2):
+    loss = engine(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False).logits.float().mean()
+    engine.backward(loss)
+    engine.step()
+    if masks:
+        masks.update(1.0, gather=gathered)
+del loss
+gc.collect()
+storages = {}
+for tensor in gc.get_objects():
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = (str(tensor.dtype), storage.nbytes())
+found = Counter()
+for dtype, size in storages.values():
+    if size < 2 * _BUCKET:
+        found[dtype] += size
+print(json.dumps({dtype: size / numbers for dtype, size in found.items() if size > 0.01 * numbers}))
+"""
+
+
+@pytest.mark.parametrize("method", ["fft", "mft"])
+def test_what_deepspeed_keeps_is_what_is_counted(method: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ALIVE, method], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    masked = method == "mft"
+    weights = Weights(0 if masked else 1000, 4, 1000, added=masked, masked=masked)
+    counted = parts(weights, 3, workers=1, activations=0.0)
+    bits = 1000 * masked
+    assert 1000 * found["torch.float32"] == pytest.approx(
+        counted.weights + counted.scores - bits + counted.gradients + counted.optimizer, rel=0.01
+    )
+    assert 1000 * found.get("torch.bool", 0) == pytest.approx(bits, rel=0.01)
