@@ -16,6 +16,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
+from mft_ray.report.endings import numbers, why
 from mft_ray.report.leaderboard import reason
 from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.fft_model import FftModel
@@ -130,6 +131,7 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         ("score", f"{unit.score(found.score)} on validation, step {units.count(found.step)}"),
         ("against FFT", unit.delta(found.delta_fft)),
         ("stopped", _stopped(found, live)),
+        ("by these numbers", numbers(found, run)),
         ("steps", units.count(found.steps)),
         ("tokens", units.count(found.tokens)),
         ("time", units.duration(found.seconds)),
@@ -143,7 +145,7 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         ]
     return {
         "trial": found,
-        "facts": facts,
+        "facts": [(name, value) for name, value in facts if value],
         "settings": [(name, units.setting(value)) for name, value in found.config.items()],
         "error": found.error,
         "trace": trace.read_text(errors="replace") if trace.exists() else "",
@@ -273,7 +275,7 @@ def _named(live: Live, trial_id: str) -> Trial:
 def _stopped(found: Trial, live: Live) -> str:
     if found.trial_id in live.asked:
         return "was asked to end: it does with its next evaluation"
-    return leaderboard.EXPLAINED.get(found.stopped_reason or "", reason(found))
+    return why(found)
 
 
 def _row(cells: list[str]) -> tuple[list[str], bool]:

@@ -26,7 +26,7 @@ from mft_ray.training.compute import autocast_dtype, settled
 from mft_ray.training.engine import build_engine
 from mft_ray.training.footprint import Sized, training_sizes
 from mft_ray.training.heartbeat import Alive, unheard
-from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopReason, StopRule, TrainJob, best_index
+from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, Stop, StopReason, StopRule, TrainJob, best_index
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
 from mft_ray.training.step.answer_loss import AnswerLoss
@@ -133,6 +133,7 @@ class Trainer:
         self.dropout = add_dropout(model, job.train.dropout)
         self.engine = build_engine(model, self.method.parameters, job.train, job.scaling)
         self.history: list[Evaluation] = []
+        self.stop: Stop | None = None
         self.step = self.tokens = 0
         self.losses: list[torch.Tensor] = []
         self.earlier_seconds, self.started = 0.0, time.monotonic()
@@ -194,8 +195,10 @@ class Trainer:
 
     def finished(self, stop: StopRule | None) -> StopReason | None:
         """Return why the run ends now, or None."""
-        reason = stop(self.history, self.job.train.steps) if stop else None
-        return StopReason.COMPLETED if reason is None and self._exhausted() else reason
+        self.stop = stop(self.history, self.job.train.steps) if stop else None
+        if self.stop:
+            return self.stop.reason
+        return StopReason.COMPLETED if self._exhausted() else None
 
     def nothing_to_do(self) -> StopReason | None:
         """Return ``completed`` for a run of no steps."""
@@ -215,7 +218,7 @@ class Trainer:
         size = size_of(Path(self.job.out))
         trained = self.trainable if self.job.train.steps else 0
         cost = Cost(last.tokens, last.flops, last.seconds, last.memory, trained, size)
-        outcome = Outcome(reason, self.history, best_index(self.history), cost=cost)
+        outcome = Outcome(reason, self.history, best_index(self.history), cost=cost, stop=self.stop)
         outcome.score = self._decisive_score(outcome)
         if self.rank == 0:
             outcome.save(Path(self.job.out) / "outcome.json")

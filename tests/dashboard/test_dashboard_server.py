@@ -68,7 +68,11 @@ def test_pages_show_what_the_folder_says_and_nothing_can_be_injected(served):
     drawn = json.loads(served.get("/figures").text)
     assert {"trials", "fft", "ratio", "heat", "parallel", "forest"} <= set(drawn)
     trial = served.get("/trial/trial03").text
-    assert "no longer improved" in trial or "Ray Tune ended it" in trial
+    assert "Ray Tune ended it" in trial
+    assert "Decided at step" not in trial
+    below = served.get("/trial/trial01").text
+    for said in ("it would have ended below FFT", "Decided at step 210 of 300", "−1.80 points", "95 % confidence"):
+        assert said in below
     side_by_side = served.get("/compare?trial=trial00&trial=trial01").text
     assert 'class="differs"' in side_by_side
     assert json.loads(served.get("/compare/figures?trial=trial00&trial=trial01").text)["trials"]["data"]

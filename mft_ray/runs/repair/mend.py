@@ -290,7 +290,7 @@ def _outcome(row: Trial, curves: Curves) -> Outcome | None:
     ]
     best = next((place for place, point in enumerate(points) if point.step == row.step), None)
     reason = StopReason(row.stopped_reason)
-    return Outcome(reason, history, best if row.watched is not None else None, row.score, row.cost)
+    return Outcome(reason, history, best if row.watched is not None else None, row.score, row.cost, row.stop)
 
 
 # Of Tune's states of an experiment, whatever their names end in.
