@@ -63,6 +63,7 @@ def build(root: Path, token: str, port: int) -> Guard:
         Route("/trial/{trial}/pick", pages_of.pick, methods=["POST"]),
         Route("/compare", pages_of.compare),
         Route("/compare/figures", pages_of.compare_figures),
+        Route("/compare/examples", pages_of.compare_examples),
         Route("/form", pages_of.form),
         Route("/try", pages_of.ask, methods=["POST"]),
         Route("/stop", pages_of.stop, methods=["POST"]),
@@ -117,6 +118,10 @@ class _Pages:
 
     def compare_figures(self, request: Request) -> Response:
         return _drawn(pages.trial_figures(self.watched.now(), request.query_params.getlist("trial")))
+
+    def compare_examples(self, request: Request) -> Response:
+        ids = request.query_params.getlist("trial")
+        return _page("examples.html", **pages.compared_examples(self.watched.now(), ids))
 
     def form(self, request: Request) -> Response:
         return _page("form.html", **pages.form(self.watched.now(), request.query_params.get("like")))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,6 +18,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
+from mft_ray.report.disagreements import Disagreement, disagreement
 from mft_ray.report.endings import numbers, why
 from mft_ray.report.leaderboard import reason
 from mft_ray.report.next_steps import next_steps
@@ -51,7 +54,7 @@ class Field:
 
 def state(live: Live) -> JsonObject:
     """Return what the head of the page says: the stage, what goes on, the best so far."""
-    run = live.run
+    run, folder = live.run, RunFolder(live.run.folder)
     unit = units.unit(run.baseline.metric)
     best = run.winner
     title = "Best on validation" if live.phase is Phase.DONE else "Best so far"
@@ -71,6 +74,7 @@ def state(live: Live) -> JsonObject:
         "banner": verdict.banner(run),
         "last": live.log[-1] if live.log else "",
         "folder": str(run.folder),
+        "tensorboard": _tensorboard(folder, folder.tensorboard),
         "next_steps": next_steps(run) if live.phase is Phase.DONE else [],
     }
 
@@ -155,6 +159,7 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         "can_pick": not live.working and find(out) is not None,
         "judged": run.verdict is not None and run.verdict.trial_id == found.trial_id,
         "folder": str(run.folder),
+        "tensorboard": _tensorboard(folder, folder.tensorboard / found.trial_id),
     }
 
 
@@ -185,9 +190,7 @@ def compared(live: Live, trial_ids: list[str]) -> JsonObject:
     Raises:
         UserError: there is no such trial, or fewer than two are given.
     """
-    trials = [_named(live, each) for each in dict.fromkeys(trial_ids)]
-    if len(trials) < 2:
-        raise UserError("Mark two or more trials on the leaderboard to see them side by side.")
+    trials = _several(live, trial_ids)
     unit = units.unit(live.run.baseline.metric)
     names = leaderboard.parameters(live.run)
     rows: list[tuple[str, list[str], bool]] = [
@@ -214,6 +217,34 @@ def compared(live: Live, trial_ids: list[str]) -> JsonObject:
             for each in inspect(list(there.values())).overlaps
         ]
     return {"trials": trials, "rows": rows, "overlaps": overlaps, "without": sorted(masks.keys() - there.keys())}
+
+
+def compared_examples(live: Live, trial_ids: list[str]) -> JsonObject:
+    """Return the validation examples on which some trials disagree.
+
+    Raises:
+        UserError: there is no such trial, or fewer than two are given.
+    """
+    found = disagreement(live.run.folder, [each.trial_id for each in _several(live, trial_ids)])
+    unit = units.unit(found.metric)
+
+    def cell(score: float) -> str:
+        return ("right" if score else "wrong") if found.right_or_wrong else unit.score(score)
+
+    shown = [
+        (example, [cell(score) for score in example.scores], "" if example.fft is None else cell(example.fft))
+        for example in found.examples
+    ]
+    return {"found": found, "shown": shown, "counted": _counted(found)}
+
+
+def _counted(found: Disagreement) -> str:
+    if not found.right_or_wrong:
+        said = f"By {units.unit(found.metric).label.lower()} their scores differ on {found.differing:,} of {found.n:,}"
+        return f"{said} validation examples."
+    said = f"One is right and another wrong on {found.differing:,} of {found.n:,} validation examples"
+    alone = [f"{name} alone is right on {count:,}" for name, count in zip(found.trials, found.alone, strict=True)]
+    return f"{said}: {'; '.join(alone)}." if found.differing else f"{said}."
 
 
 def form(live: Live, like: str | None) -> JsonObject:
@@ -270,6 +301,18 @@ def _named(live: Live, trial_id: str) -> Trial:
         if each.trial_id == trial_id:
             return each
     raise UserError(f"There is no trial {trial_id!r} in {live.run.folder}.")
+
+
+def _several(live: Live, trial_ids: list[str]) -> list[Trial]:
+    trials = [_named(live, each) for each in dict.fromkeys(trial_ids)]
+    if len(trials) < 2:
+        raise UserError("Mark two or more trials on the leaderboard to see them side by side.")
+    return trials
+
+
+def _tensorboard(folder: RunFolder, events: Path) -> str:
+    """Return the command that shows events of the run; empty where there are none."""
+    return f"tensorboard --logdir {shlex.quote(str(folder.tensorboard))}" if events.is_dir() else ""
 
 
 def _stopped(found: Trial, live: Live) -> str:

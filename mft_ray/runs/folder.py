@@ -64,6 +64,16 @@ class RunFolder:
         """Return the folder of one trial."""
         return self.trials / trial_id
 
+    def scores_of(self, name: str, split: str, metric: str) -> Path:
+        """Return the file of a model's scores, one per example, as `mft_ray.runs.context.RunContext.score` keeps them.
+
+        Args:
+            name: name of the model among the run's scores.
+            split: ``validation`` or ``test``.
+            metric: name of the metric.
+        """
+        return self.scores / f"{name}-{split}-{metric}.json"
+
 
 def has_ended(out: Path) -> bool:
     """Say whether a trial has come to its end, with an outcome or an error.

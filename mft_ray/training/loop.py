@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.store import TOKENIZER
+from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.models.artifacts import size_of
+from mft_ray.models.names import SCORES
 from mft_ray.training import memory
 from mft_ray.training.cache import Split, WorkerCache
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
@@ -187,6 +189,7 @@ class Trainer:
         if best_index(self.history) == len(self.history) - 1:
             self.alive("saves the best state")
             self.method.keep(Path(self.job.out))
+            self._keep_scores(self.job.evaluation.monitor, values)
         if self.rank == 0:
             earlier = [asdict(each) for each in self.history]
             progress = {"steps": self.job.train.steps, **asdict(evaluation), "history": earlier}
@@ -235,7 +238,13 @@ class Trainer:
             return None
         self.method.recall(Path(self.job.out))
         values = self._validation_values(evaluation.metric)
+        self._keep_scores(evaluation.metric, values)
         return sum(values) / len(values)
+
+    def _keep_scores(self, metric: Metric, values: Sequence[float]) -> None:
+        """Keep the scores of single examples, where there are others of the same examples to hold them against."""
+        if self.rank == 0 and self.job.reference_scores is not None:
+            ExampleScores.of(metric, values).save(Path(self.job.out) / SCORES)
 
     def free(self) -> None:
         """Let go of the engine and leave the backbone as it was."""

@@ -16,6 +16,9 @@ import pytest
 from mft_ray.dashboard.optuna_page import check_study
 from mft_ray.dashboard.server import serve
 from mft_ray.errors import UserError
+from mft_ray.evaluation.example_scores import ExampleScores
+from mft_ray.models.names import SCORES
+from mft_ray.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -26,6 +29,11 @@ def run(make_run):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="masks", direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("ratio", 0.02, 0.5), n_trials=3)
+    for name, scores in (("trial00", [1, 1, 0, 0, 1]), ("trial01", [1, 0, 1, 1, 1])):
+        out = RunFolder(folder).trial(name)
+        out.mkdir(parents=True)
+        ExampleScores.of("exact_match", scores).save(out / SCORES)
+        (folder / "tensorboard" / name).mkdir(parents=True)
     return folder
 
 
@@ -73,9 +81,17 @@ def test_pages_show_what_the_folder_says_and_nothing_can_be_injected(served):
     below = served.get("/trial/trial01").text
     for said in ("it would have ended below FFT", "Decided at step 210 of 300", "−1.80 points", "95 % confidence"):
         assert said in below
+    for page in (state, below):
+        assert "tensorboard --logdir" in page
+    assert "tensorboard --logdir" not in trial  # which has no events
     side_by_side = served.get("/compare?trial=trial00&trial=trial01").text
     assert 'class="differs"' in side_by_side
     assert json.loads(served.get("/compare/figures?trial=trial00&trial=trial01").text)["trials"]["data"]
+    examples = served.get("/compare/examples?trial=trial00&trial=trial01").text
+    alone = "trial00 alone is right on 1; trial01 alone is right on 2"
+    for said in (alone, "on 3 of 5 validation", "no prepared data"):
+        assert said in examples
+    assert "search.keep" in served.get("/compare/examples?trial=trial00&trial=trial02").text
     [study] = served.get("/api/studies").json()["study_summaries"]
     assert study["study_name"] == "masks"
     assert served.get("/assets/plotly.js").status_code == 200
