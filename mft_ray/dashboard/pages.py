@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
-from mft_ray.report.disagreements import Disagreement, disagreement
 from mft_ray.report.endings import numbers, why
-from mft_ray.report.leaderboard import reason
 from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
@@ -128,7 +125,7 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         UserError: there is no such trial.
     """
     run, folder = live.run, RunFolder(live.run.folder)
-    found = _named(live, trial_id)
+    found = named(live, trial_id)
     out, unit = folder.trial(found.trial_id), units.unit(run.baseline.metric)
     trace = out / TRACEBACK
     facts = [
@@ -169,7 +166,7 @@ def trial_figures(live: Live, trial_ids: list[str]) -> dict[str, go.Figure]:
     Raises:
         UserError: there is no such trial.
     """
-    ids = [_named(live, each).trial_id for each in trial_ids]
+    ids = [named(live, each).trial_id for each in trial_ids]
     only = {name: points for name, points in live.run.curves.trials.items() if name in ids}
     curves = live.run.curves.model_copy(update={"trials": only, "continued": []})
     made = {"trials": report_figures.trial_curves(replace(live.run, curves=curves))} if any(only.values()) else {}
@@ -182,69 +179,6 @@ def trial_figures(live: Live, trial_ids: list[str]) -> dict[str, go.Figure]:
         modules = {name: part.ratio for name, part in seen.modules[str(mask)].items()}
         made["density"] = figures.densities(layers, modules)
     return made
-
-
-def compared(live: Live, trial_ids: list[str]) -> JsonObject:
-    """Return what tells some trials from each other: settings, results, and how alike their masks are.
-
-    Raises:
-        UserError: there is no such trial, or fewer than two are given.
-    """
-    trials = _several(live, trial_ids)
-    unit = units.unit(live.run.baseline.metric)
-    names = leaderboard.parameters(live.run)
-    rows: list[tuple[str, list[str], bool]] = [
-        (name, *_row([units.setting(each.config.get(name)) for each in trials])) for name in names
-    ]
-    shown: list[tuple[str, Callable[[Trial], str]]] = [
-        ("score", lambda each: unit.score(each.score)),
-        ("against FFT", lambda each: unit.delta(each.delta_fft)),
-        ("stopped", reason),
-        ("tokens", lambda each: units.count(each.tokens)),
-        ("time", lambda each: units.duration(each.seconds)),
-    ]
-    rows += [(name, *_row([show(each) for each in trials])) for name, show in shown]
-    folder = RunFolder(live.run.folder)
-    masks = {each.trial_id: folder.trial(each.trial_id) / MASK for each in trials}
-    there = {name: str(path) for name, path in masks.items() if path.exists()}
-    overlaps: list[Any] = []
-    if len(there) > 1:
-        from mft_ray.models.inspection import inspect
-
-        by_path = {path: name for name, path in there.items()}
-        overlaps = [
-            (by_path[each.first], by_path[each.second], each.jaccard, each.chance, each.layers)
-            for each in inspect(list(there.values())).overlaps
-        ]
-    return {"trials": trials, "rows": rows, "overlaps": overlaps, "without": sorted(masks.keys() - there.keys())}
-
-
-def compared_examples(live: Live, trial_ids: list[str]) -> JsonObject:
-    """Return the validation examples on which some trials disagree.
-
-    Raises:
-        UserError: there is no such trial, or fewer than two are given.
-    """
-    found = disagreement(live.run.folder, [each.trial_id for each in _several(live, trial_ids)])
-    unit = units.unit(found.metric)
-
-    def cell(score: float) -> str:
-        return ("right" if score else "wrong") if found.right_or_wrong else unit.score(score)
-
-    shown = [
-        (example, [cell(score) for score in example.scores], "" if example.fft is None else cell(example.fft))
-        for example in found.examples
-    ]
-    return {"found": found, "shown": shown, "counted": _counted(found)}
-
-
-def _counted(found: Disagreement) -> str:
-    if not found.right_or_wrong:
-        said = f"By {units.unit(found.metric).label.lower()} their scores differ on {found.differing:,} of {found.n:,}"
-        return f"{said} validation examples."
-    said = f"One is right and another wrong on {found.differing:,} of {found.n:,} validation examples"
-    alone = [f"{name} alone is right on {count:,}" for name, count in zip(found.trials, found.alone, strict=True)]
-    return f"{said}: {'; '.join(alone)}." if found.differing else f"{said}."
 
 
 def form(live: Live, like: str | None) -> JsonObject:
@@ -296,18 +230,16 @@ def _value(name: str, text: str, distribution: Any) -> Any:
         raise UserError(f"{name} is {text!r}; it must be a number.") from None
 
 
-def _named(live: Live, trial_id: str) -> Trial:
+def named(live: Live, trial_id: str) -> Trial:
+    """Return the trial that is called so.
+
+    Raises:
+        UserError: there is no such trial.
+    """
     for each in live.run.trials:
         if each.trial_id == trial_id:
             return each
     raise UserError(f"There is no trial {trial_id!r} in {live.run.folder}.")
-
-
-def _several(live: Live, trial_ids: list[str]) -> list[Trial]:
-    trials = [_named(live, each) for each in dict.fromkeys(trial_ids)]
-    if len(trials) < 2:
-        raise UserError("Mark two or more trials on the leaderboard to see them side by side.")
-    return trials
 
 
 def _tensorboard(folder: RunFolder, events: Path) -> str:
@@ -319,7 +251,3 @@ def _stopped(found: Trial, live: Live) -> str:
     if found.trial_id in live.asked:
         return "was asked to end: it does with its next evaluation"
     return why(found)
-
-
-def _row(cells: list[str]) -> tuple[list[str], bool]:
-    return cells, len(set(cells)) > 1

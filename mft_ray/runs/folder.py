@@ -54,6 +54,7 @@ class RunFolder:
         self.queue = self.work / "queue"
         self.asked_to_end = self.work / "end"
         self.log = self.work / "log.txt"
+        self.cluster = self.work / "cluster.json"
         self.library_output = self.work / "library_output.txt"
         self.tracking = self.work / "tracking"
         self.discordant = self.work / "discordant.json"

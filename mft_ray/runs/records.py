@@ -15,6 +15,7 @@ from mft_ray.evaluation.statistics import loss_believed
 from mft_ray.training.job import Cost, Evaluation, Stop
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.json_types import JsonObject
+from mft_ray.workers.nodes import NodeUse
 
 
 def _finite(value: object) -> object:
@@ -321,6 +322,13 @@ class Curves(FileRecord):
     fft: list[Point] = []
     continued: list[Point] = []
     trials: dict[str, list[Point]] = {}
+
+
+class Cluster(FileRecord):
+    """work/cluster.json: nodes and the workers on them, at a time in seconds since 1970; there while a search runs."""
+
+    time: float
+    nodes: list[NodeUse]
 
 
 class Row(Record):

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import optuna
 import pytest
+from filelock import FileLock
 
 from mft_ray.dashboard.optuna_page import check_study
 from mft_ray.dashboard.server import serve
@@ -19,6 +21,8 @@ from mft_ray.errors import UserError
 from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.models.names import SCORES
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Cluster
+from mft_ray.workers.nodes import CardUse, NodeUse, WorkerUse
 
 
 @pytest.fixture
@@ -112,6 +116,24 @@ def test_what_cannot_be_shown_is_said(served, path, said):
     assert said in page.text
     # In a part of a page it stands where that part would.
     assert said in served.get(path, headers={"HX-Request": "true"}).text
+
+
+def test_nodes_and_workers_are_shown_while_a_search_runs(served, run):
+    worker, card = WorkerUse(7, 2_000_000_000, 900_000_000), CardUse("H100", 5_000_000_000, 80_000_000_000, 93)
+    nodes = [NodeUse("here", 4.0, 2.0, 1.0, 1.0, 64_000_000_000, 32_000_000_000, (card,), (worker,))]
+    nodes += [NodeUse(f"n{number}", 2.0, 0.0, 0.0, 0.0) for number in range(40)]
+    Cluster(time=time.time(), nodes=nodes).save(RunFolder(run).cluster)
+    assert "<table>" not in served.get("/part/cluster").text
+    with FileLock(run / "work" / "lock"):
+        shown = served.get("/part/cluster").text
+    for said in (
+        "41 nodes, 1 worker, 2 of 84 CPUs and 1 of 1 GPUs in use",
+        "32 GB of 64 GB",
+        "H100: 5 GB of 80 GB, 93 % busy",
+        "2 GB and 900 MB of a GPU&#39;s",
+        "Not shown: 1 more node.",
+    ):
+        assert said in shown
 
 
 def test_nothing_to_end_is_said(served):
