@@ -27,7 +27,7 @@ from mft_ray.dashboard import pages
 from mft_ray.dashboard.access import Guard
 from mft_ray.dashboard.asked import try_next
 from mft_ray.dashboard.cluster import cluster
-from mft_ray.dashboard.optuna_page import study_app
+from mft_ray.dashboard.optuna_page import StudyApp
 from mft_ray.dashboard.side_by_side import compared, compared_examples
 from mft_ray.dashboard.watched import Watched
 from mft_ray.errors import UserError
@@ -54,7 +54,8 @@ def build(root: Path, token: str, port: int) -> Guard:
         port: port that it is served at.
     """
     pages_of = _Pages(root.resolve())
-    optuna: Any = WSGIMiddleware(study_app(root / "study.db"))
+    study: Any = StudyApp(root / "study.db", pages_of.watched.now)
+    optuna: Any = WSGIMiddleware(study)
     routes = [
         Route("/", pages_of.whole),
         Route("/part/{name}", pages_of.part),
