@@ -30,7 +30,8 @@ class TrainJob:
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         reference_scores: file with the validation scores, one per example, that this run's are compared with.
         accumulates: whether a global batch may take a worker several micro-batches, with the same weights.
-        decides: whether the best state is scored by the deciding metric too, where that is another than is watched.
+        decides: whether the best state is scored by the deciding metric too, where that is another than is watched, and
+            its scores of single examples are kept.
     """
 
     method: str

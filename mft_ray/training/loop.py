@@ -242,8 +242,9 @@ class Trainer:
         return sum(values) / len(values)
 
     def _keep_scores(self, metric: Metric, values: Sequence[float]) -> None:
-        """Keep the scores of single examples, where there are others of the same examples to hold them against."""
-        if self.rank == 0 and self.job.reference_scores is not None:
+        """Keep the scores of single examples of a trial, which other trials are held against."""
+        # What is not scored here by the metric that decides is scored afterwards, and kept then.
+        if self.rank == 0 and self.job.decides and self.job.reference_scores is not None:
             ExampleScores.of(metric, values).save(Path(self.job.out) / SCORES)
 
     def free(self) -> None:
