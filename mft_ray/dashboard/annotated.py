@@ -31,6 +31,7 @@ from mft_ray.utils.json_types import JsonObject
 
 # Attribute by which a search names Optuna's trials (`mft_ray.searches.optuna_search`, which needs Ray).
 _TRIAL_ID = "trial_id"
+_OF_PAGE = "dashboard:"  # prefix of attributes that optuna-dashboard sets; they are of trials by Optuna's identifiers
 _ARTIFACT = "artifacts:"  # prefix of Optuna's own attributes of artifacts
 
 
@@ -80,7 +81,7 @@ def annotated(database: Path, live: Live) -> tuple[InMemoryStorage, MaskFiles]:
         database: path of the study's file, in which there is one study.
         live: the run.
     """
-    from optuna_dashboard._note import save_note_with_version
+    from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 
     with copied(database) as source:
         [known] = source.get_all_studies()
@@ -90,19 +91,24 @@ def annotated(database: Path, live: Live) -> tuple[InMemoryStorage, MaskFiles]:
     # Optuna counts studies in files from 1 and those in memory from 0: its page has the same address either way.
     storage.delete_study(storage.create_new_study(known.directions))
     study_id = storage.create_new_study(known.directions, known.study_name)
+
+    def note(trial: int | None, text: str, earlier: int | None) -> None:
+        # Optuna's page could be written to before, and what a person wrote there is in the study.
+        own = get_note_from_system_attrs(known.system_attrs, earlier)["body"]
+        save_note_with_version(storage, study_id, trial, 1, "\n\n".join(filter(None, [text, own])))
+
     for name, value in known.user_attrs.items():
         storage.set_study_user_attr(study_id, name, value)
     for name, value in known.system_attrs.items():
-        storage.set_study_system_attr(study_id, name, value)
-    save_note_with_version(storage, study_id, None, 1, _of_study(live))
+        if not name.startswith(_OF_PAGE):
+            storage.set_study_system_attr(study_id, name, value)
+    note(None, _of_study(live), None)
     by_name = {trial.trial_id: trial for trial in live.run.trials}
     for trial in trials:
-        its = by_name.get(trial.user_attrs.get(_TRIAL_ID, ""))
+        its, earlier = by_name.get(trial.user_attrs.get(_TRIAL_ID, "")), trial._trial_id
         if its is not None:
             _complete(trial, its, live, masks)
-        number = storage.create_new_trial(study_id, trial)
-        if its is not None:
-            save_note_with_version(storage, study_id, number, 1, _of_trial(its, live))
+        note(storage.create_new_trial(study_id, trial), "" if its is None else _of_trial(its, live), earlier)
     _draw(Study(known.study_name, storage), live, trials)
     return storage, masks
 
@@ -111,7 +117,7 @@ def _complete(trial: FrozenTrial, its: Trial, live: Live, masks: MaskFiles) -> N
     """Add to one of Optuna's trials what its run knows of it."""
     facts: Mapping[str, Any] = {
         "against FFT": its.delta_fft,
-        "why it ended": why(its),
+        "why it ended": "" if its.trial_id in live.running else why(its),
         "by these numbers": numbers(its, live.run),
     }
     trial.user_attrs = {**trial.user_attrs, **{name: value for name, value in facts.items() if value not in (None, "")}}
@@ -123,9 +129,11 @@ def _complete(trial: FrozenTrial, its: Trial, live: Live, masks: MaskFiles) -> N
 def _of_trial(its: Trial, live: Live) -> str:
     """Return what is said of a trial, in Markdown."""
     unit = units.unit(live.run.baseline.metric)
-    score = "no score" if its.score is None else f"{unit.score(its.score)} on validation at step {its.step:,}"
+    score = f"{unit.score(its.score)} on validation at step {units.count(its.step)}"
     against = "" if its.delta_fft is None else f", {unit.delta(its.delta_fft)} against FFT"
-    parts = [f"## Trial {its.trial_id}", f"{score}{against}.", f"Why it ended: {why(its)}. {numbers(its, live.run)}"]
+    ended = "Now" if its.trial_id in live.running else "Why it ended"
+    scored = "No score." if its.score is None else f"{score}{against}."
+    parts = [f"## Trial {its.trial_id}", scored, f"{ended}: {why(its)}. {numbers(its, live.run)}"]
     if its.error:
         parts.append(f"```\n{its.error}\n```")
     return "\n\n".join([*parts, f"[All that is known of it](/trial/{its.trial_id})"])

@@ -18,9 +18,9 @@ from mft_ray.models.names import SCORES, find
 
 def drop_artifact(folder: Path) -> None:
     """Delete the artifact in a run's folder, if there is one, and its scores of single examples."""
-    (folder / SCORES).unlink(missing_ok=True)
     path = find(folder)
     if path is not None:
+        (folder / SCORES).unlink(missing_ok=True)  # first: without the artifact nobody would look for them
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

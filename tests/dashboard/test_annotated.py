@@ -12,6 +12,7 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna_dashboard._note import save_note_with_version
 
 from mft_ray.dashboard import optuna_page
 from mft_ray.dashboard.optuna_page import StudyApp
@@ -132,6 +133,18 @@ def test_it_follows_the_study_and_the_run(client: Client, run: RunFolder, monkey
     later = client.app._fresh()
     study.ask(SPACE)
     assert client.app._fresh() is later
+
+
+def test_what_a_person_wrote_on_optuna_s_page_before_stays(client: Client, run: RunFolder) -> None:
+    storage = open_storage(run.study)
+    trials = storage.get_all_trials(1)
+    save_note_with_version(storage, 1, trials[1]._trial_id, 3, "a note of mine")
+    save_note_with_version(storage, 1, None, 2, "another one")
+    found = client.json("/api/studies/1")
+    assert found["note"]["body"].endswith("\n\nanother one")
+    bodies = [trial["note"]["body"] for trial in found["trials"]]
+    assert bodies[1].startswith("## Trial trial01")
+    assert [body.endswith("\n\na note of mine") for body in bodies] == [False, True, False, False]
 
 
 def test_a_mask_that_has_gone_since_is_not_found(client: Client, run: RunFolder) -> None:
