@@ -19,6 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from mft_ray.dashboard.figures import history
+from mft_ray.errors import UserError
 from mft_ray.models.names import MASK
 from mft_ray.report import verdict
 from mft_ray.report.endings import numbers, why
@@ -80,11 +81,17 @@ def annotated(database: Path, live: Live) -> tuple[InMemoryStorage, MaskFiles]:
     Args:
         database: path of the study's file, in which there is one study.
         live: the run.
+
+    Raises:
+        UserError: there is another number of studies in it.
     """
     from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 
     with copied(database) as source:
-        [known] = source.get_all_studies()
+        studies = source.get_all_studies()
+        if len(studies) != 1:
+            raise UserError(f"{database} holds {len(studies)} studies, and a search has one. Look again in a moment.")
+        [known] = studies
         trials = sorted(source.get_all_trials(known._study_id), key=lambda trial: trial.number)
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would say that it has made a study
     storage, masks = InMemoryStorage(), MaskFiles()

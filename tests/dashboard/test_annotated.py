@@ -147,6 +147,12 @@ def test_what_a_person_wrote_on_optuna_s_page_before_stays(client: Client, run: 
     assert [body.endswith("\n\na note of mine") for body in bodies] == [False, True, False, False]
 
 
+def test_a_file_without_its_study_yet_says_so(client: Client, run: RunFolder) -> None:
+    optuna.delete_study(study_name=STUDY_NAME, storage=open_storage(run.study))
+    status, body = client("/api/studies")
+    assert (status, b"holds 0 studies" in body) == ("503", True)
+
+
 def test_a_mask_that_has_gone_since_is_not_found(client: Client, run: RunFolder) -> None:
     [mask] = client.json("/api/studies/1")["trials"][0]["artifacts"]
     client.app._due = time.monotonic() + 1000
