@@ -127,7 +127,7 @@ def trial(search: StudySearch, name: str, response: Response, rule: AgainstFft, 
             best = evaluation.score
         search.on_trial_result(name, Evaluated(evaluation, best, steps).to_tune())
         if evaluation.step < steps and (found := rule(history, steps)):
-            reason = found
+            reason = found.reason
             break
     value = best
     if told == "projection" and reason == StopReason.BELOW_FFT:

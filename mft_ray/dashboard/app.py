@@ -26,7 +26,9 @@ from starlette.staticfiles import StaticFiles
 from mft_ray.dashboard import pages
 from mft_ray.dashboard.access import Guard
 from mft_ray.dashboard.asked import try_next
-from mft_ray.dashboard.optuna_page import study_app
+from mft_ray.dashboard.cluster import cluster
+from mft_ray.dashboard.optuna_page import StudyApp
+from mft_ray.dashboard.side_by_side import compared, compared_examples
 from mft_ray.dashboard.watched import Watched
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
@@ -40,7 +42,7 @@ HERE = Path(__file__).parent
 # Beginnings of the paths of our own pages; the rest is optuna-dashboard's, whose addresses are fixed.
 OWN = ("/part", "/figures", "/trial", "/compare", "/form", "/try", "/stop", "/queue", "/events", "/assets", "/optuna")
 _PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_PARTS = {"state": pages.state, "board": pages.board, "log": pages.log}
+_PARTS = {"state": pages.state, "board": pages.board, "log": pages.log, "cluster": cluster}
 
 
 def build(root: Path, token: str, port: int) -> Guard:
@@ -52,7 +54,8 @@ def build(root: Path, token: str, port: int) -> Guard:
         port: port that it is served at.
     """
     pages_of = _Pages(root.resolve())
-    optuna: Any = WSGIMiddleware(study_app(root / "study.db"))
+    study: Any = StudyApp(root / "study.db", pages_of.watched.now)
+    optuna: Any = WSGIMiddleware(study)
     routes = [
         Route("/", pages_of.whole),
         Route("/part/{name}", pages_of.part),
@@ -63,6 +66,7 @@ def build(root: Path, token: str, port: int) -> Guard:
         Route("/trial/{trial}/pick", pages_of.pick, methods=["POST"]),
         Route("/compare", pages_of.compare),
         Route("/compare/figures", pages_of.compare_figures),
+        Route("/compare/examples", pages_of.compare_examples),
         Route("/form", pages_of.form),
         Route("/try", pages_of.ask, methods=["POST"]),
         Route("/stop", pages_of.stop, methods=["POST"]),
@@ -113,10 +117,14 @@ class _Pages:
 
     def compare(self, request: Request) -> Response:
         ids = request.query_params.getlist("trial")
-        return _page("compare.html", **pages.compared(self.watched.now(), ids), query=request.url.query)
+        return _page("compare.html", **compared(self.watched.now(), ids), query=request.url.query)
 
     def compare_figures(self, request: Request) -> Response:
         return _drawn(pages.trial_figures(self.watched.now(), request.query_params.getlist("trial")))
+
+    def compare_examples(self, request: Request) -> Response:
+        ids = request.query_params.getlist("trial")
+        return _page("examples.html", **compared_examples(self.watched.now(), ids))
 
     def form(self, request: Request) -> Response:
         return _page("form.html", **pages.form(self.watched.now(), request.query_params.get("like")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -88,6 +88,24 @@ def parallel(run: Run) -> go.Figure | None:
     return figure.update_yaxes(visible=False, range=[-0.16, 1.12])
 
 
+def history(run: Run, numbers: Mapping[str, int]) -> go.Figure | None:
+    """Best score of each trial in the order in which they were asked for, beside FFT's line; None without a score.
+
+    Args:
+        run: the run.
+        numbers: number of each trial in its study, by its identifier.
+    """
+    unit = units.unit(run.baseline.metric)
+    shown = [trial for trial in plotting.scored(run) if trial.trial_id in numbers]
+    if not shown:
+        return None
+    marks = plotting.marks([numbers[each.trial_id] for each in shown], shown, unit, "trials", "#0072b2", "circle")
+    figure = go.Figure(marks)
+    plotting.fft_line(figure, run)
+    plotting.style(figure, "Number of the trial in the study", unit.axis)
+    return figure
+
+
 def importance(study: Path) -> go.Figure | None:
     """How much of the difference between scores each setting explains (fANOVA); None where trials are too few.
 
@@ -96,22 +114,22 @@ def importance(study: Path) -> go.Figure | None:
     """
     import optuna
 
-    from mft_ray.runs.study_storage import open_storage
+    from mft_ray.runs.study_storage import copied
 
     if not study.exists():
         return None
-    storage = open_storage(study)
-    summaries = optuna.get_all_study_summaries(storage)
-    if len(summaries) != 1:
-        return None
-    known = optuna.load_study(study_name=summaries[0].study_name, storage=storage)
-    target = (lambda trial: trial.values[0]) if len(known.directions) > 1 else None
-    if len({tuple(trial.values) for trial in known.get_trials(False, (optuna.trial.TrialState.COMPLETE,))}) < 2:
-        return None
-    try:
-        found = optuna.importance.get_param_importances(known, target=target)
-    except (ValueError, RuntimeError):  # too few trials
-        return None
+    with copied(study) as storage:
+        summaries = optuna.get_all_study_summaries(storage)
+        if len(summaries) != 1:
+            return None
+        known = optuna.load_study(study_name=summaries[0].study_name, storage=storage)
+        target = (lambda trial: trial.values[0]) if len(known.directions) > 1 else None
+        if len({tuple(trial.values) for trial in known.get_trials(False, (optuna.trial.TrialState.COMPLETE,))}) < 2:
+            return None
+        try:
+            found = optuna.importance.get_param_importances(known, target=target)
+        except (ValueError, RuntimeError):  # too few trials
+            return None
     shares = [(name, share) for name, share in found.items() if math.isfinite(share)][::-1]
     if not shares:
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,7 +17,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.names import MASK, TRACEBACK, find
 from mft_ray.report import figures as report_figures
 from mft_ray.report import leaderboard, verdict
-from mft_ray.report.leaderboard import reason
+from mft_ray.report.endings import numbers, why
 from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
@@ -50,7 +51,7 @@ class Field:
 
 def state(live: Live) -> JsonObject:
     """Return what the head of the page says: the stage, what goes on, the best so far."""
-    run = live.run
+    run, folder = live.run, RunFolder(live.run.folder)
     unit = units.unit(run.baseline.metric)
     best = run.winner
     title = "Best on validation" if live.phase is Phase.DONE else "Best so far"
@@ -70,6 +71,7 @@ def state(live: Live) -> JsonObject:
         "banner": verdict.banner(run),
         "last": live.log[-1] if live.log else "",
         "folder": str(run.folder),
+        "tensorboard": _tensorboard(folder, folder.tensorboard),
         "next_steps": next_steps(run) if live.phase is Phase.DONE else [],
     }
 
@@ -123,13 +125,14 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         UserError: there is no such trial.
     """
     run, folder = live.run, RunFolder(live.run.folder)
-    found = _named(live, trial_id)
+    found = named(live, trial_id)
     out, unit = folder.trial(found.trial_id), units.unit(run.baseline.metric)
     trace = out / TRACEBACK
     facts = [
         ("score", f"{unit.score(found.score)} on validation, step {units.count(found.step)}"),
         ("against FFT", unit.delta(found.delta_fft)),
         ("stopped", _stopped(found, live)),
+        ("by these numbers", numbers(found, run)),
         ("steps", units.count(found.steps)),
         ("tokens", units.count(found.tokens)),
         ("time", units.duration(found.seconds)),
@@ -143,7 +146,7 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         ]
     return {
         "trial": found,
-        "facts": facts,
+        "facts": [(name, value) for name, value in facts if value],
         "settings": [(name, units.setting(value)) for name, value in found.config.items()],
         "error": found.error,
         "trace": trace.read_text(errors="replace") if trace.exists() else "",
@@ -153,6 +156,7 @@ def trial(live: Live, trial_id: str) -> JsonObject:
         "can_pick": not live.working and find(out) is not None,
         "judged": run.verdict is not None and run.verdict.trial_id == found.trial_id,
         "folder": str(run.folder),
+        "tensorboard": _tensorboard(folder, folder.tensorboard / found.trial_id),
     }
 
 
@@ -162,7 +166,7 @@ def trial_figures(live: Live, trial_ids: list[str]) -> dict[str, go.Figure]:
     Raises:
         UserError: there is no such trial.
     """
-    ids = [_named(live, each).trial_id for each in trial_ids]
+    ids = [named(live, each).trial_id for each in trial_ids]
     only = {name: points for name, points in live.run.curves.trials.items() if name in ids}
     curves = live.run.curves.model_copy(update={"trials": only, "continued": []})
     made = {"trials": report_figures.trial_curves(replace(live.run, curves=curves))} if any(only.values()) else {}
@@ -175,43 +179,6 @@ def trial_figures(live: Live, trial_ids: list[str]) -> dict[str, go.Figure]:
         modules = {name: part.ratio for name, part in seen.modules[str(mask)].items()}
         made["density"] = figures.densities(layers, modules)
     return made
-
-
-def compared(live: Live, trial_ids: list[str]) -> JsonObject:
-    """Return what tells some trials from each other: settings, results, and how alike their masks are.
-
-    Raises:
-        UserError: there is no such trial, or fewer than two are given.
-    """
-    trials = [_named(live, each) for each in dict.fromkeys(trial_ids)]
-    if len(trials) < 2:
-        raise UserError("Mark two or more trials on the leaderboard to see them side by side.")
-    unit = units.unit(live.run.baseline.metric)
-    names = leaderboard.parameters(live.run)
-    rows: list[tuple[str, list[str], bool]] = [
-        (name, *_row([units.setting(each.config.get(name)) for each in trials])) for name in names
-    ]
-    shown: list[tuple[str, Callable[[Trial], str]]] = [
-        ("score", lambda each: unit.score(each.score)),
-        ("against FFT", lambda each: unit.delta(each.delta_fft)),
-        ("stopped", reason),
-        ("tokens", lambda each: units.count(each.tokens)),
-        ("time", lambda each: units.duration(each.seconds)),
-    ]
-    rows += [(name, *_row([show(each) for each in trials])) for name, show in shown]
-    folder = RunFolder(live.run.folder)
-    masks = {each.trial_id: folder.trial(each.trial_id) / MASK for each in trials}
-    there = {name: str(path) for name, path in masks.items() if path.exists()}
-    overlaps: list[Any] = []
-    if len(there) > 1:
-        from mft_ray.models.inspection import inspect
-
-        by_path = {path: name for name, path in there.items()}
-        overlaps = [
-            (by_path[each.first], by_path[each.second], each.jaccard, each.chance, each.layers)
-            for each in inspect(list(there.values())).overlaps
-        ]
-    return {"trials": trials, "rows": rows, "overlaps": overlaps, "without": sorted(masks.keys() - there.keys())}
 
 
 def form(live: Live, like: str | None) -> JsonObject:
@@ -263,18 +230,24 @@ def _value(name: str, text: str, distribution: Any) -> Any:
         raise UserError(f"{name} is {text!r}; it must be a number.") from None
 
 
-def _named(live: Live, trial_id: str) -> Trial:
+def named(live: Live, trial_id: str) -> Trial:
+    """Return the trial that is called so.
+
+    Raises:
+        UserError: there is no such trial.
+    """
     for each in live.run.trials:
         if each.trial_id == trial_id:
             return each
     raise UserError(f"There is no trial {trial_id!r} in {live.run.folder}.")
 
 
+def _tensorboard(folder: RunFolder, events: Path) -> str:
+    """Return the command that shows events of the run; empty where there are none."""
+    return f"tensorboard --logdir {shlex.quote(str(folder.tensorboard))}" if events.is_dir() else ""
+
+
 def _stopped(found: Trial, live: Live) -> str:
     if found.trial_id in live.asked:
         return "was asked to end: it does with its next evaluation"
-    return leaderboard.EXPLAINED.get(found.stopped_reason or "", reason(found))
-
-
-def _row(cells: list[str]) -> tuple[list[str], bool]:
-    return cells, len(set(cells)) > 1
+    return why(found)

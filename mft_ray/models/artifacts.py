@@ -13,13 +13,14 @@ from mft_ray.models.adapter import check_adapter, is_adapter, put_adapter
 from mft_ray.models.export import check_empty, generation_config_of, load_masked, replace_folder
 from mft_ray.models.hub import local_artifact
 from mft_ray.models.loading import in_dtype, load_model, load_tokenizer
-from mft_ray.models.names import find
+from mft_ray.models.names import SCORES, find
 
 
 def drop_artifact(folder: Path) -> None:
-    """Delete the artifact in a run's folder, if there is one."""
+    """Delete the artifact in a run's folder, if there is one, and its scores of single examples."""
     path = find(folder)
     if path is not None:
+        (folder / SCORES).unlink(missing_ok=True)  # first: without the artifact nobody would look for them
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

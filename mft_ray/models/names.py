@@ -8,6 +8,7 @@ MASK = "mask.safetensors"
 ADAPTER = "adapter"
 MODEL = "best"  # a training's own model
 BEST_MODEL = "model"  # in best/ of a search: the model with the mask in its weights
+SCORES = "validation_scores.safetensors"  # of the state that is kept, one for each validation example
 TRACEBACK = "traceback.txt"  # of a worker that failed, beside what its job was to leave
 
 

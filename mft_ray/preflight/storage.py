@@ -14,6 +14,7 @@ from mft_ray.training.step.optimizers import state_bytes, trained_bytes
 _FLOAT = 4
 _DTYPES = {"float32": 4, "bfloat16": 2}
 _OF_TOKEN = 12  # bytes of an encoded token: itself, its label, and a part that is a prompt's again
+_OF_SCORE = 4.0  # bytes of an example's score, for each mask that is kept
 _PROCESS = 7e8  # bytes of a worker's process before it has loaded anything: imports of Python, Ray, torch, DeepSpeed
 
 
@@ -65,6 +66,7 @@ def disk_of(config: Config, jobs: Sequence[tuple[TrainJob, Needs]], data: Worklo
         "a model while it is saved": 2 * model,
         "checkpoints": max(tuned, at_once * _checkpoints(trial, needs)),
         "masks or adapters": kept * each,
+        "scores of validation examples": kept * data.validation * _OF_SCORE,
         "exported model": model if config.run.export_model else 0.0,
     }
     scaling = trial.scaling

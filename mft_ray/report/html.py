@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mft_ray.report import figures, leaderboard, verdict
+from mft_ray.report.endings import ended_early
 from mft_ray.report.next_steps import next_steps
 from mft_ray.runs.reading import Run, read
 from mft_ray.runs.records import Baseline, Measured, Trial
@@ -63,6 +64,7 @@ def _content(run: Run) -> JsonObject:
         "n_validation": run.baseline.validation.n,
         "standard_error": unit.number(run.baseline.error),
         "errors": [(trial.trial_id, trial.error) for trial in run.trials if trial.error],
+        "ended_early": ended_early(run),
         "costs": _costs(run),
         "fft_stopped": _fft_stopped(run.baseline),
         "facts": _facts(run),

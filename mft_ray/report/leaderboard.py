@@ -31,18 +31,6 @@ REASONS = {
     "running": "running",
     "interrupted": "interrupted",
 }
-# The same in a sentence, for who asks why.
-EXPLAINED = {
-    "completed": "it used up all its steps",
-    "below_fft": "it would have ended below FFT, by all that its curve so far says",
-    "plateau": "it no longer improved beyond noise",
-    "target": "it was surely ahead of FFT by search.stop.target",
-    "pruned": "Ray Tune ended it",
-    "failed": "it failed",
-    "cancelled": "the budget was spent, or a person ended it",
-    "running": "it is being trained",
-    "interrupted": "the search was interrupted; --resume goes on with it",
-}
 
 
 @dataclass(frozen=True)

@@ -153,4 +153,4 @@ def at_work(config: Config, folder: RunFolder, start: str) -> Iterator[RunContex
 
 def scores_file(folder: RunFolder, candidate: Candidate, split: str, metric: str) -> Path:
     """Return where `RunContext.score` keeps what it found."""
-    return folder.scores / f"{candidate.name}-{split}-{metric}.json"
+    return folder.scores_of(candidate.name, split, metric)

@@ -54,6 +54,7 @@ class RunFolder:
         self.queue = self.work / "queue"
         self.asked_to_end = self.work / "end"
         self.log = self.work / "log.txt"
+        self.cluster = self.work / "cluster.json"
         self.library_output = self.work / "library_output.txt"
         self.tracking = self.work / "tracking"
         self.discordant = self.work / "discordant.json"
@@ -63,6 +64,16 @@ class RunFolder:
     def trial(self, trial_id: str) -> Path:
         """Return the folder of one trial."""
         return self.trials / trial_id
+
+    def scores_of(self, name: str, split: str, metric: str) -> Path:
+        """Return the file of a model's scores, one per example, as `mft_ray.runs.context.RunContext.score` keeps them.
+
+        Args:
+            name: name of the model among the run's scores.
+            split: ``validation`` or ``test``.
+            metric: name of the metric.
+        """
+        return self.scores / f"{name}-{split}-{metric}.json"
 
 
 def has_ended(out: Path) -> bool:

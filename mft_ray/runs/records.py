@@ -12,9 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mft_ray.config.params import Params
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import loss_believed
-from mft_ray.training.job import Cost, Evaluation
+from mft_ray.training.job import Cost, Evaluation, Stop
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.json_types import JsonObject
+from mft_ray.workers.nodes import NodeUse
 
 
 def _finite(value: object) -> object:
@@ -121,7 +122,10 @@ class Baseline(FftScores, FileRecord):
 
 
 class Trial(Record):
-    """One line of leaderboard.json; ``score`` is its best on validation, at ``step``."""
+    """One line of leaderboard.json; ``score`` is its best on validation, at ``step``.
+
+    ``stop`` has the numbers by which a rule ended it, in the metric that training was watched by.
+    """
 
     trial_id: str
     config: Params
@@ -135,6 +139,7 @@ class Trial(Record):
     steps: int | None = None
     tokens: int | None = None
     cost: Cost | None = None
+    stop: Stop | None = None
     error: str | None = None
     pareto: bool = False
 
@@ -317,6 +322,13 @@ class Curves(FileRecord):
     fft: list[Point] = []
     continued: list[Point] = []
     trials: dict[str, list[Point]] = {}
+
+
+class Cluster(FileRecord):
+    """work/cluster.json: nodes and the workers on them, at a time in seconds since 1970; there while a search runs."""
+
+    time: float
+    nodes: list[NodeUse]
 
 
 class Row(Record):

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
@@ -35,6 +36,24 @@ def keep_copy(path: Path, copy: Path) -> None:
     """Copy a study as it is now, whole or not at all, also while others write to it."""
     with replacing(copy) as partial, closing(_connect(path)) as study, closing(_connect(partial)) as new:
         study.backup(new)
+
+
+@contextmanager
+def copied(path: Path) -> Iterator[RDBStorage]:
+    """Context manager yielding Optuna's storage over a copy of a study: whoever looks holds no search up.
+
+    Args:
+        path: path of the study's file.
+    """
+    with TemporaryDirectory(prefix="mft_ray-study-") as folder:
+        copy = Path(folder) / path.name
+        keep_copy(path, copy)
+        storage = open_storage(copy)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def mend(path: Path, copy: Path) -> bool:

@@ -85,6 +85,7 @@ def _read_trial(files: tuple[Path, ...], signed: tuple[Signature | None, ...], f
         trial.status, trial.stopped_reason = "completed" if completed else "stopped", outcome.stopped_reason
         trial.step, trial.steps = best.step if best else last.step, last.step
         trial.tokens, trial.seconds, trial.cost = last.tokens, last.seconds, outcome.cost
+        trial.stop = outcome.stop
         if best:
             trial.watched = best.score
         if outcome.score is not None:

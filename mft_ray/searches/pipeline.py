@@ -15,6 +15,7 @@ from mft_ray.report.terminal import Outlook, drawn
 from mft_ray.runs.context import at_work
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.cluster import cluster_noted
 from mft_ray.runs.live.steering import asked_to_end, queue
 from mft_ray.runs.picked import picked
 from mft_ray.runs.prepare import in_steps
@@ -53,7 +54,7 @@ def search(
     """
     with session(config, resume, check_search) as run, followed(run.config, run.folder):
         outlook = Outlook()
-        with drawn(run.folder.root, outlook):
+        with cluster_noted(run.folder), drawn(run.folder.root, outlook):
             _run(replace(run, config=in_steps(run.config, run.folder)), look_again, pick, outlook)
         tell(run.folder.root)
     return run.folder

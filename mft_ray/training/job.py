@@ -30,7 +30,8 @@ class TrainJob:
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         reference_scores: file with the validation scores, one per example, that this run's are compared with.
         accumulates: whether a global batch may take a worker several micro-batches, with the same weights.
-        decides: whether the best state is scored by the deciding metric too, where that is another than is watched.
+        decides: whether the best state is scored by the deciding metric too, where that is another than is watched, and
+            its scores of single examples are kept.
     """
 
     method: str
@@ -264,10 +265,40 @@ class Cost:
     artifact_bytes: int
 
 
+@dataclass(frozen=True)
+class Stop:
+    """A rule's decision that a run ends, and the numbers behind it.
+
+    Attributes:
+        reason: why it ends.
+        step: step of the evaluation after which it was decided.
+        total_steps: steps that the run would have had.
+        value: what was compared: for ``below_fft`` the larger of ``best`` and ``projected``, for ``target`` the last
+            difference to the rival, for ``plateau`` the best score of the last evaluations.
+        limit: what it was compared with: no difference, the difference that was asked for, or the best score before.
+        noise: how far off the value may be by chance, which was allowed for.
+        confidence: confidence that the noise is of; None where it is one standard error.
+        best: the best difference to the rival so far.
+        projected: the difference at the last step, if the run went on as between its last two evaluations.
+        evaluations: number of evaluations that were to bring progress.
+    """
+
+    reason: StopReason
+    step: int
+    total_steps: int
+    value: float
+    limit: float
+    noise: float
+    confidence: float | None = None
+    best: float | None = None
+    projected: float | None = None
+    evaluations: int | None = None
+
+
 class StopRule(Protocol):
     """Decides after each evaluation whether a run goes on. Picklable, and the same on every worker."""
 
-    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> StopReason | None:
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> Stop | None:
         """Return why the run ends, or None to go on."""
 
 
@@ -281,6 +312,7 @@ class Outcome:
         score: score of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored
             by the metric that is monitored while training.
         cost: cost of the whole run.
+        stop: decision of the rule that ended it; None where no rule did.
     """
 
     stopped_reason: StopReason
@@ -288,6 +320,7 @@ class Outcome:
     best: int | None = None
     score: float | None = None
     cost: Cost | None = None
+    stop: Stop | None = None
 
     @property
     def best_evaluation(self) -> Evaluation | None:
@@ -309,13 +342,14 @@ class Outcome:
 
     @classmethod
     def _read(cls, content: Any) -> Outcome:
-        cost = content.get("cost")  # runs of earlier versions did not count it
+        cost, stop = content.get("cost"), content.get("stop")  # runs of earlier versions have neither
         outcome = cls(
             StopReason(content["stopped_reason"]),
             read_history(content["history"]),
             content["best"],
             content["score"],
             Cost(**cost) if cost else None,
+            Stop(**{**stop, "reason": StopReason(stop["reason"])}) if stop else None,
         )
         # Every run that ended was evaluated at least once, and its best is among that.
         outcome.history[-1 if outcome.best is None else outcome.best]

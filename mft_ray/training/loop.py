@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.store import TOKENIZER
+from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.models.artifacts import size_of
+from mft_ray.models.names import SCORES
 from mft_ray.training import memory
 from mft_ray.training.cache import Split, WorkerCache
 from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
@@ -26,7 +28,7 @@ from mft_ray.training.compute import autocast_dtype, settled
 from mft_ray.training.engine import build_engine
 from mft_ray.training.footprint import Sized, training_sizes
 from mft_ray.training.heartbeat import Alive, unheard
-from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, StopReason, StopRule, TrainJob, best_index
+from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, Stop, StopReason, StopRule, TrainJob, best_index
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
 from mft_ray.training.step.answer_loss import AnswerLoss
@@ -133,6 +135,7 @@ class Trainer:
         self.dropout = add_dropout(model, job.train.dropout)
         self.engine = build_engine(model, self.method.parameters, job.train, job.scaling)
         self.history: list[Evaluation] = []
+        self.stop: Stop | None = None
         self.step = self.tokens = 0
         self.losses: list[torch.Tensor] = []
         self.earlier_seconds, self.started = 0.0, time.monotonic()
@@ -186,6 +189,7 @@ class Trainer:
         if best_index(self.history) == len(self.history) - 1:
             self.alive("saves the best state")
             self.method.keep(Path(self.job.out))
+            self._keep_scores(self.job.evaluation.monitor, values)
         if self.rank == 0:
             earlier = [asdict(each) for each in self.history]
             progress = {"steps": self.job.train.steps, **asdict(evaluation), "history": earlier}
@@ -194,8 +198,10 @@ class Trainer:
 
     def finished(self, stop: StopRule | None) -> StopReason | None:
         """Return why the run ends now, or None."""
-        reason = stop(self.history, self.job.train.steps) if stop else None
-        return StopReason.COMPLETED if reason is None and self._exhausted() else reason
+        self.stop = stop(self.history, self.job.train.steps) if stop else None
+        if self.stop:
+            return self.stop.reason
+        return StopReason.COMPLETED if self._exhausted() else None
 
     def nothing_to_do(self) -> StopReason | None:
         """Return ``completed`` for a run of no steps."""
@@ -215,7 +221,7 @@ class Trainer:
         size = size_of(Path(self.job.out))
         trained = self.trainable if self.job.train.steps else 0
         cost = Cost(last.tokens, last.flops, last.seconds, last.memory, trained, size)
-        outcome = Outcome(reason, self.history, best_index(self.history), cost=cost)
+        outcome = Outcome(reason, self.history, best_index(self.history), cost=cost, stop=self.stop)
         outcome.score = self._decisive_score(outcome)
         if self.rank == 0:
             outcome.save(Path(self.job.out) / "outcome.json")
@@ -232,7 +238,14 @@ class Trainer:
             return None
         self.method.recall(Path(self.job.out))
         values = self._validation_values(evaluation.metric)
+        self._keep_scores(evaluation.metric, values)
         return sum(values) / len(values)
+
+    def _keep_scores(self, metric: Metric, values: Sequence[float]) -> None:
+        """Keep the scores of single examples of a trial, which other trials are held against."""
+        # What is not scored here by the metric that decides is scored afterwards, and kept then.
+        if self.rank == 0 and self.job.decides and self.job.reference_scores is not None:
+            ExampleScores.of(metric, values).save(Path(self.job.out) / SCORES)
 
     def free(self) -> None:
         """Let go of the engine and leave the backbone as it was."""

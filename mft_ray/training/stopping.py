@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from mft_ray.config import StopConfig
-from mft_ray.training.job import Evaluation, StopReason
+from mft_ray.training.job import Evaluation, Stop, StopReason
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,14 @@ class Patience:
 
     evaluations: int | None
 
-    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> StopReason | None:
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> Stop | None:
         """Return ``plateau`` or None."""
-        return StopReason.PLATEAU if _stale(history, self.evaluations) else None
+        best = max(range(len(history)), key=lambda index: history[index].score)
+        if self.evaluations is None or len(history) - 1 - best < self.evaluations:
+            return None
+        value = max(evaluation.score for evaluation in history[best + 1 :])
+        limit, step = history[best].score, history[-1].step
+        return Stop(StopReason.PLATEAU, step, total_steps, value, limit, 0.0, evaluations=self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,22 @@ class AgainstFft:
 
     settings: StopConfig
 
-    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> StopReason | None:
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> Stop | None:
         """Return ``below_fft``, ``plateau``, ``target`` or None. A mask still being annealed is not judged."""
         eligible = [evaluation for evaluation in history if evaluation.eligible]
         if not eligible:
             return None
         settings, last = self.settings, eligible[-1]
-        noise = NormalDist().inv_cdf(settings.confidence) * last.delta_error
+        confidence = settings.confidence
+        noise = NormalDist().inv_cdf(confidence) * last.delta_error
+        at = (last.step, total_steps)
         if settings.target is not None and last.delta - noise >= settings.target:
-            return StopReason.TARGET
-        best = max(evaluation.delta for evaluation in eligible)
+            return Stop(StopReason.TARGET, *at, last.delta, settings.target, noise, confidence)
+        best, ahead = max(evaluation.delta for evaluation in eligible), projected(eligible, total_steps)
         past_grace = last.step >= settings.grace * total_steps
-        if settings.below_fft and past_grace and max(best, projected(eligible, total_steps)) + noise < 0:
-            return StopReason.BELOW_FFT
-        return StopReason.PLATEAU if _still(eligible, settings.plateau) else None
+        if settings.below_fft and past_grace and max(best, ahead) + noise < 0:
+            return Stop(StopReason.BELOW_FFT, *at, max(best, ahead), 0.0, noise, confidence, best, ahead)
+        return _still(eligible, settings.plateau, total_steps)
 
 
 def projected(history: Sequence[Evaluation], total_steps: int) -> float:
@@ -67,15 +74,14 @@ def projected(history: Sequence[Evaluation], total_steps: int) -> float:
     return last.delta + max(now, 0.0) * (total_steps - last.step)
 
 
-def _still(history: Sequence[Evaluation], evaluations: int | None) -> bool:
-    """Say whether none of the last evaluations is ahead of the best before them by more than its noise."""
+def _still(history: Sequence[Evaluation], evaluations: int | None, total_steps: int) -> Stop | None:
+    """Return ``plateau`` if none of the last evaluations is ahead of the best before them by more than its noise."""
     if evaluations is None or len(history) <= evaluations:
-        return False
+        return None
     before, recent = history[:-evaluations], history[-evaluations:]
     bar = max(evaluation.score for evaluation in before)
-    return all(evaluation.score <= bar + evaluation.delta_error for evaluation in recent)
-
-
-def _stale(history: Sequence[Evaluation], evaluations: int | None) -> bool:
-    best = max(range(len(history)), key=lambda index: history[index].score)
-    return evaluations is not None and len(history) - 1 - best >= evaluations
+    if not all(evaluation.score <= bar + evaluation.delta_error for evaluation in recent):
+        return None
+    nearest = max(recent, key=lambda evaluation: evaluation.score - evaluation.delta_error)
+    step, noise = recent[-1].step, nearest.delta_error
+    return Stop(StopReason.PLATEAU, step, total_steps, nearest.score, bar, noise, evaluations=evaluations)

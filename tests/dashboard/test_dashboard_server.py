@@ -7,15 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import optuna
 import pytest
+from filelock import FileLock
 
 from mft_ray.dashboard.optuna_page import check_study
 from mft_ray.dashboard.server import serve
 from mft_ray.errors import UserError
+from mft_ray.evaluation.example_scores import ExampleScores
+from mft_ray.models.names import SCORES
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.records import Cluster
+from mft_ray.workers.nodes import CardUse, NodeUse, WorkerUse
 
 
 @pytest.fixture
@@ -26,6 +33,11 @@ def run(make_run):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="masks", direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("ratio", 0.02, 0.5), n_trials=3)
+    for name, scores in (("trial00", [1, 1, 0, 0, 1]), ("trial01", [1, 0, 1, 1, 1])):
+        out = RunFolder(folder).trial(name)
+        out.mkdir(parents=True)
+        ExampleScores.of("exact_match", scores).save(out / SCORES)
+        (folder / "tensorboard" / name).mkdir(parents=True)
     return folder
 
 
@@ -68,10 +80,22 @@ def test_pages_show_what_the_folder_says_and_nothing_can_be_injected(served):
     drawn = json.loads(served.get("/figures").text)
     assert {"trials", "fft", "ratio", "heat", "parallel", "forest"} <= set(drawn)
     trial = served.get("/trial/trial03").text
-    assert "no longer improved" in trial or "Ray Tune ended it" in trial
+    assert "Ray Tune ended it" in trial
+    assert "Decided at step" not in trial
+    below = served.get("/trial/trial01").text
+    for said in ("it would have ended below FFT", "Decided at step 210 of 300", "−1.80 points", "95 % confidence"):
+        assert said in below
+    for page in (state, below):
+        assert "tensorboard --logdir" in page
+    assert "tensorboard --logdir" not in trial  # which has no events
     side_by_side = served.get("/compare?trial=trial00&trial=trial01").text
     assert 'class="differs"' in side_by_side
     assert json.loads(served.get("/compare/figures?trial=trial00&trial=trial01").text)["trials"]["data"]
+    examples = served.get("/compare/examples?trial=trial00&trial=trial01").text
+    alone = "trial00 alone is right on 1; trial01 alone is right on 2"
+    for said in (alone, "on 3 of 5 validation", "no prepared data"):
+        assert said in examples
+    assert "search.keep" in served.get("/compare/examples?trial=trial00&trial=trial02").text
     [study] = served.get("/api/studies").json()["study_summaries"]
     assert study["study_name"] == "masks"
     assert served.get("/assets/plotly.js").status_code == 200
@@ -92,6 +116,24 @@ def test_what_cannot_be_shown_is_said(served, path, said):
     assert said in page.text
     # In a part of a page it stands where that part would.
     assert said in served.get(path, headers={"HX-Request": "true"}).text
+
+
+def test_nodes_and_workers_are_shown_while_a_search_runs(served, run):
+    worker, card = WorkerUse(7, 2_000_000_000, 900_000_000), CardUse("H100", 5_000_000_000, 80_000_000_000, 93)
+    nodes = [NodeUse("here", 4.0, 2.0, 1.0, 1.0, 64_000_000_000, 32_000_000_000, (card,), (worker,))]
+    nodes += [NodeUse(f"n{number}", 2.0, 0.0, 0.0, 0.0) for number in range(40)]
+    Cluster(time=time.time(), nodes=nodes).save(RunFolder(run).cluster)
+    assert "<table>" not in served.get("/part/cluster").text
+    with FileLock(run / "work" / "lock"):
+        shown = served.get("/part/cluster").text
+    for said in (
+        "41 nodes, 1 worker, 2 of 84 CPUs and 1 of 1 GPUs in use",
+        "32 GB of 64 GB",
+        "H100: 5 GB of 80 GB, 93 % busy",
+        "2 GB and 900 MB of a GPU&#39;s",
+        "Not shown: 1 more node.",
+    ):
+        assert said in shown
 
 
 def test_nothing_to_end_is_said(served):

@@ -11,15 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import small_searches
 import yaml
 from playwright.sync_api import Page, sync_playwright
 
 from mft_ray import load_run
+from mft_ray.config import DataConfig
+from mft_ray.data import arithmetic
+from mft_ray.data.store import open_split, prepare
+from mft_ray.evaluation.example_scores import ExampleScores
+from mft_ray.models.names import MASK, SCORES
+from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.study_storage import open_storage
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,6 +130,10 @@ def test_a_search_is_watched_steered_and_picked_from(
     points = "document.querySelector('#figure-trials')?.data?.map((trace) => trace.x.length).reduce((a, b) => a + b, 0)"
     few = until(lambda: page.evaluate(points))
     until(lambda: page.evaluate(points) > few + 2)
+    # What Ray says of its node, and of the workers on it.
+    page.locator("#cluster table").wait_for()
+    until(lambda: re.search(r"1 node, [1-9]\d* workers?, .* in use, as Ray said \d+ s ago", seen.said("#cluster")))
+    assert re.search(r"[\d.]+ GB of [\d.]+ GB", seen.said("#cluster tbody"))
     seen.shot("running")
 
     # Another configuration, copied from the trial at work and changed.
@@ -148,6 +161,8 @@ def test_a_search_is_watched_steered_and_picked_from(
     out, err = search.communicate(timeout=400)
     assert search.returncode == 0, err
     assert "a person has ended the search; 6 of 8 trials have not begun" in out
+    until(lambda: page.locator("#cluster table").count() == 0, 60)
+    assert not (folder / "work" / "cluster.json").exists()
     seen.shot("judged")
 
     # The other one is picked.
@@ -175,10 +190,94 @@ def test_a_search_is_watched_steered_and_picked_from(
     page.locator("tr.differs", has_text="ratio").wait_for()
     until(lambda: page.evaluate("document.querySelector('#figure-trials')?.data?.length > 1"))
     assert "by chance" in seen.said("main")
+    until(lambda: "validation examples" in seen.said("#examples"))
+    assert not any(said in seen.said("#examples") for said in ("cannot be shown", "search.keep"))
     seen.shot("compared")
     page.get_by_role("link", name=other).click()
     until(lambda: page.evaluate("document.querySelector('#figure-density')?.data?.length == 2"))
     seen.shot("trial")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a run that has ended, and yield the address."""
+    command = [sys.executable, "-m", "mft_ray", "dashboard", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as board:
+        assert board.stdout
+        found = re.search(r"http://\S+", board.stdout.readline())
+        assert found
+        try:
+            yield found[0]
+        finally:
+            board.send_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def ended(make_run: Callable[..., Path]) -> RunFolder:
+    """A run that has ended, with a study, and with the scores of two trials on every validation example."""
+    folder = RunFolder(make_run())
+    folder.work.mkdir(exist_ok=True)
+    data = DataConfig(task="arithmetic", n_train=10, n_validation=30, n_test=10)
+    prepare(data, arithmetic.tokenizer(), folder.data, log=lambda line: None)
+    study = optuna.create_study(storage=open_storage(folder.study), study_name="mft_ray", direction="maximize")
+    for number, name in enumerate(("trial00", "trial01")):
+        out = folder.trial(name)
+        out.mkdir(parents=True)
+        ExampleScores.of("exact_match", [float((place + number) % 3 > 0) for place in range(30)]).save(out / SCORES)
+        (out / MASK).write_bytes(b"a mask")
+        (folder.tensorboard / name).mkdir(parents=True)
+        trial = study.ask({"ratio": optuna.distributions.FloatDistribution(0.0, 0.5)})
+        trial.set_user_attr("trial_id", name)
+        study.tell(trial, 0.9)
+    return folder
+
+
+def test_a_page_says_why_a_trial_ended_and_where_two_disagree(
+    ended: RunFolder, open_page: Callable[..., Watched]
+) -> None:
+    (ended.trial("trial00") / MASK).unlink()
+    (ended.trial("trial01") / MASK).unlink()
+    with served(ended.root) as address:
+        seen = open_page(address, viewport={"width": 1280, "height": 900})
+        page = seen.page
+        assert f"tensorboard --logdir {ended.tensorboard}" in seen.said("#state")
+        page.get_by_role("link", name="trial01").click()
+        until(lambda: "Decided at step 210 of 300" in seen.said("main"))
+        for said in ("it would have ended below FFT", "95 % confidence", "−1.80 points", "tensorboard --logdir"):
+            assert said in seen.said("main")
+        seen.shot("why")
+        page.get_by_role("link", name="the whole search").click()
+        for name in ("trial00", "trial01"):
+            page.get_by_label(f"compare trial {name}").check()
+        page.get_by_role("button", name="Compare the marked trials").click()
+        until(lambda: "trial00 alone is right on 10; trial01 alone is right on 10" in seen.said("#examples"))
+        assert "are all of them" in seen.said("#examples")
+        assert page.locator("#examples details").count() == 20
+        first = page.locator("#examples details").first
+        prompt = open_split(ended.data, "validation")["id"][0]
+        assert first.locator("pre").inner_text() == prompt
+        assert "trial00 wrong, trial01 right" in first.inner_text()
+        seen.shot("disagree")
+        page.close()  # before the server does
+
+
+def test_optuna_s_own_page_has_names_reasons_masks_and_fft(ended: RunFolder, open_page: Callable[..., Watched]) -> None:
+    with served(ended.root) as address:
+        seen = open_page(address, viewport={"width": 1280, "height": 900})
+        page = seen.page
+        page.get_by_role("link", name="Optuna's dashboard").click()
+        page.goto(f"{address.split('/?')[0]}/dashboard/studies/1/trials?numbers=1")
+        until(lambda: "Decided at step 210 of 300" in seen.said("body"))
+        for said in ("Trial trial01", "against FFT", f"trial01-{MASK}"):
+            assert said in seen.said("body")
+        seen.shot("optuna-trial")
+        page.goto(f"{address.split('/?')[0]}/dashboard/studies/1/note")
+        until(lambda: "FFT has 0.884" in seen.said("body"))
+        page.goto(f"{address.split('/?')[0]}/dashboard/studies/1/analytics")
+        until(lambda: "FFT 88.40 %" in page.content())
+        seen.shot("optuna-fft")
+        page.close()
+        seen.wrong.clear()  # what another program says of itself
 
 
 def test_on_a_phone_and_in_the_dark(
@@ -186,16 +285,12 @@ def test_on_a_phone_and_in_the_dark(
 ) -> None:
     folder = make_run()
     (folder / "work").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "mft_ray", "dashboard", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as board:
-        assert board.stdout
-        found = re.search(r"http://\S+", board.stdout.readline())
-        assert found
+    with served(folder) as address:
         for name, looks in (
             ("phone", {"viewport": {"width": 390, "height": 844}}),
             ("dark", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}}),
         ):
-            seen = open_page(found[0], **looks)
+            seen = open_page(address, **looks)
             until(lambda: seen.page.evaluate("document.querySelector('#figure-trials')?.data?.length > 5"))  # noqa: B023
             # Nothing is wider than the screen; tables scroll on their own.
             assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -203,4 +298,3 @@ def test_on_a_phone_and_in_the_dark(
             ink = seen.page.evaluate("getComputedStyle(document.body).color")
             assert (ink == "rgb(228, 231, 235)") == (name == "dark")
             seen.page.close()  # before the server does
-        board.send_signal(signal.SIGINT)

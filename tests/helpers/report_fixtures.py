@@ -15,6 +15,15 @@ REASONS = ("completed", "below_fft", "plateau", "pruned")
 RunMaker = Callable[..., Path]
 
 
+def _stop(reason: str) -> dict[str, Any] | None:
+    """The numbers behind a rule's decision, as a search records them."""
+    decided: dict[str, Any] = {"reason": reason, "step": 210, "total_steps": 300}
+    if reason == "below_fft":
+        numbers = {"value": -0.018, "limit": 0.0, "noise": 0.004, "best": -0.021, "projected": -0.018}
+        return {**decided, **numbers, "confidence": 0.95}
+    return {**decided, "value": 0.881, "limit": 0.88, "noise": 0.003, "evaluations": 4} if reason == "plateau" else None
+
+
 def _trial(index: int) -> dict[str, Any]:
     ratio = 0.05 + 0.03 * index
     init, schedule = INITS[index % 2], SCHEDULES[(index // 2) % 2]
@@ -34,6 +43,7 @@ def _trial(index: int) -> dict[str, Any]:
         "delta_fft": score - FFT,
         "status": "completed" if index % 4 == 0 else "stopped",
         "stopped_reason": REASONS[index % 4],
+        "stop": _stop(REASONS[index % 4]),
         "seconds": 31.5 + index,
         "steps": 300,
         "tokens": 230_400,

@@ -179,6 +179,8 @@ def test_local_data_is_counted_and_a_plan_is_printed(tmp_path: Path, capsys: pyt
     trial = next(each for each in found["trainings"] if each["name"] == "trial")
     assert trial["steps"] == 30  # 4 epochs of 60 examples
     assert sum(trial["bytes"].values()) <= trial["peak_bytes"]
+    # Of the five best trials, and of those at work, four bytes for each of 10 examples.
+    assert found["disk_bytes"]["scores of validation examples"] in {(5 + at_once) * 4 * 10 for at_once in range(1, 9)}
     assert found["hours"] > 0
     assert found["dollars"] is None
     assert main(["plan", "--config", str(file)]) == 0

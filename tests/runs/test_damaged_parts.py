@@ -10,6 +10,8 @@ import pytest
 from mft_ray.config import EvaluationConfig
 from mft_ray.errors import UserError
 from mft_ray.evaluation.benchmark import _continued
+from mft_ray.evaluation.example_scores import ExampleScores
+from mft_ray.models.names import SCORES
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.searches.progress import TrialProgress
@@ -110,6 +112,21 @@ def test_a_trial_at_work_begins_anew(folder: RunFolder) -> None:
     assert left(folder) == {"work/trials/c/config.json", "work/trials/c/error.json"}
     error = json.loads((folder.trial("c") / "error.json").read_text())["error"]
     assert error == "the reason is not known any more: error.json was damaged"
+
+
+def test_scores_of_single_examples_go_and_the_trial_stays(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(folder, "data", "baseline", "trials")
+    for name in ("a", "b"):
+        folder.trial(name).mkdir(parents=True)
+        write_json(folder.trial(name) / "config.json", {"ratio": 0.1})
+        ExampleScores.of("exact_match", [0.0, 1.0]).save(folder.trial(name) / SCORES)
+    half = folder.trial("a") / SCORES
+    half.write_bytes(half.read_bytes()[:-1])
+    mend_run(folder)
+    assert left(folder) == {"work/trials/a/config.json", "work/trials/b/config.json", f"work/trials/b/{SCORES}"}
+    assert "its examples are not shown beside another trial's" in capsys.readouterr().out
 
 
 def test_texts_that_were_cut_off_are_generated_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

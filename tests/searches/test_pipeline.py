@@ -19,8 +19,11 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from mft_ray.config import Config, parse_config
+from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.loading import load_model
+from mft_ray.models.names import SCORES
+from mft_ray.report.disagreements import disagreement
 from mft_ray.runs.study_storage import open_storage
 from mft_ray.searches.optuna_search import STUDY_NAME
 from mft_ray.searches.space import PAPER, paper_layers
@@ -131,6 +134,23 @@ def test_what_became_of_the_data_is_told(run):
         "test": 50,
     }
     assert all(split["tokens"] > split["answer_tokens"] > 0 for split in found["splits"].values())
+
+
+def test_a_trial_that_has_kept_its_mask_has_its_score_on_every_validation_example(run):
+    trials = _json(run, "leaderboard.json")["trials"]
+    monitor = run.config.evaluation.monitor
+    for row in trials:
+        kept = ExampleScores.load(run.folder / "work" / "trials" / row["trial_id"] / SCORES)
+        # One that was ended below FFT was never scored by the metric that decides.
+        mean, metric = (row["watched"], monitor) if row["score"] is None else (row["score"], "exact_match")
+        assert kept.metric == metric
+        assert kept.values.shape == (40,)
+        assert kept.values.mean() == pytest.approx(mean, abs=1e-6)
+    scored = [row["trial_id"] for row in trials if row["score"] is not None]
+    found = disagreement(run.folder, scored)
+    assert (found.n, found.without, found.unread) == (40, {}, "") or len(scored) < 2
+    assert all(each.prompt.endswith("=") and each.fft in (0.0, 1.0) for each in found.examples)
+    assert not (run.folder / "work" / "fft" / SCORES).exists()
 
 
 def test_config_is_enough_to_run_again(run):

@@ -10,7 +10,7 @@ import pytest
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
 from mft_ray.masking import MaskSettings
-from mft_ray.training.job import Cost, Evaluation, Outcome, TrainJob, best_index
+from mft_ray.training.job import Cost, Evaluation, Outcome, Stop, StopReason, TrainJob, best_index
 from mft_ray.utils.files import Damaged
 
 START = Evaluation(0, -1.5, 0.1, 0, 0.5, math.nan, 0.0, False)
@@ -24,9 +24,10 @@ def job(method: Any, mask: MaskSettings | None) -> TrainJob:
 def test_an_outcome_comes_back_as_it_went(tmp_path: Path) -> None:
     path = tmp_path / "outcome.json"
     cost = Cost(640, 1e9, 2.5, 2e8, 1000, 4000)
-    Outcome("plateau", [START, LATER], 1, cost=cost).save(path)
+    stop = Stop(StopReason.BELOW_FFT, 10, 30, -0.2, 0.0, 0.05, 0.95, best=-0.3, projected=-0.2)
+    Outcome("plateau", [START, LATER], 1, cost=cost, stop=stop).save(path)
     loaded = Outcome.load(path)
-    assert loaded.cost == cost
+    assert (loaded.cost, loaded.stop) == (cost, stop)
     assert loaded.stopped_reason == "plateau"
     assert loaded.best_evaluation == loaded.history[1] == LATER
     assert math.isnan(loaded.history[0].loss)

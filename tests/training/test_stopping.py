@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 
 from mft_ray.config import StopConfig
-from mft_ray.training.job import Evaluation
+from mft_ray.training.job import Evaluation, Stop, StopReason, StopRule
 from mft_ray.training.stopping import AgainstFft, Patience
 
 STEPS = 100
@@ -34,8 +35,22 @@ def _history(*scores: float, every: int = 10, annealing: int = 0) -> list[Evalua
     ]
 
 
-def _rule(**settings: object) -> AgainstFft:
+def _against_fft(**settings: object) -> AgainstFft:
     return AgainstFft(StopConfig.model_validate(settings))
+
+
+def _reasons(rule: StopRule) -> Callable[[list[Evaluation], int], StopReason | None]:
+    """A rule that gives its reasons alone."""
+
+    def reason(history: list[Evaluation], total_steps: int) -> StopReason | None:
+        stop = rule(history, total_steps)
+        return stop.reason if stop else None
+
+    return reason
+
+
+def _rule(**settings: object) -> Callable[[list[Evaluation], int], StopReason | None]:
+    return _reasons(_against_fft(**settings))
 
 
 @pytest.mark.parametrize(
@@ -49,16 +64,16 @@ def _rule(**settings: object) -> AgainstFft:
     ],
 )
 def test_patience_counts_evaluations_since_the_best(scores, reason):
-    assert Patience(2)(_history(*scores), STEPS) == reason
+    assert _reasons(Patience(2))(_history(*scores), STEPS) == reason
 
 
 def test_no_patience_never_stops():
-    assert Patience(None)(_history(*[0.5] * 50), STEPS) is None
+    assert _reasons(Patience(None))(_history(*[0.5] * 50), STEPS) is None
 
 
 def test_patience_stops_at_once_when_asked_and_not_before():
     history = _history(0.9, 0.1, 0.1, 0.1)
-    assert [Patience(3)(history[: length + 1], STEPS) for length in range(4)] == [None, None, None, "plateau"]
+    assert [_reasons(Patience(3))(history[: length + 1], STEPS) for length in range(4)] == [None, None, None, "plateau"]
 
 
 def test_a_trial_below_fft_is_stopped_only_past_its_grace():
@@ -118,7 +133,7 @@ def test_a_mask_still_being_annealed_is_not_judged():
 
 
 def test_rules_travel_to_workers():
-    for rule in (Patience(3), _rule()):
+    for rule in (Patience(3), _against_fft()):
         assert pickle.loads(pickle.dumps(rule)) == rule
 
 
@@ -138,3 +153,26 @@ def test_a_trial_that_gains_ever_faster_is_not_judged():
     assert rule(_history(0.1, 0.11, 0.13), STEPS) is None
     assert rule(_history(0.1, 0.12, 0.13), STEPS) == "below_fft"
     assert rule(_history(0.3, 0.2, 0.1), STEPS) == "below_fft"
+
+
+def test_a_decision_says_by_which_numbers():
+    below = _against_fft(grace=0, plateau=None, confidence=0.841345)(_history(0.5, 0.7, 0.72), STEPS)
+    ahead = 0.72 - FFT + 0.002 * (STEPS - 20)  # as between the last two evaluations
+    assert below is not None
+    assert (below.reason, below.step, below.total_steps, below.limit) == ("below_fft", 20, STEPS, 0.0)
+    numbers = (below.best, below.projected, below.value, below.noise)
+    assert numbers == pytest.approx((0.72 - FFT, ahead, ahead, ERROR), abs=1e-4)
+    target = _against_fft(target=0.02, plateau=None, confidence=0.841345)(_history(0.9, 0.95), STEPS)
+    assert target is not None
+    assert (target.value, target.limit, target.noise, target.confidence) == pytest.approx(
+        (0.05, 0.02, ERROR, 0.841345), abs=1e-4
+    )
+    assert (target.reason, target.projected, target.evaluations) == ("target", None, None)
+
+
+def test_a_plateau_says_what_it_did_not_exceed():
+    expected = Stop(StopReason.PLATEAU, 30, STEPS, 0.906, 0.9, ERROR, evaluations=2)
+    assert _against_fft(plateau=2, below_fft=False)(_history(0.8, 0.9, 0.906, 0.9), STEPS) == expected
+    assert Patience(2)(_history(0.5, 0.9, 0.3, 0.4), STEPS) == Stop(
+        StopReason.PLATEAU, 30, STEPS, 0.4, 0.9, 0.0, evaluations=2
+    )

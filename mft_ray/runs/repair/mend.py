@@ -18,7 +18,8 @@ from mft_ray.config import load_config
 from mft_ray.config.stages import read_settled
 from mft_ray.data.store import SPLITS, open_split
 from mft_ray.errors import UserError
-from mft_ray.models.names import ADAPTER, MASK, MODEL, find
+from mft_ray.evaluation.example_scores import ExampleScores
+from mft_ray.models.names import ADAPTER, MASK, MODEL, SCORES, find
 from mft_ray.runs.environment import Environments
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
@@ -147,6 +148,8 @@ class _Mender:
         yield root / "experiments.json", _of_names, "the experiments that are named now are this run's"
         for path in folder.scores.glob("*.json"):
             yield path, _of_scores, "that is scored again where it is needed"
+        for path in folder.trials.glob(f"*/{SCORES}"):
+            yield path, ExampleScores.load, "its examples are not shown beside another trial's"
         for path in folder.work.glob("flatness/*.json"):
             yield path, _of_mapping, _AGAIN
         for path in folder.tune.glob("*.json"):
@@ -290,7 +293,7 @@ def _outcome(row: Trial, curves: Curves) -> Outcome | None:
     ]
     best = next((place for place, point in enumerate(points) if point.step == row.step), None)
     reason = StopReason(row.stopped_reason)
-    return Outcome(reason, history, best if row.watched is not None else None, row.score, row.cost)
+    return Outcome(reason, history, best if row.watched is not None else None, row.score, row.cost, row.stop)
 
 
 # Of Tune's states of an experiment, whatever their names end in.
