@@ -96,11 +96,11 @@ def importance(study: Path) -> go.Figure | None:
     """
     import optuna
 
-    from mft_ray.runs.study_storage import open_storage
+    from mft_ray.runs.study.file import open_copy
 
     if not study.exists():
         return None
-    storage = open_storage(study)
+    storage = open_copy(study)
     summaries = optuna.get_all_study_summaries(storage)
     if len(summaries) != 1:
         return None

@@ -370,3 +370,15 @@ class Comparison(FileRecord):
     validation_metric: str
     rows: list[Row]
     scores: list[ScoreTable]
+
+
+class StudyName(FileRecord):
+    """work/study_name.json: where the study is in a database that many runs share.
+
+    Attributes:
+        name: name of the study there.
+        folder: run folder that it is the study of.
+    """
+
+    name: str
+    folder: str
