@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL, NullPool, create_engine
 
 USER, PASSWORD = "masks", "hunter2-of-the-test"
 _START_S = 60
@@ -54,12 +55,11 @@ class Server:
 
     def says(self, query: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Return the rows that a query gives."""
-        import psycopg
-
-        where = {"host": "127.0.0.1", "port": self.port, "user": USER, "password": PASSWORD, "dbname": database}
-        with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
-            answer = connection.execute(query)  # type: ignore[call-overload]
-            return list(answer.fetchall()) if answer.description else []
+        url = URL.create("postgresql+psycopg", USER, PASSWORD, "127.0.0.1", self.port, database)
+        engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            answer = connection.exec_driver_sql(query)
+            return [tuple(row) for row in answer] if answer.returns_rows else []
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as, str(self._programs / program), *arguments]
