@@ -378,7 +378,9 @@ class StudyName(FileRecord):
     Attributes:
         name: name of the study there.
         folder: run folder that it is the study of.
+        url: of the database, without a password.
     """
 
     name: str
     folder: str
+    url: str

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.study.live import LiveStudy, LocalStudy
-from mft_ray.runs.study.server import ServerStudy
+from mft_ray.runs.study.server import ServerStudy, leave_server
 
 
 @contextmanager
@@ -21,7 +21,12 @@ def live_study(folder: RunFolder, url: str | None) -> Iterator[LiveStudy]:
     Raises:
         Unusable: it cannot be read, or not be kept.
     """
-    study = LocalStudy(folder.study_copy, folder.study) if url is None else ServerStudy(url, folder)
+    study: LiveStudy
+    if url is None:
+        leave_server(folder)
+        study = LocalStudy(folder.study_copy, folder.study)
+    else:
+        study = ServerStudy(url, folder)
     try:
         yield study
         study.keep()

@@ -42,25 +42,28 @@ _CONNECT = {
 }
 # Heads that make Optuna's tables at the same time are in each other's way, once.
 _HEADS = 5
-_CALLS = (
-    "create_new_study",
-    "delete_study",
-    "set_study_user_attr",
-    "set_study_system_attr",
+# What Optuna asks of it, and changes in it in a way that may be repeated.
+_ASKS = (
     "get_study_id_from_name",
     "get_study_name_from_id",
     "get_study_directions",
     "get_study_user_attrs",
     "get_study_system_attrs",
     "get_all_studies",
-    "_set_trial_param",
     "get_trial_id_from_study_id_trial_number",
     "_get_best_trial_id",
+    "get_trial",
+    "_get_trials",
+)
+_CHANGES = (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "_set_trial_param",
     "set_trial_intermediate_value",
     "set_trial_user_attr",
     "set_trial_system_attr",
-    "get_trial",
-    "_get_trials",
 )
 
 
@@ -102,7 +105,6 @@ class PatientStorage(RDBStorage):
         Raises:
             Unusable: the server is away for good, or has its reasons.
         """
-        self.changes += 1
         until, said = time.monotonic() + PATIENCE_S, False
         while True:
             try:
@@ -120,6 +122,7 @@ class PatientStorage(RDBStorage):
                 return result
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        self.changes += 1
         number = self.repeated(lambda: self._count(study_id))
 
         def create() -> FrozenTrial:
@@ -135,6 +138,7 @@ class PatientStorage(RDBStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set that a trial is at work, or how it ended; return whether it was not so before."""
+        self.changes += 1
 
         def change() -> bool:
             return RDBStorage.set_trial_state_values(self, trial_id, state, values)
@@ -153,18 +157,19 @@ class PatientStorage(RDBStorage):
             return int(connection.execute(query).scalar_one())
 
 
-def _patient(name: str) -> Callable[..., Any]:
+def _patient(name: str, changes: int) -> Callable[..., Any]:
     method = getattr(RDBStorage, name)
 
     @wraps(method)
     def call(self: PatientStorage, *args: Any, **options: Any) -> Any:
+        self.changes += changes
         return self.repeated(partial(method, self, *args, **options))
 
     return call
 
 
-for _name in _CALLS:
-    setattr(PatientStorage, _name, _patient(_name))
+for _name in _ASKS + _CHANGES:
+    setattr(PatientStorage, _name, _patient(_name, int(_name in _CHANGES)))
 
 
 class ServerStudy(LiveStudy):
@@ -184,7 +189,7 @@ class ServerStudy(LiveStudy):
             self._server = PatientStorage(url)
         except (StorageInternalError, DBAPIError) as error:
             raise Unusable(f"The study on {url} cannot be used: {reason(error)}") from error
-        super().__init__(get_storage(self._server), _own_name(folder))
+        super().__init__(get_storage(self._server), _own_name(folder, url))
         if self._copy.id is not None and self.id is None:
             log(f"the study goes on in {url}, as {self.name}, with what {folder.study.name} has of it")
         bring_up(self, self._copy)
@@ -225,7 +230,7 @@ def check_server(url: str) -> None:
         )
     try:
         PatientStorage(url).engine.dispose()
-    except (StorageInternalError, DBAPIError, ImportError) as error:
+    except (StorageInternalError, DBAPIError, ImportError, RuntimeError) as error:
         raise UserError(
             f"search.storage is {url}, and no study can be kept there: {reason(error)}. Look at the address, whether "
             "the server runs, and whether the user may make tables in the database; a password is taken from "
@@ -236,22 +241,29 @@ def check_server(url: str) -> None:
 
 def reason(error: BaseException) -> str:
     """Return what a server or its driver said, in a line."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, DBAPIError):
-        found = found.__cause__ or found.__context__
-    said = getattr(found, "orig", None) or error
+    found = _said(error)
+    said = error if found is None else found.orig
     return " ".join(str(said).split()).rstrip(".")
 
 
 def _away(error: BaseException) -> bool:
     """Say whether an error is of a server that is away, rather than of what it was asked for."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, DBAPIError):
-        found = found.__cause__ or found.__context__
-    return isinstance(found, OperationalError | InterfaceError) or bool(found and found.connection_invalidated)
+    found = _said(error)
+    return isinstance(found, OperationalError | InterfaceError) or (found is not None and found.connection_invalidated)
 
 
-def _own_name(folder: RunFolder) -> str:
+def _said(error: BaseException | None) -> DBAPIError | None:
+    while error is not None and not isinstance(error, DBAPIError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def leave_server(folder: RunFolder) -> None:
+    """Have a run's study never go on where it was on a server: it goes on elsewhere, and is another one then."""
+    folder.study_name.unlink(missing_ok=True)
+
+
+def _own_name(folder: RunFolder, url: str) -> str:
     """Return the name of the run's study on a server that other runs have theirs on; a copied run gets a new one."""
     here = str(folder.root)
     known = _recorded(folder)
@@ -260,9 +272,11 @@ def _own_name(folder: RunFolder) -> str:
         if other is not None and other.name == known.name:
             log_warning(f"this run is a copy of {known.folder}: its study goes on under a name of its own")
             known = None
+    if known is not None and known.url != url:
+        known = None
     name = f"{STUDY_NAME}-{uuid4().hex[:12]}" if known is None else known.name
     if known is None or known.folder != here:
-        StudyName(name=name, folder=here).save(folder.study_name)
+        StudyName(name=name, folder=here, url=url).save(folder.study_name)
     return name
 
 

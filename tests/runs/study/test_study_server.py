@@ -151,11 +151,14 @@ def test_a_copied_run_goes_on_by_itself(url: str, folder: RunFolder, tmp_path: P
 
 
 def test_a_study_moves_between_run_folder_and_server(url: str, folder: RunFolder) -> None:
+    names = set()
     for place, name in ((None, "a"), (url, "b"), (None, "c"), (url, "d")):
         with live_study(folder, place) as study:
+            names.add(study.name)
             run(search(study), name)
             assert known(of_copy(folder)) == known(of_server(study))
     assert [trial.user_attrs["trial_id"] for trial in of_copy(folder)] == list("abcd")
+    assert len(names) == 3  # a server that it comes back to may know what never came into the run folder
 
 
 @pytest.mark.parametrize("loses", ["all", "the last trials"])
