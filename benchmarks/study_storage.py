@@ -1,6 +1,6 @@
 """Where Optuna's study may lie while a search works on it: what a trial costs there, and who waits for whom.
 
-    python benchmarks/study_storage.py --folder FOLDER [--trials 10 200 1000] [--postgresql URL] [--json FILE]
+    python benchmarks/study_storage.py --folder FOLDER [--trials 10 200 1000] [--postgresql URL] [--held]
 
 FOLDER is on the storage to be tried. For storage as several hosts share it, in another terminal:
 
@@ -182,7 +182,7 @@ def waits_for_the_dead(root: Path, study: LiveStudy) -> float:
     return time.perf_counter() - began
 
 
-def run(folder: Path, counts: list[int], url: str | None) -> dict[str, dict[str, float]]:
+def run(folder: Path, counts: list[int], url: str | None, held: bool) -> dict[str, dict[str, float]]:
     """Return by kind the milliseconds of a trial at each count, and the seconds that it waits for others."""
     kinds = ["none", "sqlite", "journal", "local", "memory", *(["server"] if url else [])]
     rows: dict[str, dict[str, float]] = {kind: {} for kind in kinds}
@@ -195,7 +195,7 @@ def run(folder: Path, counts: list[int], url: str | None) -> dict[str, dict[str,
             shutil.rmtree(root, ignore_errors=True)
             print(count, kind, rows[kind], flush=True)
     known = filled(10)
-    for kind in ("sqlite", "journal", "memory"):
+    for kind in ("sqlite", "journal", "memory") if held else ():
         root = folder / f"{kind}-held"
         with opened(kind, root, known, url) as study:
             rows[kind]["s while it is held"] = round(waits(kind, root, study), 1)
@@ -211,11 +211,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="on the storage to be tried")
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 200, 1000], help="that there are already")
     parser.add_argument("--postgresql", metavar="URL", help="as search.storage; the password as there")
+    parser.add_argument("--held", action="store_true", help="also how long a trial waits for a program that holds it")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows = run(options.folder.resolve(), options.trials, options.postgresql)
+    rows = run(options.folder.resolve(), options.trials, options.postgresql, options.held)
     columns = [f"ms at {count}" for count in options.trials]
     print("\n| study |", " | ".join(columns), "| s while another program holds it 2 s |")
     print("|", " | ".join("---" for _ in range(len(columns) + 2)), "|")

@@ -51,7 +51,7 @@ def note(page: httpx.Client, version: int) -> int:
 def test_it_shows_the_study_as_it_is(search: StudySearch, page: httpx.Client) -> None:
     assert trials(page) == 1
     search.suggest("b")
-    deadline = time.monotonic() + 30  # optuna-dashboard looks every 10 s
+    deadline = time.monotonic() + 30  # optuna-dashboard looks every few seconds
     while trials(page) == 1 and time.monotonic() < deadline:
         time.sleep(1)
     assert trials(page) == 2
