@@ -124,4 +124,9 @@ class SearchConfig(Section):
             raise ValueError(f"method {self.method} has no masking ratio; objectives must be score")
         if self.objectives != "score" and self.sampler == "cmaes":
             raise ValueError("sampler cmaes has one objective; for score_and_ratio use tpe, gp or random")
+        if self.storage is not None and self.sampler == "cmaes":
+            raise ValueError(
+                "sampler cmaes unpickles its state from the study, and whoever may write into the database of storage "
+                "could run code with that; use tpe, gp or random, or storage null"
+            )
         return self

@@ -384,6 +384,13 @@ def test_addresses_of_databases_are_taken(storage: str) -> None:
     assert parse_config(settings(storage)).search.storage == storage
 
 
+def test_a_sampler_that_would_unpickle_what_a_database_says_is_refused() -> None:
+    tree = settings("postgresql://db/masks")
+    tree["search"]["sampler"] = "cmaes"
+    with pytest.raises(UserError, match="cmaes unpickles its state"):
+        parse_config(tree)
+
+
 def test_pgpass_does_as_well(
     url: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, its: postgres.Server
 ) -> None:
