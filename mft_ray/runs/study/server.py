@@ -134,7 +134,11 @@ class PatientStorage(RDBStorage):
             known = RDBStorage.get_trial_id_from_study_id_trial_number(self, study_id, number)
             return RDBStorage.get_trial(self, known)
 
-        return self.repeated(create, again)
+        created = self.repeated(create, again)
+        for lost in range(number, created.number):  # by a try of Optuna's own, whose answer was lost
+            known = self.repeated(partial(RDBStorage.get_trial_id_from_study_id_trial_number, self, study_id, lost))
+            self.set_trial_state_values(known, TrialState.FAIL)
+        return created
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set that a trial is at work, or how it ended; return whether it was not so before."""

@@ -255,6 +255,24 @@ def test_a_change_whose_answer_was_lost_is_not_made_twice(
     assert [trial.params for trial in trials[:2]] == POINTS
 
 
+def test_a_trial_that_optuna_has_made_twice_is_at_work_once(
+    url: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RDBStorage._create_new_trial
+
+    def twice(self: RDBStorage, *arguments: Any) -> FrozenTrial:
+        if isinstance(self, study_server.PatientStorage):
+            real(self, *arguments)  # its answer was lost
+        return real(self, *arguments)
+
+    with live_study(folder, url) as study:
+        searching = search(study)
+        monkeypatch.setattr(RDBStorage, "_create_new_trial", twice)
+        run(searching, "a")
+        assert [trial.state.name for trial in of_server(study)] == ["FAIL", "COMPLETE"]
+        assert known(of_copy(folder)) == known(of_server(study))
+
+
 def test_a_server_that_is_away_for_good_ends_the_search_with_what_to_do(
     url: str, its: postgres.Server, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
