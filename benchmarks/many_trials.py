@@ -27,7 +27,7 @@ from mft_ray.config import load_config, parse_config
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.snapshot import read_live, state_of
-from mft_ray.runs.study_storage import keep_copy
+from mft_ray.runs.study.live import LocalStudy
 from mft_ray.searches.leaderboard import write_results
 from mft_ray.searches.more_trials import continue_search
 from mft_ray.searches.pipeline import search
@@ -89,15 +89,20 @@ def once_more(folder: RunFolder) -> dict[str, float]:
     config, fft = load_config(folder.config), FftModel.load(folder.fft_model)
 
     def suggest() -> None:
-        search = continue_search(folder.study, config.search.sampler, 0, 0, 1)
+        search = continue_search(LocalStudy(folder.study), config.search.sampler, 0, 0, 1)
         search._ot_study.ask(search._space)
+
+    def keep() -> None:
+        study = LocalStudy(folder.study)
+        study.storage.set_study_user_attr(study.have([]), "looked at", time.time())
+        study.keep()
 
     reader = SnapshotReader(folder, config.search.method)
     reader.read()
     works: dict[str, Callable[[], object]] = {
         "leaderboard and curves": lambda: write_results(folder, fft, config.search.keep),
         "study opened, and a suggestion": suggest,
-        "copy of the study": lambda: keep_copy(folder.study, folder.study_copy),
+        "study read and kept": keep,
         "a dashboard's look whether anything has changed": lambda: state_of(folder.root),
         "a dashboard's look at all of it": lambda: read_live(folder.root),
         "a tracker's look": reader.read,

@@ -28,7 +28,7 @@ from ray.tune import Callback
 from mft_ray.config import Config, load_config
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.study_storage import new_storage
+from mft_ray.runs.study.live import LocalStudy
 from mft_ray.searches.optuna_search import build_search
 from mft_ray.searches.space import build_space, points_to_evaluate
 from mft_ray.searches.trial import MaskTrial, TrialPlan
@@ -88,7 +88,7 @@ def search(trainable: Any, plan: TrialPlan, watch: Watch, depth: int, slots: int
         for ratio in (0.1, 0.2, 0.3, 0.4)
         for layers in (f"0-{depth - 1}", f"{depth // 2}-{depth - 1}", f"0-{depth // 2 - 1}")
     ]
-    algorithm = build_search(new_storage(folder.study), build_space(config, depth), points, "random", 6, 0)
+    algorithm = build_search(LocalStudy(folder.study), build_space(config, depth), points, "random", 6, 0)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own tables
     began = time.time()
     ray.tune.Tuner(

@@ -34,6 +34,7 @@ from optuna.trial import TrialState
 from response import MadeUp, Point, Recorded, Response, record
 
 from mft_ray.config import Config, load_config
+from mft_ray.runs.study.live import LiveStudy
 from mft_ray.searches.optuna_search import StudySearch, build_search
 from mft_ray.searches.space import build_space, points_to_evaluate
 from mft_ray.searches.trial_report import Ended, Evaluated
@@ -76,7 +77,8 @@ class Setting:
 
     def search(self, config: Config, seed: int, points: list[dict[str, Any]]) -> StudySearch:
         space = build_space(config, DEPTH)
-        made = build_search(InMemoryStorage(), space, points, self.sampler, config.search.startup_trials, seed)
+        study, startup = LiveStudy(InMemoryStorage()), config.search.startup_trials
+        made = build_search(study, space, points, self.sampler, startup, seed)
         if "pruned" in self.told:
             made.__class__ = Pruning
             every = ("below_fft", "plateau", "failed")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mft_ray.config.methods import METHODS, MethodName
 from mft_ray.config.section import Section
@@ -60,6 +61,11 @@ class SearchConfig(Section):
         3, ge=1, description="trials that fail with the same error end the search, which can be resumed; null: never"
     )
     keep: int = Field(5, ge=1, description="the best so many ended trials keep their mask on disk")
+    storage: str | None = Field(
+        None,
+        description="postgresql://USER@HOST/DATABASE: Optuna's study is in that server while trials run, with a copy "
+        "in the run folder; no password, which PGPASSWORD or ~/.pgpass gives. null: in memory, with the same copy",
+    )
     seed: int = 0
     extra_points: list[dict[str, Any]] = Field(
         [], description="configurations tried right after the first, the paper's preset; they lie in the space"
@@ -75,6 +81,30 @@ class SearchConfig(Section):
         # What is no method at all is refused as such.
         known = isinstance(method, str) and method in METHODS
         return {**tree, "space": by_name(tree["space"], method if known else "mft")}
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        form = "give postgresql://USER@HOST:PORT/DATABASE, or null"
+        try:
+            parts = urlsplit(url)
+            # One that holds a / would pass for a port, or a part of the path.
+            secret = parts.password is not None or "@" in parts.path
+            _ = None if secret else parts.port
+        except ValueError:
+            raise ValueError(f"that is no URL; {form}") from None
+        if secret or any("password" in name.lower() for name, _ in parse_qsl(parts.query)):
+            raise ValueError(
+                "a password would be saved with the configuration. Leave it out of the URL, and give it as PGPASSWORD "
+                "in the environment of the search, or in ~/.pgpass"
+            )
+        if parts.scheme != "postgresql":
+            raise ValueError(f"PostgreSQL is the one database that this was tried with; {form}")
+        if parts.path in ("", "/"):
+            raise ValueError(f"it names no database; {form}")
+        return url
 
     @model_validator(mode="after")
     def _paths_of_trials(self) -> SearchConfig:
@@ -94,4 +124,9 @@ class SearchConfig(Section):
             raise ValueError(f"method {self.method} has no masking ratio; objectives must be score")
         if self.objectives != "score" and self.sampler == "cmaes":
             raise ValueError("sampler cmaes has one objective; for score_and_ratio use tpe, gp or random")
+        if self.storage is not None and self.sampler == "cmaes":
+            raise ValueError(
+                "sampler cmaes unpickles its state from the study, and whoever may write into the database of storage "
+                "could run code with that; use tpe, gp or random, or storage null"
+            )
         return self

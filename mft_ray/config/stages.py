@@ -51,6 +51,7 @@ FREE: dict[str, str] = {
     "search.recycle_after": "how worker groups follow each other",
     "search.same_errors": "when a search gives up",
     "search.keep": "disk",
+    "search.storage": "where the study lies: it goes on from its copy in the run folder",
     "experiment.seeds": "more are added; not below what has begun",
     "evaluation.task_batch_size": "memory",
     "tracking": "where results are shown",

@@ -1,6 +1,6 @@
 """A run's Optuna study as optuna-dashboard shows it: a copy in memory, with what the run knows of each trial.
 
-The study itself is the search's. Nothing is written to it, and it is read for as long as SQLite takes to copy it.
+The study itself is the search's. Nothing is written to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mft_ray.report.endings import numbers, why
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.snapshot import Live
 from mft_ray.runs.records import Trial
-from mft_ray.runs.study_storage import copied
+from mft_ray.runs.study.file import open_copy
 from mft_ray.utils import formatting as units
 from mft_ray.utils.json_types import JsonObject
 
@@ -87,12 +87,12 @@ def annotated(database: Path, live: Live) -> tuple[InMemoryStorage, MaskFiles]:
     """
     from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 
-    with copied(database) as source:
-        studies = source.get_all_studies()
-        if len(studies) != 1:
-            raise UserError(f"{database} holds {len(studies)} studies, and a search has one. Look again in a moment.")
-        [known] = studies
-        trials = sorted(source.get_all_trials(known._study_id), key=lambda trial: trial.number)
+    source = open_copy(database)
+    studies = source.get_all_studies()
+    if len(studies) != 1:
+        raise UserError(f"{database} holds {len(studies)} studies, and a search has one. Look again in a moment.")
+    [known] = studies
+    trials = sorted(source.get_all_trials(known._study_id), key=lambda trial: trial.number)
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would say that it has made a study
     storage, masks = InMemoryStorage(), MaskFiles()
     # Optuna counts studies in files from 1 and those in memory from 0: its page has the same address either way.

@@ -114,22 +114,22 @@ def importance(study: Path) -> go.Figure | None:
     """
     import optuna
 
-    from mft_ray.runs.study_storage import copied
+    from mft_ray.runs.study.file import open_copy
 
     if not study.exists():
         return None
-    with copied(study) as storage:
-        summaries = optuna.get_all_study_summaries(storage)
-        if len(summaries) != 1:
-            return None
-        known = optuna.load_study(study_name=summaries[0].study_name, storage=storage)
-        target = (lambda trial: trial.values[0]) if len(known.directions) > 1 else None
-        if len({tuple(trial.values) for trial in known.get_trials(False, (optuna.trial.TrialState.COMPLETE,))}) < 2:
-            return None
-        try:
-            found = optuna.importance.get_param_importances(known, target=target)
-        except (ValueError, RuntimeError):  # too few trials
-            return None
+    storage = open_copy(study)
+    summaries = optuna.get_all_study_summaries(storage)
+    if len(summaries) != 1:
+        return None
+    known = optuna.load_study(study_name=summaries[0].study_name, storage=storage)
+    target = (lambda trial: trial.values[0]) if len(known.directions) > 1 else None
+    if len({tuple(trial.values) for trial in known.get_trials(False, (optuna.trial.TrialState.COMPLETE,))}) < 2:
+        return None
+    try:
+        found = optuna.importance.get_param_importances(known, target=target)
+    except (ValueError, RuntimeError):  # too few trials
+        return None
     shares = [(name, share) for name, share in found.items() if math.isfinite(share)][::-1]
     if not shares:
         return None

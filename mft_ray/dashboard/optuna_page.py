@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def check_study(database: Path) -> None:
         raise UserError(f"There is no study at {database} yet. A search writes it when its trials begin.")
     try:
         # Read only: optuna would make tables in a file that is not its own.
-        with contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("SELECT study_id FROM studies LIMIT 1").fetchall()
     except sqlite3.Error as error:
         raise UserError(

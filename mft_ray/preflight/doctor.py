@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import sqlite3
 import time
 import urllib.request
 import uuid
@@ -168,7 +167,7 @@ def _ports() -> Iterator[Finding]:
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
-    """Try what a run does with its folder: files that take another's place, locks, and an SQLite file."""
+    """Try what a run does with its folder: files that take another's place, and locks."""
     there = folder
     while not there.exists():
         there = there.parent
@@ -178,7 +177,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
     else:
         yield Finding("ok", "disk", f"{size(free)} free at {there}")
     scratch = there / f".mft-ray-doctor-{uuid.uuid4().hex[:8]}"
-    tries: dict[str, Callable[[Path], None]] = {"writes": _writes, "locks": _locks, "SQLite": _sqlite}
+    tries: dict[str, Callable[[Path], None]] = {"writes": _writes, "locks": _locks}
     try:
         scratch.mkdir()
     except OSError as error:
@@ -188,14 +187,14 @@ def _folder(folder: Path) -> Iterator[Finding]:
         for name, attempt in tries.items():
             try:
                 attempt(scratch)
-            except (OSError, sqlite3.Error, Timeout) as error:
+            except (OSError, Timeout) as error:
                 yield Finding(
                     "wrong", f"run folder: {name}", f"{there}: {error}. Give a run.dir on another file system"
                 )
                 return
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    yield Finding("ok", "run folder", f"{folder}: files, locks and SQLite work there")
+    yield Finding("ok", "run folder", f"{folder}: files and locks work there")
 
 
 def _writes(folder: Path) -> None:
@@ -214,13 +213,6 @@ def _locks(folder: Path) -> None:
         except Timeout:
             return
     raise OSError("two programs can hold one lock")
-
-
-def _sqlite(folder: Path) -> None:
-    with closing(sqlite3.connect(folder / "study.db")) as connection:
-        connection.execute("CREATE TABLE t (x)")
-        connection.execute("INSERT INTO t VALUES (1)")
-        connection.commit()
 
 
 def _own_ray() -> Finding:

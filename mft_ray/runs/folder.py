@@ -39,6 +39,7 @@ class RunFolder:
         self.tensorboard = root / "tensorboard"
         self.work = root / "work"
         self.study_copy = self.work / "study.db"
+        self.study_name = self.work / "study_name.json"
         self.start_model = self.work / "model"
         self.data = self.work / "data" if data is None else data
         self.fft = self.work / "fft"

@@ -382,3 +382,17 @@ class Comparison(FileRecord):
     validation_metric: str
     rows: list[Row]
     scores: list[ScoreTable]
+
+
+class StudyName(FileRecord):
+    """work/study_name.json: where the study is in a database that many runs share.
+
+    Attributes:
+        name: name of the study there.
+        folder: run folder that it is the study of.
+        url: of the database, without a password.
+    """
+
+    name: str
+    folder: str
+    url: str

@@ -8,6 +8,7 @@ from mft_ray.config import Config
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.runs.prepare import check_pretrained
+from mft_ray.runs.study.server import check_server
 from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
 from mft_ray.tracking.checks import check_trackers
 from mft_ray.training.step.batches import check_batch_size
@@ -15,7 +16,7 @@ from mft_ray.training.step.optimizers import check_installed, check_stage
 
 
 def check_search(config: Config, model: torch.nn.Module) -> None:
-    """Refuse a search whose method cannot be searched, whose space holds what no trial can be, or without its tracker.
+    """Refuse a search whose method or space cannot be, or one without what it needs: tracker, server of its study.
 
     Args:
         config: the run's configuration.
@@ -40,3 +41,5 @@ def check_search(config: Config, model: torch.nn.Module) -> None:
     for layers, target in places:
         select(model, layers, target)
     check_trackers(config.tracking)
+    if config.search.storage is not None:
+        check_server(config.search.storage)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from mft_ray.runs.study_storage import open_storage
-from mft_ray.searches.optuna_search import STUDY_NAME, StudySearch, build_search
+from mft_ray.runs.study.live import LiveStudy
+from mft_ray.searches.optuna_search import StudySearch, build_search
 
 
-def continue_search(path: Path, sampler: str, startup_trials: int, seed: int, objectives: int = 1) -> StudySearch:
+def continue_search(study: LiveStudy, sampler: str, startup_trials: int, seed: int, objectives: int = 1) -> StudySearch:
     """Return the search algorithm over a study that has trials; none of them is at work any more.
 
     Given points that have not been tried are tried first; those that have are not tried again.
 
     Args:
-        path: path of the study's database.
+        study: the study.
         sampler: name of a sampler of `build_sampler`.
         startup_trials: random trials before the sampler proposes, those that there are included.
         seed: seed of the study's first sampler; what is drawn from now on is drawn with another.
         objectives: number of objectives of the study.
     """
-    storage = open_storage(path)
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
-    _fail_lost(study)
-    trials = study.get_trials(deepcopy=False)
-    return build_search(storage, _space(study), [], sampler, startup_trials, seed + len(trials), objectives)
+    known = optuna.load_study(study_name=study.name, storage=study.storage)
+    _fail_lost(known)
+    trials = known.get_trials(deepcopy=False)
+    return build_search(study, _space(known), [], sampler, startup_trials, seed + len(trials), objectives)
 
 
 def _fail_lost(study: optuna.Study) -> None:

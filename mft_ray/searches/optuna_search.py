@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,19 +12,29 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from mft_ray.config.params import Params
 from mft_ray.runs.live.steering import Queued
+from mft_ray.runs.study.live import LiveStudy, Unusable
 from mft_ray.searches.trial_report import METRIC, RATIO, Ended, TuneResult, ended, from_tune
 from mft_ray.training.job import StopReason
 
-STUDY_NAME = "mft_ray"
 # Attributes of Optuna's trials, for whoever looks at the study.
 TRIAL_ID, STOPPED_REASON, VALUE_IS, QUEUED = "trial_id", "stopped_reason", "value_is", "queued"
+# What of a search belongs to the process that runs it, and is not saved with it.
+_OF_SESSION = ("study", "over", "queue", "take", "_storage", "_study_name", "_ot_study", "_ot_trials")
+
+# The one of the search that this process runs.
+_current: StudySearch | None = None
+
+
+def _of_this_session() -> StudySearch:
+    """Return the search algorithm that this process has built."""
+    assert _current is not None, "a search is restored before its study is at hand"
+    return _current
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
@@ -34,17 +45,24 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     complete ones, and GP and CMA-ES do not look at them; told FAIL, none does. How a trial ended is its attribute
     ``stopped_reason``. Only one that came to nothing through no fault of its settings is FAIL.
 
+    Tune saves its search algorithm with an experiment and restores it with it. Of this one it gets back that of the
+    session, which has the study at hand, wherever that lies now; `save` and `restore` are of what is drawn next, and of
+    which trials of the study are whose.
+
     Attributes:
+        study: the study, which is kept whenever a trial begins or ends.
         over: asked before each suggestion; True ends the search.
-        keep: called when the study has changed.
         queue: returns the configurations that a person wants to have tried next.
         take: takes one of them out of the queue.
     """
 
+    study: LiveStudy
     over: Callable[[], bool] | None = None
-    keep: Callable[[], object] | None = None
     queue: Callable[[], list[Queued]] | None = None
     take: Callable[[Queued], object] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_this_session, ()
 
     def tell_study(self, score: str, facts: Mapping[str, Any]) -> None:
         """Have the study say what its values are and what they are held against, to whoever looks at it.
@@ -67,8 +85,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         suggestion: Params | None = super().suggest(trial_id)
         if suggestion is not None:
             self._ot_trials[trial_id].set_user_attr(TRIAL_ID, trial_id)
-        if self.keep:
-            self.keep()
+        self.study.keep()
         return suggestion
 
     def _enqueue(self) -> None:
@@ -105,8 +122,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         state = TrialState.COMPLETE if values else TrialState.FAIL
         self._ot_study.tell(trial, values, state=state, skip_if_finished=True)
         self._completed_trials.add(trial_id)
-        if self.keep:
-            self.keep()
+        self.study.keep()
 
     def _values(self, trial_id: str, report: Ended) -> tuple[list[float] | None, str]:
         """Return what a trial is worth to a sampler, and what that is; None if nothing can be learned from it."""
@@ -128,17 +144,32 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         ended = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
         return min(ended or [value for trial in trials for value in trial.intermediate_values.values()], default=None)
 
+    def save(self, checkpoint_path: str) -> None:
+        """Save what a study does not say; the study is kept first, since it must not be behind."""
+        self.study.keep()
+        state = {name: value for name, value in self.__dict__.items() if name not in _OF_SESSION}
+        numbers = {trial_id: trial.number for trial_id, trial in self._ot_trials.items()}
+        with open(checkpoint_path, "wb") as file:
+            pickle.dump((state, numbers), file)
+
     def restore(self, checkpoint_path: str) -> None:
         """Go on with a study; trials that were asked for after the last snapshot are failed, not forgotten."""
-        super().restore(checkpoint_path)
-        known = {trial.number for trial in self._ot_trials.values()}
-        for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in known:
-                self._ot_study.tell(trial.number, state=TrialState.FAIL)
+        with open(checkpoint_path, "rb") as file:
+            state, numbers = pickle.load(file)
+        self.__dict__.update(state)
+        study = self._ot_study
+        study.sampler = self._sampler
+        ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
+        if lost := set(numbers.values()) - ids.keys():
+            raise Unusable(f"The study {self.study.name} has no trials {sorted(lost)} of this run any more")
+        self._ot_trials = {trial_id: Trial(study, ids[number]) for trial_id, number in numbers.items()}
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in numbers.values():
+                study.tell(trial.number, state=TrialState.FAIL)
                 # What the sampler drew it draws again, from its restored state; a given point would be lost.
                 asked = {QUEUED: trial.user_attrs[QUEUED]} if QUEUED in trial.user_attrs else None
                 if asked or trial.params in self._points_to_evaluate:
-                    self._ot_study.enqueue_trial(trial.params, user_attrs=asked)
+                    study.enqueue_trial(trial.params, user_attrs=asked)
 
 
 def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
@@ -161,7 +192,7 @@ def build_sampler(name: str, startup_trials: int, seed: int) -> BaseSampler:
 
 
 def build_search(
-    storage: BaseStorage,
+    study: LiveStudy,
     space: dict[str, BaseDistribution],
     points: list[Params],
     sampler: str,
@@ -172,7 +203,7 @@ def build_search(
     """Return the search algorithm over a study: a new one, or one that goes on with the trials that it has.
 
     Args:
-        storage: storage of the study.
+        study: the study, which may be there already.
         space: distribution by parameter.
         points: configurations tried first.
         sampler: name of a sampler of `build_sampler`.
@@ -181,12 +212,15 @@ def build_search(
         objectives: 1 is the score, 2 the masking ratio as well.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return StudySearch(
+    global _current
+    _current = StudySearch(
         space,
         metric=[METRIC, RATIO][:objectives] if objectives > 1 else METRIC,
         mode=["max"] * objectives if objectives > 1 else "max",
         points_to_evaluate=points,
         sampler=build_sampler(sampler, startup_trials, seed),
-        study_name=STUDY_NAME,
-        storage=storage,
+        study_name=study.name,
+        storage=study.storage,
     )
+    _current.study = study
+    return _current

@@ -19,15 +19,18 @@ import ray.tune
 from ray.tune.logger import JsonLoggerCallback
 
 from mft_ray.config import METHODS
+from mft_ray.config.params import Params
 from mft_ray.errors import OutOfTime, RunFailed
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder, has_ended
 from mft_ray.runs.live.steering import asked_to_end, queue, take
 from mft_ray.runs.settled import begun_trials
-from mft_ray.runs.study_storage import explained, keep_copy, mend, new_storage, sound
+from mft_ray.runs.study.file import mend
+from mft_ray.runs.study.live import LiveStudy, explained
+from mft_ray.runs.study.opening import live_study
 from mft_ray.searches.budget import Budget, spent
 from mft_ray.searches.more_trials import continue_search
-from mft_ray.searches.optuna_search import build_search
+from mft_ray.searches.optuna_search import StudySearch, build_search
 from mft_ray.searches.progress import TrialProgress
 from mft_ray.searches.space import build_space, left_out, points_to_evaluate
 from mft_ray.searches.stopper import TrialStopper
@@ -101,26 +104,37 @@ def run_trials(plan: TrialPlan, folder: RunFolder, depth: int, concurrent: int, 
     wanted = plan.config.search.trials
     Budget(plan.config.search.budget, folder.work)  # it may have been raised since it was spent
     folder.asked_to_end.unlink(missing_ok=True)  # whoever goes on with a search wants it to go on
-    with explained(folder.study):
-        begun = _resumed(trainable, folder, wanted, concurrent, progress)
+    if mend(folder.study, folder.study_copy):
+        log_warning(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
+    with explained(folder), live_study(folder, plan.config.search.storage) as study:
+        begun = _resumed(trainable, plan, folder, depth, study, concurrent, progress)
         while (missing := wanted - begun) > 0 and not spent(folder.work) and not asked_to_end(folder):
             experiment = Experiment(_next_name(folder), begun, missing, concurrent)
-            _fit(_new(trainable, plan, folder, depth, experiment, progress), folder, experiment, progress)
+            _fit(_new(trainable, plan, folder, depth, study, experiment, progress), folder, experiment, progress)
             before, begun = begun, begun_trials(folder)
             if begun == before:  # none of them could begin, and none would
                 return
 
 
-def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, progress: TrialProgress) -> int:
+def _resumed(
+    trainable: Any,
+    plan: TrialPlan,
+    folder: RunFolder,
+    depth: int,
+    study: LiveStudy,
+    concurrent: int,
+    progress: TrialProgress,
+) -> int:
     """Run what the last experiment still owes, if there is one; return how many trials have begun."""
+    wanted = plan.config.search.trials
     paths = _experiments(folder)
     if not paths:
         # Where Tune's state was damaged, and set aside, trials have ended.
         _forget_lost_trials(folder, {path.parent.name for path in folder.trials.glob("*/error.json")})
         shutil.rmtree(folder.tune, ignore_errors=True)
         return begun_trials(folder)
-    if mend(folder.study, folder.study_copy):
-        log_warning(f"{folder.study.name} was damaged or gone; a copy from after its last change has taken its place")
+    # What Tune restores is this one, with its own state.
+    algorithm = _algorithm(plan, depth, study)
     tuners = [
         ray.tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=False) for path in paths
     ]
@@ -132,6 +146,7 @@ def _resumed(trainable: Any, folder: RunFolder, wanted: int, concurrent: int, pr
         _closed(folder, last.name).touch()
         if _unfinished(folder):
             log(f"trials at work end as they began; those after them run {concurrent} at a time")
+    _attach(algorithm, folder, last.name)
     _fit(tuners[-1], folder, last, progress)
     return begun_trials(folder)
 
@@ -179,34 +194,55 @@ def _over(folder: RunFolder, name: str) -> bool:
     return spent(folder.work) or asked_to_end(folder) or _closed(folder, name).exists()
 
 
+def _algorithm(plan: TrialPlan, depth: int, study: LiveStudy, points: list[Params] | None = None) -> StudySearch:
+    search = plan.config.search
+    return build_search(
+        study,
+        build_space(plan.config, depth),
+        points or [],
+        search.sampler,
+        search.startup_trials,
+        search.seed,
+        objectives=_objectives(plan),
+    )
+
+
+def _objectives(plan: TrialPlan) -> int:
+    return 1 if plan.config.search.objectives == "score" else 2
+
+
+def _attach(algorithm: StudySearch, folder: RunFolder, name: str) -> None:
+    """Have a search algorithm listen to what is asked of an experiment."""
+    algorithm.over = partial(_over, folder, name)
+    algorithm.queue, algorithm.take = partial(queue, folder), partial(take, folder)
+
+
 def _new(
-    trainable: Any, plan: TrialPlan, folder: RunFolder, depth: int, experiment: Experiment, progress: TrialProgress
+    trainable: Any,
+    plan: TrialPlan,
+    folder: RunFolder,
+    depth: int,
+    study: LiveStudy,
+    experiment: Experiment,
+    progress: TrialProgress,
 ) -> ray.tune.Tuner:
     search = plan.config.search
     shutil.rmtree(folder.tune / experiment.name, ignore_errors=True)  # of one that was interrupted as it began
-    objectives = 1 if search.objectives == "score" else 2
-    if experiment.earlier and sound(folder.study):
-        algorithm = continue_search(folder.study, search.sampler, search.startup_trials, search.seed, objectives)
+    if experiment.earlier and study.id is not None:
+        algorithm = continue_search(study, search.sampler, search.startup_trials, search.seed, _objectives(plan))
     else:
         if note := left_out(plan.config, depth):
             log_warning(note)
         # There are such only where the study was damaged.
         tried = [read_json(path, dict) for path in folder.trials.glob("*/config.json")]
-        algorithm = build_search(
-            new_storage(folder.study),
-            build_space(plan.config, depth),
-            [point for point in points_to_evaluate(plan.config, depth) if point not in tried],
-            search.sampler,
-            search.startup_trials,
-            search.seed,
-            objectives=objectives,
-        )
+        study.begin_anew()
+        points = [point for point in points_to_evaluate(plan.config, depth) if point not in tried]
+        algorithm = _algorithm(plan, depth, study, points)
     score = unit(plan.config.evaluation.metric)
     fft = FftModel.load(folder.fft_model)
     algorithm.tell_study(score.label, {"FFT": fft.score, "FFT, standard error": fft.standard_error})
-    algorithm.over = partial(_over, folder, experiment.name)
-    algorithm.keep = partial(keep_copy, folder.study, folder.study_copy)
-    algorithm.queue, algorithm.take = partial(queue, folder), partial(take, folder)
+    study.keep()
+    _attach(algorithm, folder, experiment.name)
     experiment.save(folder)
     return ray.tune.Tuner(
         trainable,

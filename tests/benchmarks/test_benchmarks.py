@@ -66,3 +66,13 @@ def test_the_gpu_script_runs_its_parts_and_tells_of_those_that_fail(tmp_path: Pa
     broken = gpu(str(tmp_path / "no such reference"))
     assert broken.returncode == 1
     assert "step-tiny: FAILED" in broken.stdout
+
+
+def test_a_study_is_kept_wherever_it_may_lie(tmp_path: Path) -> None:
+    out = tmp_path / "storage.json"
+    (tmp_path / "runs").mkdir()
+    run("study_storage.py", "--folder", str(tmp_path / "runs"), "--trials", "3", "--json", str(out))
+    rows = json.loads(out.read_text())
+    assert list(rows) == ["none", "sqlite", "journal", "local", "memory"]
+    assert all(row["ms at 3"] > 0 for row in rows.values())
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -12,6 +12,7 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
 from optuna_dashboard._note import save_note_with_version
 
 from mft_ray.dashboard import optuna_page
@@ -19,8 +20,8 @@ from mft_ray.dashboard.optuna_page import StudyApp
 from mft_ray.models.names import MASK
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.snapshot import read_live
-from mft_ray.runs.study_storage import open_storage
-from mft_ray.searches.optuna_search import STUDY_NAME, TRIAL_ID
+from mft_ray.runs.study.file import STUDY_NAME
+from mft_ray.searches.optuna_search import TRIAL_ID
 
 SPACE = {"ratio": FloatDistribution(0.0, 0.5)}
 
@@ -53,7 +54,9 @@ def run(make_run: Callable[..., Path]) -> RunFolder:
     folder.trial("trial00").mkdir(parents=True)
     (folder.trial("trial00") / MASK).write_bytes(b"a mask")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=open_storage(folder.study), study_name=STUDY_NAME, direction="maximize")
+    study = optuna.create_study(
+        storage=RDBStorage(f"sqlite:///{folder.study}"), study_name=STUDY_NAME, direction="maximize"
+    )
     study.set_metric_names(["Exact match"])
     study.set_user_attr("FFT", 0.884)
     for name, score in (("trial00", 0.906), ("trial01", 0.902), ("trial<i>99", None), ("of nobody", 0.5)):
@@ -117,7 +120,7 @@ def test_the_search_s_study_is_never_written(client: Client, run: RunFolder) -> 
 
 def test_it_follows_the_study_and_the_run(client: Client, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(client.json("/api/studies/1")["trials"]) == 4
-    study = optuna.load_study(storage=open_storage(run.study), study_name=STUDY_NAME)
+    study = optuna.load_study(storage=RDBStorage(f"sqlite:///{run.study}"), study_name=STUDY_NAME)
     trial = study.ask(SPACE)
     trial.set_user_attr(TRIAL_ID, "trial02")
     trial.report(0.7, 10)
@@ -136,7 +139,7 @@ def test_it_follows_the_study_and_the_run(client: Client, run: RunFolder, monkey
 
 
 def test_what_a_person_wrote_on_optuna_s_page_before_stays(client: Client, run: RunFolder) -> None:
-    storage = open_storage(run.study)
+    storage = RDBStorage(f"sqlite:///{run.study}")
     trials = storage.get_all_trials(1)
     save_note_with_version(storage, 1, trials[1]._trial_id, 3, "a note of mine")
     save_note_with_version(storage, 1, None, 2, "another one")
@@ -148,7 +151,7 @@ def test_what_a_person_wrote_on_optuna_s_page_before_stays(client: Client, run: 
 
 
 def test_a_file_without_its_study_yet_says_so(client: Client, run: RunFolder) -> None:
-    optuna.delete_study(study_name=STUDY_NAME, storage=open_storage(run.study))
+    optuna.delete_study(study_name=STUDY_NAME, storage=RDBStorage(f"sqlite:///{run.study}"))
     status, body = client("/api/studies")
     assert (status, b"holds 0 studies" in body) == ("503", True)
 

@@ -15,7 +15,7 @@ from mft_ray.dashboard.asked import try_next
 from mft_ray.errors import UserError
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live.steering import ask_to_try, queue, take
-from mft_ray.runs.study_storage import new_storage
+from mft_ray.runs.study.live import LocalStudy
 from mft_ray.searches.optuna_search import QUEUED, build_search
 
 
@@ -76,7 +76,7 @@ def test_by_command(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_it_is_what_optuna_proposes_next_and_only_once(folder: RunFolder) -> None:
     space = {"ratio": FloatDistribution(0.0, 0.5)}
-    search = build_search(new_storage(folder.study), space, [{"ratio": 0.1}], "random", 1, 0)
+    search = build_search(LocalStudy(folder.study), space, [{"ratio": 0.1}], "random", 1, 0)
     search.queue, search.take = lambda: queue(folder), lambda queued: take(folder, queued)
     first = ask_to_try(folder, {"ratio": 0.25})
     ask_to_try(folder, {"ratio": 0.35})

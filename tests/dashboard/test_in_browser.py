@@ -19,6 +19,7 @@ import optuna
 import pytest
 import small_searches
 import yaml
+from optuna.storages import RDBStorage
 from playwright.sync_api import Page, sync_playwright
 
 from mft_ray import load_run
@@ -28,7 +29,6 @@ from mft_ray.data.store import open_split, prepare
 from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.models.names import MASK, SCORES
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.study_storage import open_storage
 
 pytestmark = [
     pytest.mark.slow,
@@ -219,7 +219,9 @@ def ended(make_run: Callable[..., Path]) -> RunFolder:
     folder.work.mkdir(exist_ok=True)
     data = DataConfig(task="arithmetic", n_train=10, n_validation=30, n_test=10)
     prepare(data, arithmetic.tokenizer(), folder.data, log=lambda line: None)
-    study = optuna.create_study(storage=open_storage(folder.study), study_name="mft_ray", direction="maximize")
+    study = optuna.create_study(
+        storage=RDBStorage(f"sqlite:///{folder.study}"), study_name="mft_ray", direction="maximize"
+    )
     for number, name in enumerate(("trial00", "trial01")):
         out = folder.trial(name)
         out.mkdir(parents=True)

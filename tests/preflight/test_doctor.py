@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,7 @@ def test_nothing_is_wrong_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert main(["doctor", "--run-dir", str(tmp_path / "runs")]) == 0
     printed = capfd.readouterr()
     assert "WRONG" not in printed.out
-    for line in ("packages: mft_ray ", "processors: ", f"run folder: {tmp_path / 'runs'}: files, locks and SQLite work",
+    for line in ("packages: mft_ray ", "processors: ", f"run folder: {tmp_path / 'runs'}: files and locks work",
                  "port 8265", "hub: HF_HUB_OFFLINE is set", "Ray: starts here and runs a task"):  # fmt: skip
         assert line in printed.out
     assert printed.err == ""
@@ -143,12 +142,12 @@ def test_a_folder_that_cannot_be_written_is_wrong() -> None:
     assert by_name(list(doctor._folder(Path("/proc/runs"))))["run folder"].status == "wrong"
 
 
-@pytest.mark.parametrize("what", ["writes", "locks", "sqlite"])
+@pytest.mark.parametrize("what", ["writes", "locks"])
 def test_a_folder_where_something_does_not_work_is_wrong(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path) -> None:
-        raise sqlite3.OperationalError("locking protocol") if what == "sqlite" else OSError("no such thing")
+        raise OSError("no such thing")
 
     monkeypatch.setattr(doctor, f"_{what}", fail)
     found = list(doctor._folder(tmp_path))

@@ -138,6 +138,7 @@ def test_what_results_do_not_depend_on_may_change_at_any_time(folder: RunFolder,
         "search.budget": {"hours": 1.0},
         "scaling.cluster_grows_to": {"CPU": 64},
         "fft.scaling.cluster_grows_to": {"CPU": 64},
+        "search.storage": "postgresql://db/masks",
         "train.packing": True,
         "fft.train.packing": True,
     }

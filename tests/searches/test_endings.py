@@ -16,7 +16,7 @@ import small_searches
 import yaml
 from optuna.trial import TrialState
 
-from mft_ray.searches.optuna_search import STUDY_NAME
+from mft_ray.runs.study.file import STUDY_NAME
 
 pytestmark = pytest.mark.slow
 

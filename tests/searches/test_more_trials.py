@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mft_ray.config import parse_config
 from mft_ray.runs.folder import RunFolder
-from mft_ray.searches.optuna_search import STUDY_NAME
+from mft_ray.runs.study.file import STUDY_NAME
 from mft_ray.searches.pipeline import search
 from mft_ray.searches.progress import TrialProgress
 

@@ -10,9 +10,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from mft_ray.runs.study_storage import new_storage
+from mft_ray.runs.study.file import STUDY_NAME
+from mft_ray.runs.study.live import LocalStudy
 from mft_ray.searches.more_trials import continue_search
-from mft_ray.searches.optuna_search import STUDY_NAME, StudySearch, build_search
+from mft_ray.searches.optuna_search import StudySearch, build_search
 from mft_ray.searches.trial_report import Ended
 from mft_ray.training.job import Evaluation, StopReason
 
@@ -42,9 +43,9 @@ def run(search: StudySearch, *names: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "cmaes"])
 def test_nothing_is_tried_twice_and_the_study_is_one(path: Path, sampler: str) -> None:
-    first = run(build_search(new_storage(path), SPACE, POINTS, sampler, 2, 0), *"abcd")
-    second = run(continue_search(path, sampler, 2, 0), *"efg")
-    third = run(continue_search(path, sampler, 2, 0), *"hi")
+    first = run(build_search(LocalStudy(path), SPACE, POINTS, sampler, 2, 0), *"abcd")
+    second = run(continue_search(LocalStudy(path), sampler, 2, 0), *"efg")
+    third = run(continue_search(LocalStudy(path), sampler, 2, 0), *"hi")
     assert first[:2] == POINTS
     assert [trial.params for trial in trials(path)] == [*first, *second, *third]
     assert {trial.state for trial in trials(path)} == {TrialState.COMPLETE}
@@ -53,28 +54,28 @@ def test_nothing_is_tried_twice_and_the_study_is_one(path: Path, sampler: str) -
 
 def test_what_is_added_depends_on_the_seed_and_what_there_is_alone(tmp_path: Path) -> None:
     def added(name: str, seed: int) -> list[dict[str, Any]]:
-        run(build_search(new_storage(tmp_path / name), SPACE, POINTS, "random", 2, 0), *"abc")
-        return run(continue_search(tmp_path / name, "random", 2, seed), *"de")
+        run(build_search(LocalStudy(tmp_path / name), SPACE, POINTS, "random", 2, 0), *"abc")
+        return run(continue_search(LocalStudy(tmp_path / name), "random", 2, seed), *"de")
 
     assert added("1.db", 0) == added("2.db", 0) != added("3.db", 1)
 
 
 def test_given_points_that_were_not_tried_come_first(path: Path) -> None:
-    run(build_search(new_storage(path), SPACE, POINTS, "random", 2, 0), "a")
-    points = run(continue_search(path, "random", 2, 0), "b", "c")
+    run(build_search(LocalStudy(path), SPACE, POINTS, "random", 2, 0), "a")
+    points = run(continue_search(LocalStudy(path), "random", 2, 0), "b", "c")
     assert points[0] == POINTS[1]
     assert points[1] not in POINTS
 
 
 def test_a_trial_that_was_lost_is_failed_and_a_given_point_tried_all_the_same(path: Path) -> None:
-    search = build_search(new_storage(path), SPACE, POINTS, "random", 2, 0)
+    search = build_search(LocalStudy(path), SPACE, POINTS, "random", 2, 0)
     run(search, "a")
     assert search.suggest("lost") == POINTS[1]
-    assert run(continue_search(path, "random", 2, 0), "b") == [POINTS[1]]
+    assert run(continue_search(LocalStudy(path), "random", 2, 0), "b") == [POINTS[1]]
     assert [trial.state for trial in trials(path)] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_two_objectives_go_on(path: Path) -> None:
-    run(build_search(new_storage(path), SPACE, POINTS, "tpe", 2, 0, objectives=2), *"abc")
-    run(continue_search(path, "tpe", 2, 0, objectives=2), "d")
+    run(build_search(LocalStudy(path), SPACE, POINTS, "tpe", 2, 0, objectives=2), *"abc")
+    run(continue_search(LocalStudy(path), "tpe", 2, 0, objectives=2), "d")
     assert [len(trial.values) for trial in trials(path)] == [2] * 4

@@ -10,12 +10,13 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from mft_ray.runs.study_storage import new_storage, open_storage
-from mft_ray.searches.optuna_search import STUDY_NAME, StudySearch, build_search
+from mft_ray.runs.study.file import STUDY_NAME
+from mft_ray.runs.study.live import LiveStudy, LocalStudy, Unusable
+from mft_ray.searches.optuna_search import StudySearch, build_search
 from mft_ray.searches.trial_report import Ended, Evaluated
 from mft_ray.training.job import Evaluation, StopReason
 
@@ -36,18 +37,22 @@ def _search(
     startup: int = 3,
     objectives: int = 1,
 ) -> StudySearch:
-    return _searched(new_storage(path), points, seed, sampler, startup, objectives)
+    study = LocalStudy(path)
+    study.begin_anew()
+    search = _searched(study, points, seed, sampler, startup, objectives)
+    study.keep()
+    return search
 
 
 def _searched(
-    storage: BaseStorage,
+    study: LiveStudy,
     points: list[dict[str, Any]] | None = None,
     seed: int = 0,
     sampler: str = "tpe",
     startup: int = 3,
     objectives: int = 1,
 ) -> StudySearch:
-    return build_search(storage, SPACE, [PRESET] if points is None else points, sampler, startup, seed, objectives)
+    return build_search(study, SPACE, [PRESET] if points is None else points, sampler, startup, seed, objectives)
 
 
 def _trials(path: Path) -> list[FrozenTrial]:
@@ -139,7 +144,7 @@ def test_where_nothing_is_known_a_trial_that_diverged_has_failed(path):
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
 def test_samplers_keep_away_from_where_trials_diverge(sampler):
-    search = _searched(InMemoryStorage(), points=[], sampler=sampler, startup=5)
+    search = _searched(LiveStudy(InMemoryStorage()), points=[], sampler=sampler, startup=5)
     ratios = []
     for index in range(24):
         ratios.append(search.suggest(f"{index}")["ratio"])
@@ -202,9 +207,12 @@ def test_sampler_learns_from_what_it_is_told(path):
 
 
 def _restored(path: Path, snapshot: Path) -> StudySearch:
-    """The search as a new process gets it back: pickled by Tuner.restore, then its state loaded."""
+    """The search as a new process gets it back: built on the study's file, unpickled by Tune, then its state loaded."""
+    built = build_search(LocalStudy(path), SPACE, [], "random", 1, 9)
     fresh: StudySearch = pickle.loads(pickle.dumps(StudySearch.__new__(StudySearch)))
+    assert fresh is built
     fresh.restore(str(snapshot))
+    fresh.study.keep()
     return fresh
 
 
@@ -343,7 +351,7 @@ def test_optunas_own_tools_have_all_trials_to_work_with(path):
 
 def test_a_search_goes_on_with_a_study_and_gives_no_point_twice(path):
     _end(first := _search(path, startup=1), _first(first), 0.5)
-    again = build_search(open_storage(path), SPACE, [], "tpe", 1, 1)
+    again = build_search(LocalStudy(path), SPACE, [], "tpe", 1, 1)
     assert again.suggest("b") != PRESET
     _end(again, "b", 0.6)
     assert [trial.value for trial in _trials(path)] == [0.5, 0.6]
@@ -354,9 +362,27 @@ def _first(search: StudySearch) -> str:
     return "a"
 
 
-def test_whoever_keeps_the_study_is_told_of_every_change(path):
-    search, seen = _search(path), []
-    search.keep = lambda: seen.append([trial.state for trial in _trials(path)])
+def test_the_file_says_at_once_that_a_trial_has_begun_or_ended(path):
+    search = _search(path)
     search.suggest("a")
+    assert [trial.state for trial in _trials(path)] == [TrialState.RUNNING]
     _end(search, "a", 0.5)
-    assert seen == [[TrialState.RUNNING], [TrialState.COMPLETE]]
+    assert [trial.state for trial in _trials(path)] == [TrialState.COMPLETE]
+
+
+def test_the_file_is_never_behind_what_tune_has_saved(path, tmp_path):
+    search = _search(path)
+    search.suggest("a")
+    _report(search, "a", 0.3, 0.4)
+    search.save(str(tmp_path / "snapshot"))
+    assert _trials(path)[0].intermediate_values == {0: 0.3, 10: 0.4}
+
+
+def test_a_study_that_is_not_that_of_the_search_is_refused(path, tmp_path):
+    search = _search(path)
+    search.suggest("a")
+    search.suggest("b")
+    search.save(str(tmp_path / "snapshot"))
+    _search(path).suggest("a")  # another study has taken its place
+    with pytest.raises(Unusable, match=r"no trials \[1\]"):
+        _restored(path, tmp_path / "snapshot")

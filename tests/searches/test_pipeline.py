@@ -24,8 +24,8 @@ from mft_ray.masking import fingerprint, load_mask
 from mft_ray.models.loading import load_model
 from mft_ray.models.names import SCORES
 from mft_ray.report.disagreements import disagreement
-from mft_ray.runs.study_storage import open_storage
-from mft_ray.searches.optuna_search import STUDY_NAME
+from mft_ray.runs.study.file import STUDY_NAME, open_copy
+from mft_ray.runs.study.live import LocalStudy
 from mft_ray.searches.space import PAPER, paper_layers
 
 pytestmark = [pytest.mark.slow, pytest.mark.core]
@@ -56,8 +56,9 @@ class Interrupted:
 
 def _lose_a_trial(folder: Path) -> None:
     """Leave what a trial leaves that began after Tune's last snapshot, which is up to ten seconds old."""
-    storage = open_storage(folder / "study.db")
-    optuna.load_study(study_name=STUDY_NAME, storage=storage, sampler=RandomSampler()).ask()
+    study = LocalStudy(folder / "study.db")
+    optuna.load_study(study_name=STUDY_NAME, storage=study.storage, sampler=RandomSampler()).ask()
+    study.keep()
     lost = folder / "work" / "trials" / LOST
     lost.mkdir()
     (lost / "config.json").write_text(json.dumps({**PAPER, "layers": "0-1"}))
@@ -209,7 +210,7 @@ def test_curves_show_every_evaluation(run):
 
 
 def test_paper_preset_is_the_first_trial_and_no_trial_is_left_running(run):
-    study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run.folder / "study.db"))
+    study = optuna.load_study(study_name=STUDY_NAME, storage=open_copy(run.folder / "study.db"))
     preset = {**PAPER, "layers": paper_layers(2)[0]}
     assert study.trials[0].params == preset
     assert preset in [row["config"] for row in _json(run, "leaderboard.json")["trials"]]
@@ -223,7 +224,7 @@ def test_paper_preset_is_the_first_trial_and_no_trial_is_left_running(run):
 
 
 def test_optunas_own_tools_have_something_to_show(run):
-    study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run.folder / "study.db"))
+    study = optuna.load_study(study_name=STUDY_NAME, storage=open_copy(run.folder / "study.db"))
     assert study.best_value == _winner(run)["score"]
     importance = optuna.importance.get_param_importances(study)
     assert sum(importance.values()) == pytest.approx(1) or len({trial.value for trial in study.trials}) == 1

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from mft_ray.config import EvaluationConfig
 from mft_ray.report.html import render
 from mft_ray.runs.folder import RunFolder
-from mft_ray.searches.optuna_search import STUDY_NAME
+from mft_ray.runs.study.file import STUDY_NAME
 from mft_ray.searches.pipeline import search
 from mft_ray.training.job import Outcome
 

@@ -21,7 +21,7 @@ _RENAMED = {
     "fft.train.micro_batch_size": f"fft.train.{_MICRO}",
 }
 _MAX_SHOWN = 300  # characters of a value
-_PASSWORD = re.compile(r"://[^/@\s]*@")  # of an address
+_PASSWORD = re.compile(r"://\S*@|(?<=password=)[^&\s'\"]+", re.IGNORECASE)  # of an address
 _WRONG_SHAPE = ("list_type", "model_type")
 
 
@@ -53,7 +53,7 @@ def explain(error: ValidationError, root: type[Any]) -> str:
 
 
 def _shown(given: Any) -> str:
-    text = _PASSWORD.sub("://***@", repr(given))
+    text = _PASSWORD.sub(lambda found: "://***@" if found[0].endswith("@") else "***", repr(given))
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 

@@ -23,9 +23,9 @@ from mft_ray.models.names import ADAPTER, MASK, MODEL, SCORES, find
 from mft_ray.runs.environment import Environments
 from mft_ray.runs.fft_model import FftModel
 from mft_ray.runs.folder import RunFolder
-from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, Leaderboard, Trial, Verdict
+from mft_ray.runs.records import Baseline, Comparison, Curves, Differences, Leaderboard, StudyName, Trial, Verdict
 from mft_ray.runs.repair.damage import check_lines, check_pickle, damage
-from mft_ray.runs.study_storage import sound
+from mft_ray.runs.study.file import sound
 from mft_ray.training.job import Evaluation, Outcome, StopReason
 from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import Damaged, copy_whole, read_json, set_aside, write_json
@@ -144,6 +144,7 @@ class _Mender:
         yield folder.data_counts, _of_mapping, "what became of each row is not known any more; nothing else needs it"
         yield folder.environment, Environments.load, "what the run was begun with is not known any more"
         yield folder.discordant, Differences.load, "the report shows no examples until there is another verdict"
+        yield folder.study_name, StudyName.load, "the study goes on under another name, with what study.db has of it"
         yield folder.work / "spent.json", _of_spent, "what trials spend is counted anew"
         yield root / "experiments.json", _of_names, "the experiments that are named now are this run's"
         for path in folder.scores.glob("*.json"):
@@ -248,12 +249,14 @@ class _Mender:
     def _mend_tune(self) -> None:
         folder = self.folder
         experiments = [path for path in sorted(folder.tune.glob("*")) if path.is_dir()]
-        lost = folder.study.exists() and not sound(folder.study) and not sound(folder.study_copy)
+        # What a server has of it comes back from there.
+        lost = not (folder.study_name.exists() or sound(folder.study) or sound(folder.study_copy))
         if lost:
-            found = Damaged(folder.study, "is damaged, and so is its copy")
+            found = Damaged(folder.study, "is damaged or gone, and so is its copy")
             self._aside(folder.study, found, "the sampler begins anew; trials that have ended are kept")
         for path in experiments:
-            if found_in := Damaged(path, "belongs to that study") if lost else _damaged_experiment(path):
+            of_lost = Damaged(path, "belongs to a study that is damaged or gone") if lost else None
+            if found_in := of_lost or _damaged_experiment(path):
                 then = "the search goes on without it: trials that have ended are kept, those at work begin anew"
                 self._aside(path, found_in, then)
                 self._drop(path.with_name(f"{path.name}.json"))
