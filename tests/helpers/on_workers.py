@@ -64,6 +64,19 @@ def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
     train(job, WorkerCache(device))
 
 
+def train_left(job: TrainJob, step: int, device: torch.device) -> None:
+    """Leave between two evaluations, as for workers elsewhere, and go on from there as they would."""
+    from mft_ray.training.cache import WorkerCache
+    from mft_ray.training.job import Left
+    from mft_ray.training.loop import train
+
+    # It is not asked where an evaluation is due.
+    asked = iter(each for each in range(1, job.train.steps) if each % job.train.eval_every)
+    assert train(job, WorkerCache(device), leave=lambda: next(asked) == step) == Left(step)
+    assert newest_checkpoint(job)["position"]["step"] == step
+    train(job, WorkerCache(device))
+
+
 def look_inside(job: TrainJob, device: torch.device) -> None:
     """Take single steps, note what cannot be seen from outside, and leave a checkpoint."""
     from mft_ray.training.cache import WorkerCache

@@ -7,7 +7,7 @@ from pathlib import Path
 import on_workers
 import pytest
 import torch
-from ground import MASK, SETTINGS, Ground, Jobs, file_hashes
+from ground import MASK, SETTINGS, Ground, Jobs, comparable, file_hashes
 
 from mft_ray.data.store import open_split
 from mft_ray.evaluation.metrics import per_example
@@ -216,6 +216,13 @@ def test_a_sharded_run_resumes_where_it_was(jobs: Jobs, stage: int) -> None:
     assert on_workers.read_facts(resumed)["history"] == [0, 5, 10]
     assert_same_curve(outcome(resumed), outcome(whole))
     assert disagreement(final_mask(resumed), final_mask(whole)) == 0
+
+
+@pytest.mark.parametrize("name", ["mft-z0w1", "mft-z2w2", "mft-z3w2"])
+def test_a_run_that_is_left_between_two_evaluations_loses_no_step(jobs: Jobs, name: str) -> None:
+    left, whole = jobs[name.replace("mft", "left")], jobs[name]
+    assert comparable(outcome(left)) == comparable(outcome(whole))
+    assert disagreement(final_mask(left), final_mask(whole)) == 0
 
 
 def test_finished_runs_leave_no_checkpoints(jobs: Jobs) -> None:
