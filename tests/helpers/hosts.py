@@ -172,7 +172,10 @@ class Host:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):  # gone
-                if os.readlink(f"/proc/{process.pid}/ns/net") == self.net and process.name() not in ("sleep", "unshare"):
+                if os.readlink(f"/proc/{process.pid}/ns/net") == self.net and process.name() not in (
+                    "sleep",
+                    "unshare",
+                ):
                     found.append(process)
         return found
 
