@@ -227,6 +227,7 @@ class JobQueue:
         """Note where a worker is: placement group and node, and how many processes that node's kernel has killed."""
         self._place, self._kills[node] = place, kills
         self._nodes.add(node)
+        self._left = False
 
     async def kills(self) -> dict[str, int]:
         """Return, by node of the workers, how many processes its kernel had killed for memory when they came."""
@@ -242,7 +243,7 @@ class JobQueue:
         if not self._left:
             reason = f"{self._leaving}; its workers left at step {left.step}"
             self._left, self._leaving = True, None
-            self._signs, self._nodes = {}, set()
+            self._memory, self._signs, self._nodes = {}, {}, set()
             await self._change(lambda: self._events.append(Restart(reason)))
 
     async def take(self, after: int) -> Task | None:
