@@ -41,7 +41,7 @@ def test_no_folder_holds_more_than_one_looks_over_at_once() -> None:
 
 def test_tests_stand_where_what_they_test_stands() -> None:
     rooms = {folder.relative_to("mft_ray") for folder in named(PACKAGE)}
-    elsewhere = {Path("benchmarks"), Path("cluster"), Path("helpers"), Path(".")}
+    elsewhere = {Path("benchmarks"), Path("cluster"), Path("helpers"), Path("hosts"), Path(".")}
     assert {folder.relative_to("tests") for folder in named(TESTS)} - elsewhere <= rooms
 
 

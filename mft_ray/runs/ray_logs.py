@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from mft_ray.errors import UserError
 from mft_ray.models.names import TRACEBACK
 from mft_ray.runs.folder import RunFolder
 from mft_ray.utils.console import chatter_in, log_warning
-from mft_ray.utils.files import replacing
+from mft_ray.utils.files import Signature, replacing, signature
 
 # Of each log its end, and of all together; a worker's own output first, for that is what is looked for.
 _MOST_OF_ONE, _MOST = 2 * 2**20, 50 * 2**20
@@ -37,7 +36,7 @@ def kept_logs(folder: RunFolder) -> Iterator[None]:
     Args:
         folder: folder of the run.
     """
-    began = time.time()
+    before = _failures(folder)
     private = not os.environ.get("RAY_ADDRESS") or bool(os.environ.get(_LOCAL))
     failed = True
     try:
@@ -48,16 +47,17 @@ def kept_logs(folder: RunFolder) -> Iterator[None]:
         failed = False
         raise
     finally:
-        if failed or _failures(folder, began):
+        if failed or _failures(folder) - before:
             with suppress(OSError):  # a disk that is full must not hide why the run has failed
                 _keep(folder, private)
             if folder.library_output.exists():
                 log_warning(f"what libraries printed meanwhile is in {folder.library_output}")
 
 
-def _failures(folder: RunFolder, since: float) -> bool:
+def _failures(folder: RunFolder) -> set[tuple[Path, Signature | None]]:
+    """Return what tells of failures, to be compared with itself: the clock of who wrote a file may be another one."""
     names = ("error.json", TRACEBACK, f"*.{TRACEBACK}")
-    return any(path.stat().st_mtime >= since for name in names for path in folder.root.rglob(name))
+    return {(path, signature(path)) for name in names for path in folder.root.rglob(name)}
 
 
 def _keep(folder: RunFolder, private: bool) -> None:

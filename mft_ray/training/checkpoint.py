@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +27,45 @@ KEPT = 2
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation]) -> None:
+@dataclass(frozen=True)
+class Position:
+    """Where a run is that stands between two evaluations. What is not said here is as of `Evaluation`.
+
+    Attributes:
+        losses: mean training loss per answer token of each step since the last evaluation.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    flops: float
+    memory: float
+    losses: list[float]
+
+
+def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation], position: Position | None = None) -> None:
     """Write a checkpoint, whole or not at all, and drop all before it but one. Every worker must call it.
 
     Args:
         engine: the DeepSpeed engine.
         folder: the run's checkpoint folder, shared by all workers.
-        history: the evaluations so far; the last one names the step.
+        history: the evaluations so far.
+        position: where the run is; None: at its last evaluation.
 
     Raises:
         RunFailed: it cannot be written.
     """
-    step = history[-1].step
+    step = position.step if position else history[-1].step
     partial, final = folder / f"partial-{step}", folder / f"{_PREFIX}{step:08d}"
     try:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         dist.barrier()
-        state = {"history": [asdict(evaluation) for evaluation in history]}
+        state = {
+            "history": [asdict(evaluation) for evaluation in history],
+            "position": asdict(position) if position else None,
+        }
         engine.save_checkpoint(
             str(partial), tag="engine", client_state=state, exclude_frozen_parameters=True, save_latest=False
         )
@@ -60,22 +80,23 @@ def save_checkpoint(engine: Any, folder: Path, history: list[Evaluation]) -> Non
         raise RunFailed(f"the checkpoint of step {step} cannot be written to {folder}: {reason}") from error
 
 
-def load_checkpoint(engine: Any, folder: Path) -> list[Evaluation]:
-    """Bring the engine to the newest checkpoint that can be read, and return its history.
+def load_checkpoint(engine: Any, folder: Path) -> tuple[list[Evaluation], Position | None]:
+    """Bring the engine to the newest checkpoint that can be read; return its history, and where the run is after that.
 
     Returns:
-        An empty list if there is none.
+        An empty history if there is none; no position where the run is at its last evaluation.
     """
     # One worker chooses for all: that they agree matters more than that each has looked.
     choice = [_newest_sound(folder) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(choice)
     if choice[0] is None:
-        return []
+        return [], None
     with _plainly_named(choice[0]) as folder_to_load:
         path, state = engine.load_checkpoint(folder_to_load, tag="engine", load_module_strict=False)
     if path is None:
         raise RuntimeError(f"DeepSpeed could not load the checkpoint {choice[0]}")
-    return read_history(state["history"])
+    position = state.get("position")  # earlier versions wrote none
+    return read_history(state["history"]), Position(**position) if position else None
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -210,6 +210,13 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class Left:
+    """A job was left at a step, of which there is a checkpoint, and is to go on elsewhere."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The state of a run at one evaluation on validation.
 

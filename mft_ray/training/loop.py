@@ -23,12 +23,23 @@ from mft_ray.models.artifacts import size_of
 from mft_ray.models.names import SCORES
 from mft_ray.training import memory
 from mft_ray.training.cache import Split, WorkerCache
-from mft_ray.training.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from mft_ray.training.checkpoint import Position, drop_checkpoints, load_checkpoint, save_checkpoint
 from mft_ray.training.compute import autocast_dtype, settled
 from mft_ray.training.engine import build_engine
 from mft_ray.training.footprint import Sized, training_sizes
 from mft_ray.training.heartbeat import Alive, unheard
-from mft_ray.training.job import Cost, Evaluation, Outcome, Sizes, Stop, StopReason, StopRule, TrainJob, best_index
+from mft_ray.training.job import (
+    Cost,
+    Evaluation,
+    Left,
+    Outcome,
+    Sizes,
+    Stop,
+    StopReason,
+    StopRule,
+    TrainJob,
+    best_index,
+)
 from mft_ray.training.methods import attach
 from mft_ray.training.scoring import score_together
 from mft_ray.training.step.answer_loss import AnswerLoss
@@ -41,6 +52,8 @@ from mft_ray.utils.files import write_json
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
 Report = Callable[[Evaluation], bool]
+# Asked after a step whether to leave off there. Alike on all workers.
+Leave = Callable[[], bool]
 
 # Training examples that score starts which look at activations are measured on.
 _CALIBRATION = 32
@@ -56,7 +69,8 @@ def train(
     limit: Sizes | None = None,
     sized: Sized | None = None,
     alive: Alive = unheard,
-) -> Outcome:
+    leave: Leave = lambda: False,
+) -> Outcome | Left:
     """Train to the end, or until a rule stops it; resume where the newest checkpoint left off.
 
     Leaves in ``job.out`` the best evaluation's state, ``best/`` (a Hugging Face folder), ``mask.safetensors`` or
@@ -70,13 +84,15 @@ def train(
         limit: how much at once, at most, where more has been too much for the memory.
         sized: told, on every worker, how much it is going to be.
         alive: told, on every worker, what is done next.
+        leave: asked, on every worker, whether to leave the rest to workers elsewhere.
     """
     trainer = Trainer(job, cache, limit, sized, alive)
     try:
         trainer.resume()
         reason = None if trainer.history else trainer.evaluate(report) or trainer.nothing_to_do()
         while reason is None:
-            trainer.train_until_evaluation()
+            if not trainer.train_until_evaluation(leave):
+                return trainer.leave_off()
             reason = trainer.evaluate(report) or trainer.finished(stop)
             if reason is None:
                 trainer.checkpoint()
@@ -137,28 +153,35 @@ class Trainer:
         self.history: list[Evaluation] = []
         self.stop: Stop | None = None
         self.step = self.tokens = 0
-        self.losses: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor] = []  # of steps since the last evaluation
+        self.earlier_losses: list[float] = []  # the same, of another process, over all workers' examples
         self.earlier_seconds, self.started = 0.0, time.monotonic()
         self.earlier_flops = self.earlier_memory = 0.0
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         self.alive("reads a checkpoint")
-        self.history = load_checkpoint(self.engine, Path(self.job.out) / "checkpoints")
+        self.history, position = load_checkpoint(self.engine, self._checkpoints)
         if self.history:
-            last = self.history[-1]
+            last = position or self.history[-1]
+            self.earlier_losses = position.losses if position else []
             self.step, self.tokens, self.earlier_seconds = last.step, last.tokens, last.seconds
             self.earlier_flops, self.earlier_memory = last.flops, last.memory
             self._follow()
 
-    def train_until_evaluation(self) -> None:
-        """Take optimizer steps up to the next evaluation, or the end."""
-        self.losses = []
+    def train_until_evaluation(self, leave: Leave = lambda: False) -> bool:
+        """Take optimizer steps up to the next evaluation, or the end.
+
+        Returns:
+            Whether it got there: not where it was asked to leave before.
+        """
         self.engine.train()
         while True:
             self._optimizer_step()
             if self.step % self.job.train.eval_every == 0 or self._exhausted():
-                return
+                return True
+            if leave():
+                return False
 
     def evaluate(self, report: Report | None = None) -> StopReason | None:
         """Score this state on validation, add it to the history, and keep it if it is the best.
@@ -167,6 +190,7 @@ class Trainer:
             ``cancelled`` if whoever it was reported to wants no more.
         """
         values, losses = self._validation_values(self.job.evaluation.monitor), self._training_losses()
+        self.losses, self.earlier_losses = [], []
         if not all(map(math.isfinite, [*values, *losses])):
             raise FloatingPointError(
                 f"the loss or score is not finite at step {self.step}; a learning rate lower than "
@@ -177,7 +201,7 @@ class Trainer:
             score=sum(values) / len(values),
             standard_error=standard_error(values),
             tokens=self.tokens,
-            seconds=round(self.earlier_seconds + time.monotonic() - self.started, 3),
+            seconds=self._seconds(),
             loss=sum(losses) / len(losses) if losses else math.nan,
             ratio=self.method.ratio,
             eligible=self.method.eligible,
@@ -211,7 +235,15 @@ class Trainer:
         """Write a checkpoint, if one is due."""
         if (len(self.history) - 1) % self.job.train.checkpoint_every == 0:
             self.alive("writes a checkpoint")
-            save_checkpoint(self.engine, Path(self.job.out) / "checkpoints", self.history)
+            save_checkpoint(self.engine, self._checkpoints, self.history)
+
+    def leave_off(self) -> Left:
+        """Write a checkpoint of this very step, for workers elsewhere to go on from."""
+        self.alive("writes a checkpoint")
+        losses = self._training_losses()
+        position = Position(self.step, self.tokens, self._seconds(), losses=losses, **self._resources())
+        save_checkpoint(self.engine, self._checkpoints, self.history, position)
+        return Left(self.step)
 
     def close(self, reason: StopReason) -> Outcome:
         """Write the outcome and drop the checkpoints."""
@@ -225,8 +257,15 @@ class Trainer:
         outcome.score = self._decisive_score(outcome)
         if self.rank == 0:
             outcome.save(Path(self.job.out) / "outcome.json")
-            drop_checkpoints(Path(self.job.out) / "checkpoints")
+            drop_checkpoints(self._checkpoints)
         return outcome
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(self.job.out) / "checkpoints"
+
+    def _seconds(self) -> float:
+        return round(self.earlier_seconds + time.monotonic() - self.started, 3)
 
     def _decisive_score(self, outcome: Outcome) -> float | None:
         evaluation, best = self.job.evaluation, outcome.best_evaluation
@@ -358,11 +397,11 @@ class Trainer:
     def _training_losses(self) -> list[float]:
         """Return the loss of every step since the last evaluation, over all workers' examples, alike on all."""
         if not self.losses:
-            return []
+            return self.earlier_losses
         losses = torch.stack(self.losses)
         dist.all_reduce(losses)
         values: list[float] = (losses / self.world).tolist()
-        return values
+        return [*self.earlier_losses, *values]
 
     def _validation_values(self, metric: Metric) -> list[float]:
         """Return a metric of every validation example, in order, computed by all workers together."""

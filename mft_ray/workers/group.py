@@ -24,6 +24,7 @@ from mft_ray.training.heartbeat import innermost
 from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
 from mft_ray.utils.files import write_text
+from mft_ray.workers.departure import departing
 from mft_ray.workers.environment import secrets, worker_environment
 from mft_ray.workers.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
 from mft_ray.workers.job_queue import Event, Failure, JobQueue, Progress, RecyclePolicy, Result, Sign
@@ -32,7 +33,7 @@ from mft_ray.workers.worker_loop import worker_loop
 
 Heard = Callable[[Progress], object]
 
-# How often a driver that waits for its workers looks whether they are still there.
+# How often a driver that waits for its workers looks whether they are still there, and are to stay.
 _LOOK_S = 1.0
 # A group that ends has nothing to save; after this long its processes are left for Ray to kill. One that still has a
 # job is left so at once: what it has done so far is in its checkpoint.
@@ -62,6 +63,7 @@ class WorkerGroup:
         self._busy = False
         self._waiting: Any = None  # for an event that has not come
         self._job: Job | None = None
+        self._looked = 0.0
 
     def submit(self, job: Job, stop: StopRule | None = None) -> None:
         """Hand the workers their next job; the last one must have ended.
@@ -186,6 +188,7 @@ class WorkerGroup:
         while True:
             if over and over():
                 self._give_up()
+            self._heed_notices()
             ready, _ = ray.wait([self._waiting], timeout=_LOOK_S)
             if ready:
                 waiting, self._waiting = self._waiting, None
@@ -199,12 +202,24 @@ class WorkerGroup:
                 with suppress(ray.exceptions.RayActorError):  # the queue is gone, as its event will say
                     self._end_silence(ray.get(self._queue.overdue.remote()))
                 continue
+            if ray.get(self._queue.moved.remote()):
+                self._start()
+                continue
             self._give_back()
             if self._error is None or not out_of_memory(self._error):
                 return Failure(root_cause(self._error) if self._error else "the worker group has ended")
             # Where a node runs low, Ray kills the controller's helpers too, and the controller gives up.
             ray.get(self._queue.crashed.remote(root_cause(self._error), memory=True))
             self._start()
+
+    def _heed_notices(self) -> None:
+        """Have the workers leave if a node of theirs is going away, as Ray has been told."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        with suppress(ray.exceptions.RayActorError):  # the queue is gone, as its event will say
+            if (reason := departing(ray.get(self._queue.nodes.remote()))) is not None:
+                ray.get(self._queue.leave.remote(reason))
 
     def _give_back(self) -> None:
         """Free what workers hold whose controller has given up and could not do so: else nobody would."""
@@ -258,7 +273,7 @@ class WorkerGroup:
     def _train(self) -> None:
         # Ray Train gives up on a worker group after this long; an autoscaling cluster needs minutes for a node.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.scaling.wait_for_resources_s)
-        # One process less to start: it tells workers of a node that is going, and ours would not listen.
+        # It has a group stay until its node is gone. Ours leaves at once: `_heed_notices`.
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         trainer = ray.train.torch.TorchTrainer(
             worker_loop,

@@ -14,6 +14,7 @@ from mft_ray.training.job import (
     Counted,
     Evaluation,
     Job,
+    Left,
     Outcome,
     Restart,
     Scores,
@@ -108,6 +109,7 @@ class JobQueue:
     All workers take the same jobs in the same order. A worker that was started anew takes the unfinished
     job again, which then goes on from its checkpoint. One that ran out of memory is taken again with half the
     micro-batch, as often as that can be halved; that is no failure. Jobs of the same kind then begin with what worked.
+    Nor is it one that workers leave a node which goes away, or go down with it, where that was announced.
 
     Args:
         workers: number of workers of the group.
@@ -135,6 +137,9 @@ class JobQueue:
         self._memory: dict[int, float] = {}  # by rank, after its first job
         self._place: Any = None
         self._kills: dict[str, int] = {}  # by node
+        self._nodes: set[str] = set()  # where the workers are
+        self._leaving: str | None = None  # why the workers are to leave their job
+        self._left = False
         self._signs: dict[int, Sign] = {}  # by rank
         self._hung: str | None = None
         self._killed = False
@@ -168,6 +173,7 @@ class JobQueue:
     async def reopen(self) -> None:
         """Be ready for a fresh group, once the last one is gone."""
         self._sent_home, self._jobs, self._memory, self._grown = False, 0, {}, 0.0
+        self._nodes = set()
 
     async def overdue(self) -> dict[int, Sign]:
         """Return by rank the last signs of the workers, if none of those at the job has given one in time.
@@ -189,6 +195,24 @@ class JobQueue:
         self._events.clear()
         self._signs = {}
 
+    async def nodes(self) -> set[str]:
+        """Return the ids of the nodes that the workers are on."""
+        return self._nodes
+
+    async def leave(self, reason: str) -> None:
+        """Have the workers leave their job as soon as they have written a checkpoint of it.
+
+        Args:
+            reason: in a few words.
+        """
+        if not self._over() and not self._left:
+            self._leaving = reason
+
+    async def moved(self) -> bool:
+        """Say, once, whether the workers have left their job for others to go on with."""
+        left, self._left = self._left, False
+        return left
+
     async def place(self) -> Any:
         """Return the placement group that the workers were last in, as far as one has said."""
         return self._place
@@ -202,14 +226,25 @@ class JobQueue:
     async def placed(self, place: Any, node: str, kills: int) -> None:
         """Note where a worker is: placement group and node, and how many processes that node's kernel has killed."""
         self._place, self._kills[node] = place, kills
+        self._nodes.add(node)
+        self._left = False
 
     async def kills(self) -> dict[str, int]:
         """Return, by node of the workers, how many processes its kernel had killed for memory when they came."""
         return self._kills
 
-    async def alive(self, rank: int, doing: str, limit: float | None) -> None:
-        """Note a worker's sign of life; see `Sign`."""
+    async def alive(self, rank: int, doing: str, limit: float | None) -> int | None:
+        """Note a worker's sign of life, see `Sign`; returns the number of the job that it is to leave, if it is."""
         self._signs[rank] = Sign(doing, time.monotonic(), limit)
+        return self._task.number if self._task and self._leaving is not None else None
+
+    async def left(self, left: Left) -> None:
+        """Note that a worker has left its job, as all do at the same step."""
+        if not self._left:
+            reason = f"{self._leaving}; its workers left at step {left.step}"
+            self._left, self._leaving = True, None
+            self._memory, self._signs, self._nodes = {}, {}, set()
+            await self._change(lambda: self._events.append(Restart(reason)))
 
     async def take(self, after: int) -> Task | None:
         """Wait for a job later than ``after``; None sends the worker home."""
@@ -273,11 +308,15 @@ class JobQueue:
             raised: whether code raised it, so that it might again.
         """
         self._finished.clear()
-        self._memory, self._signs = {}, {}
+        self._memory, self._signs, self._nodes = {}, {}, set()
         reason, hung, self._hung = self._hung or reason, self._hung is not None, None
-        expected, self._killed = self._killed, False
+        expected, self._killed, self._left = self._killed or self._left, False, False
+        leaving, self._leaving = self._leaving, None
         if expected or self._over():
             return  # no failure of the job that is on the desk
+        if leaving is not None and not (memory or raised or hung):
+            await self._change(lambda: self._events.append(Restart(f"{leaving}, and {reason}")))
+            return
         failure = Failure(reason) if hung else Failure(reason, traceback=traceback, raised=raised)
         await self._change(lambda: self._crash(failure, memory and not hung))
 
@@ -314,6 +353,7 @@ class JobQueue:
     def _put(self, task: Task) -> None:
         self._task = replace(task, limit=self._worked.get(_kind(task.job)))
         self._failures, self._cancel, self._sizes, self._held = 0, False, None, 0.0
+        self._leaving = None
 
     def _settle(self, result: Result | Failure) -> None:
         assert self._task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import ray.train.torch
 import ray.util
 
 from mft_ray.training.heartbeat import Alive, Heartbeat
-from mft_ray.training.job import GenerateJob, Outcome, ScoreJob, Sizes
+from mft_ray.training.job import GenerateJob, Left, Outcome, ScoreJob, Sizes
 from mft_ray.training.memory import kills
+from mft_ray.workers.departure import Departure, Line
 from mft_ray.workers.environment import take
 from mft_ray.workers.failures import note_traceback, out_of_memory, root_cause
 from mft_ray.workers.job_queue import Failure, Result, Task
@@ -36,7 +37,8 @@ def worker_loop(config: Mapping[str, Any]) -> None:
 
     cache = WorkerCache(ray.train.torch.get_device())
     rank = ray.train.get_context().get_world_rank()
-    heartbeat = Heartbeat(partial(queue.alive.remote, rank), Path(config["stacks"]) / f"{rank}.txt")
+    line = Line(queue, rank)
+    heartbeat = Heartbeat(line.tell, Path(config["stacks"]) / f"{rank}.txt")
     node = ray.get_runtime_context().get_node_id()
     ray.get(queue.placed.remote(ray.util.get_current_placement_group(), node, kills()))
     while (task := ray.get(queue.take.remote(after))) is not None:
@@ -44,21 +46,25 @@ def worker_loop(config: Mapping[str, Any]) -> None:
         minutes = task.job.scaling.silence_minutes
         heartbeat.begin(None if minutes is None else minutes * 60)
         try:
-            result = _done(task, queue, cache, heartbeat)
+            leave = Departure(partial(line.to_leave, task.number), cache.device)
+            result = _done(task, queue, cache, heartbeat, leave)
         except Exception as error:
             note_traceback(error)
             raise
         _give_back_memory()
         heartbeat.rest()
+        if isinstance(result, Left):
+            ray.get(queue.left.remote(result))
+            return
         ray.get(queue.finish.remote(rank, result, _resident_bytes()))
 
 
-def _done(task: Task, queue: Any, cache: Any, alive: Alive) -> Result | Failure:
+def _done(task: Task, queue: Any, cache: Any, alive: Alive, leave: Callable[[], bool]) -> Result | Failure | Left:
     """Do a job; a lone worker that runs out of memory tries again by itself, with smaller batches."""
     alone = ray.train.get_context().get_world_size() == 1
     while True:
         try:
-            return _do(task, queue, cache, alive)
+            return _do(task, queue, cache, alive, leave)
         except Exception as error:
             # Other workers would wait for this one in vain: then the group starts anew, and gets the smaller task.
             if not (alone and out_of_memory(error)):
@@ -73,7 +79,7 @@ def _done(task: Task, queue: Any, cache: Any, alive: Alive) -> Result | Failure:
         _give_back_memory()
 
 
-def _do(task: Task, queue: Any, cache: Any, alive: Alive) -> Result | Failure:
+def _do(task: Task, queue: Any, cache: Any, alive: Alive, leave: Callable[[], bool]) -> Result | Failure | Left:
     from mft_ray.training.loop import train
     from mft_ray.training.scoring import answer, score
 
@@ -98,6 +104,7 @@ def _do(task: Task, queue: Any, cache: Any, alive: Alive) -> Result | Failure:
             limit=task.limit,
             sized=sized,
             alive=alive,
+            leave=leave,
         )
     except FloatingPointError as error:
         # It has diverged, on all workers alike: another try would as well, and the group is as good as before.

@@ -22,6 +22,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
+from small_searches import at_work
 
 pytestmark = pytest.mark.slow
 
@@ -184,16 +185,6 @@ def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, make_tiny:
     said = (home / "said").read_text()
     print(said)
     return Ended(folder, job.returncode, said, most, lost, steps)
-
-
-def at_work(folder: Path) -> dict[str, int]:
-    """The step of each trial that is being trained."""
-    paths = (folder / "work" / "trials").glob("*/progress.json")
-    return {
-        path.parent.name: json.loads(path.read_text())["step"]
-        for path in paths
-        if not path.with_name("outcome.json").exists()
-    }
 
 
 def kill_a_node(nodes: dict[str, psutil.Process]) -> str:

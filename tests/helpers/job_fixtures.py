@@ -126,6 +126,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(mft_job, "micro-z0w1", scaling(), micro_batch_tokens=SMALL)),
             partial(plain, add(mft_job, "packed-z0w1", scaling(), micro_batch_tokens=SMALL, packing=True)),
             partial(plain, add(mft_job, "unclipped", scaling(), clip=0.0)),
+            partial(on_workers.train_left, add(mft_job, "left-z0w1", scaling()), 8),
             partial(plain, add(mft_job, "bf16-z0w1", scaling(compute="bfloat16"))),
             partial(plain, add(mft_job, "computed-each-time", scaling(prefix_cache_gb=0), UPPER_LAYER)),
             partial(plain, add(mft_job, "kept", scaling(), UPPER_LAYER)),
@@ -142,7 +143,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
         ],
         ground.root,
     )
-    interrupted = on_workers.train_interrupted
+    interrupted, left = on_workers.train_interrupted, on_workers.train_left
     run_group(
         2,
         [
@@ -158,6 +159,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(mft_job, "packed-z2w2", scaling(2, 2), micro_batch_tokens=SMALL, packing=True)),
             partial(plain, add(mft_job, "bf16-z2w2", scaling(2, 2, compute="bfloat16"))),
             partial(interrupted, add(mft_job, "resumed-z2w2", scaling(2, 2)), 15),
+            partial(left, add(mft_job, "left-z2w2", scaling(2, 2)), 8),
             partial(plain, add(fft_job, "fft-bf16-z2w2", scaling(2, 2, compute="bfloat16"), steps=20)),
             looked_into(2, 2, compute="bfloat16"),
             looked_into(2, 0),
@@ -167,6 +169,7 @@ def jobs(ground: Ground, fft_job: Callable[..., TrainJob], mft_job: Callable[...
             partial(plain, add(fft_job, "fft-offload-z3w2", scaling(2, 3, offload="cpu"))),
             partial(plain, add(mft_job, "bf16-z3w2", scaling(2, 3, compute="bfloat16"))),
             partial(interrupted, add(mft_job, "resumed-z3w2", scaling(2, 3)), 15),
+            partial(left, add(mft_job, "left-z3w2", scaling(2, 3)), 8),
             looked_into(2, 3),
             partial(plain, add(mft_job, "rmsprop-z3w2", scaling(2, 3), optimizer="rmsprop")),
             *eight_bits(

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,19 @@ def train_interrupted(job: TrainJob, step: int, device: torch.device) -> None:
         train(job, WorkerCache(device), RaiseAt(step))
     except InterruptedError:
         write_facts(job, {"history": [row["step"] for row in newest_checkpoint(job)["history"]]})
+    train(job, WorkerCache(device))
+
+
+def train_left(job: TrainJob, step: int, device: torch.device) -> None:
+    """Leave between two evaluations, as for workers elsewhere, and go on from there as they would."""
+    from mft_ray.training.cache import WorkerCache
+    from mft_ray.training.job import Left
+    from mft_ray.training.loop import train
+
+    # It is not asked where an evaluation is due.
+    asked = iter(each for each in range(1, job.train.steps) if each % job.train.eval_every)
+    assert train(job, WorkerCache(device), leave=lambda: next(asked) == step) == Left(step)
+    assert newest_checkpoint(job)["position"]["step"] == step
     train(job, WorkerCache(device))
 
 
@@ -215,6 +229,36 @@ class NoteSteps:
 
     def steps(self) -> list[int]:
         return [int(step) for step in Path(self.path).read_text().split()]
+
+
+@dataclass(frozen=True)
+class NoteHosts:
+    """A stop rule that notes on which hosts the workers are, and may have each step take so many seconds from then on.
+
+    It goes to sleep in the steps: a machine that is fast is not done before something can happen to it.
+    """
+
+    path: str
+    pause: float = 0.0
+
+    def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
+        from mft_ray.training import loop
+
+        with Path(self.path).open("a") as file:
+            file.write(f"{history[-1].step} {torch.distributed.get_rank()} {socket.gethostname()}\n")
+        if self.pause and (given := loop.global_batch).__name__ != "paused":
+
+            def paused(*arguments: Any) -> list[int]:
+                time.sleep(self.pause)
+                return given(*arguments)
+
+            loop.global_batch = paused
+        return None
+
+    def hosts(self, step: int) -> list[str]:
+        """By rank, at an evaluation."""
+        found = [line.split() for line in Path(self.path).read_text().splitlines()]
+        return [host for _, host in sorted((rank, host) for at, rank, host in found if int(at) == step)]
 
 
 @dataclass(frozen=True)

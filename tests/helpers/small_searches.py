@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,16 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def at_work(folder: Path) -> dict[str, int]:
+    """The step of each trial that is being trained."""
+    paths = (folder / "work" / "trials").glob("*/progress.json")
+    return {
+        path.parent.name: json.loads(path.read_text())["step"]
+        for path in paths
+        if not path.with_name("outcome.json").exists()
+    }
 
 
 def in_the_middle(folder: Path) -> bool:

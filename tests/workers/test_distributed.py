@@ -242,6 +242,13 @@ def test_a_sharded_run_resumes_where_it_was(jobs: Jobs, stage: int) -> None:
     assert disagreement(final_mask(resumed), final_mask(whole)) == 0
 
 
+@pytest.mark.parametrize("name", ["mft-z0w1", "mft-z2w2", "mft-z3w2"])
+def test_a_run_that_is_left_between_two_evaluations_loses_no_step(jobs: Jobs, name: str) -> None:
+    left, whole = jobs[name.replace("mft", "left")], jobs[name]
+    assert comparable(outcome(left)) == comparable(outcome(whole))
+    assert disagreement(final_mask(left), final_mask(whole)) == 0
+
+
 def test_finished_runs_leave_no_checkpoints(jobs: Jobs) -> None:
     for name, job in jobs.items():
         assert (Path(job.out) / "checkpoints").exists() == name.startswith("inside")

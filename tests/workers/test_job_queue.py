@@ -11,7 +11,7 @@ import pytest
 
 import mft_ray.workers.job_queue as desk_module
 from mft_ray.config import EvaluationConfig, ScalingConfig, TrainConfig
-from mft_ray.training.job import Evaluation, Outcome, Restart, ScoreJob, Scores, Sizes, TrainJob
+from mft_ray.training.job import Evaluation, Left, Outcome, Restart, ScoreJob, Scores, Sizes, TrainJob
 from mft_ray.workers.job_queue import Failure, JobQueue, RecyclePolicy, Task
 
 JOB = TrainJob("fft", "model", "data", "out", TrainConfig(), EvaluationConfig(), ScalingConfig())
@@ -273,6 +273,53 @@ def test_workers_hang_when_none_of_those_at_the_job_gives_a_sign(monkeypatch: py
         assert await place.event() == Failure("killed")
         now[0] += 400
         assert await place.overdue() == {}  # there is no job
+
+    asyncio.run(story())
+
+
+NOTICE = "10.77.0.3 is going away, as was announced"
+
+
+def test_workers_that_leave_a_node_which_goes_away_have_not_failed() -> None:
+    async def story() -> None:
+        place = queue(workers=2, max_failures=0)
+        await place.leave(NOTICE)  # there is no job
+        await place.submit(JOB, None)
+        for rank, node in enumerate(("one", "other")):
+            await place.placed("group", node, 0)
+            assert await place.alive(rank, "trains", 300.0) is None
+        assert await place.nodes() == {"one", "other"}
+        await place.leave(NOTICE)
+        assert [await place.alive(rank, "trains", 300.0) for rank in range(2)] == [1, 1]
+        assert not await place.moved()
+        for _ in range(2):
+            await place.left(Left(37))
+        assert await place.event() == Restart(f"{NOTICE}; its workers left at step 37")
+        assert [await place.moved(), await place.moved()] == [True, False]
+        assert await place.nodes() == set()
+        assert (await taken(place)).number == 1
+        assert await place.alive(0, "trains", 300.0) is None
+        await place.crashed("killed")
+        assert await place.event() == Failure("killed")
+
+    asyncio.run(story())
+
+
+def test_workers_that_go_down_with_a_node_that_said_so_have_not_failed_but_code_that_raises_has() -> None:
+    async def story() -> None:
+        place = queue(max_failures=0)
+        await place.submit(JOB, None)
+        await place.leave(NOTICE)
+        await place.crashed("the node is gone")
+        assert await place.event() == Restart(f"{NOTICE}, and the node is gone")
+        await place.leave(NOTICE)
+        await place.left(Left(5))
+        await place.crashed("the node is gone")  # before all of its workers had ended
+        assert await place.event() == Restart(f"{NOTICE}; its workers left at step 5")
+        assert not await place.moved()  # Ray Train has started others already
+        await place.leave(NOTICE)
+        await place.crashed("KeyError: 'id'", traceback="Traceback ...", raised=True)
+        assert await place.event() == Failure("KeyError: 'id'", traceback="Traceback ...", raised=True)
 
     asyncio.run(story())
 
