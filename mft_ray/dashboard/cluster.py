@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mft_ray.runs.live.cluster import cluster_now
+from mft_ray.runs.live.nodes import NodeUse
 from mft_ray.runs.live.snapshot import Live
 from mft_ray.utils import formatting as units
 from mft_ray.utils.json_types import JsonObject
-from mft_ray.workers.nodes import NodeUse
 
 _NODES = 40
 

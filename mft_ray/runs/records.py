@@ -12,10 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mft_ray.config.params import Params
 from mft_ray.errors import UserError
 from mft_ray.evaluation.statistics import loss_believed
+from mft_ray.runs.live.nodes import NodeUse
 from mft_ray.training.job import Cost, Evaluation, Stop
 from mft_ray.utils.files import read_json, write_json
 from mft_ray.utils.json_types import JsonObject
-from mft_ray.workers.nodes import NodeUse
 
 
 def _finite(value: object) -> object:

@@ -21,8 +21,8 @@ from mft_ray.errors import UserError
 from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.models.names import SCORES
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.nodes import CardUse, NodeUse, WorkerUse
 from mft_ray.runs.records import Cluster
-from mft_ray.workers.nodes import CardUse, NodeUse, WorkerUse
 
 
 @pytest.fixture

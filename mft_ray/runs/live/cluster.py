@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mft_ray.runs.folder import RunFolder
+from mft_ray.runs.live.nodes import NodeUse, told_of_nodes
 from mft_ray.runs.live.steering import at_work
 from mft_ray.runs.records import Cluster
 from mft_ray.utils.console import log_warning
 from mft_ray.utils.files import Damaged
-from mft_ray.workers.nodes import NodeUse, told_of_nodes
 
 # It is noted every few seconds; what is older than this says nothing of now.
 OLD_S = 60.0

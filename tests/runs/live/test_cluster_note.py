@@ -13,8 +13,8 @@ from filelock import FileLock
 from mft_ray.runs.folder import RunFolder
 from mft_ray.runs.live import cluster as noting
 from mft_ray.runs.live.cluster import OLD_S, cluster_noted, cluster_now
+from mft_ray.runs.live.nodes import CardUse, NodeUse, WorkerUse
 from mft_ray.runs.records import Cluster
-from mft_ray.workers.nodes import CardUse, NodeUse, WorkerUse
 
 NODE = NodeUse("here", 4.0, 2.0, 1.0, 1.0, 64, 32, (CardUse("H100", 1, 80, 93),), (WorkerUse(7, 5, 1),))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mft_ray.workers.nodes import CardUse, NodeUse, WorkerUse, node_use, told_of_nodes
+from mft_ray.runs.live.nodes import CardUse, NodeUse, WorkerUse, node_use, told_of_nodes
 
 GIGABYTE = 10**9
 REPORT: dict[str, Any] = {
