@@ -28,19 +28,15 @@ class Ended:
     """The search.
 
     Attributes:
-        folder: of the run, as all hosts see it.
-        behind: the same on the disk behind.
+        behind: folder of the run, on the disk behind.
         finished: for each trial that had an outcome when the search was killed: the time of that file.
         study: of the copy that was in the run folder then.
-        said: by the process that finished it.
         files: all that were ever made in the run folder.
     """
 
-    folder: Path
     behind: Path
     finished: dict[Path, int]
     study: int
-    said: str
     files: list[str]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -68,7 +64,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[], dict
         known = len(optuna.load_study(study_name=STUDY_NAME, storage=open_copy(behind / "study.db")).trials)
         resumed = small_searches.run(home, "--resume", str(folder))
         assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-        yield Ended(folder, behind, finished, known, resumed.stdout, shared_storage.made_in(home / "behind"))
+        yield Ended(behind, finished, known, shared_storage.made_in(home / "behind"))
 
 
 def test_no_trial_is_lost_or_repeated(ended: Ended) -> None:
@@ -102,4 +98,3 @@ def test_the_leaderboard_and_the_study_say_what_the_trials_say(ended: Ended) -> 
 def test_nobody_opens_sqlite_on_it(ended: Ended) -> None:
     assert any("study.db" in name for name in ended.files)
     assert [name for name in ended.files if name.endswith(("-journal", "-wal", "-shm"))] == []
-    assert f"--resume {ended.folder}" not in ended.said

@@ -96,9 +96,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory, make_tiny: Callable[[], dict
         last = small_searches.run(home, "--resume", "run", **known)
         on_server = its.says("SELECT study_name, number, state FROM trials JOIN studies USING (study_id)")
         its.stop()
-        more = small_searches.run(
-            home, "--resume", "run", "--set", f"search.trials={TRIALS + 1}", "--set", "search.storage=null"
-        )
+        changed = ["--set", f"search.trials={TRIALS + 1}", "--set", "search.storage=null"]
+        more = small_searches.run(home, "--resume", "run", *changed, "--look-again")
         yield Ended(folder, its.url, without, last, on_server, more)
 
 
