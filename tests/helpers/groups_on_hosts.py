@@ -32,7 +32,7 @@ CONFIG = {
 }
 STAGES = (0, 2, 3)
 # Evaluations so far apart that the notice comes in between.
-LONG = MFT.model_copy(update={"steps": 800, "eval_every": 400})
+LONG = MFT.model_copy(update={"steps": 400, "eval_every": 200})
 PAUSE_S = 0.05
 
 

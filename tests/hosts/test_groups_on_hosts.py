@@ -12,7 +12,7 @@ from pathlib import Path
 import groups_on_hosts
 import pytest
 from ground import comparable
-from groups_on_hosts import STAGES
+from groups_on_hosts import LONG, STAGES
 from hosts import Hosts, hosts, wait
 from on_workers import NoteHosts
 
@@ -90,7 +90,7 @@ def test_a_mask_learned_on_two_hosts_is_the_same_as_on_one(ended: Ended, stage: 
 def test_workers_leave_a_host_within_its_notice(ended: Ended) -> None:
     assert ended.left_after < NOTICE_S
     assert ended.alive_for < NOTICE_S  # Ray ends by itself where nothing is left to do
-    assert (ended.hosts("left", 0), sorted(ended.hosts("left", 800))) == (["south", "south"], ["east", "west"])
+    assert (ended.hosts("left", 0), sorted(ended.hosts("left", LONG.steps))) == (["south", "south"], ["east", "west"])
     [reason] = ended.restarts
     address = ended.net["south"].address
     assert reason.startswith(f"{address} is going away, as was announced; its workers left at step ")
