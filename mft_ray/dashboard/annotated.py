@@ -125,7 +125,6 @@ def _complete(trial: FrozenTrial, its: Trial, live: Live, masks: MaskFiles) -> N
     facts: Mapping[str, Any] = {
         "against FFT": its.delta_fft,
         "why it ended": "" if its.trial_id in live.running else why(its),
-        "by these numbers": numbers(its, live.run),
     }
     trial.user_attrs = {**trial.user_attrs, **{name: value for name, value in facts.items() if value not in (None, "")}}
     path = RunFolder(live.run.folder).trial(its.trial_id) / MASK

@@ -113,18 +113,22 @@ class _Pages:
         return _page("trial.html", **pages.trial(self.watched.now(), request.path_params["trial"]))
 
     def trial_figures(self, request: Request) -> Response:
-        return _drawn(pages.trial_figures(self.watched.now(), [request.path_params["trial"]]))
+        with self._drawing:
+            return _drawn(pages.trial_figures(self.watched.now(), [request.path_params["trial"]]))
 
     def compare(self, request: Request) -> Response:
         ids = request.query_params.getlist("trial")
         return _page("compare.html", **compared(self.watched.now(), ids), query=request.url.query)
 
     def compare_figures(self, request: Request) -> Response:
-        return _drawn(pages.trial_figures(self.watched.now(), request.query_params.getlist("trial")))
+        with self._drawing:
+            return _drawn(pages.trial_figures(self.watched.now(), request.query_params.getlist("trial")))
 
     def compare_examples(self, request: Request) -> Response:
         ids = request.query_params.getlist("trial")
-        return _page("examples.html", **compared_examples(self.watched.now(), ids))
+        # Whoever reads prepared data first imports pandas, and plotly fails where it finds half of that.
+        with self._drawing:
+            return _page("examples.html", **compared_examples(self.watched.now(), ids))
 
     def form(self, request: Request) -> Response:
         return _page("form.html", **pages.form(self.watched.now(), request.query_params.get("like")))

@@ -158,6 +158,8 @@ def _of_fft(folder: RunFolder, metric: str, n: int) -> NDArray[Any] | None:
 
 def _texts(data: Path, places: Sequence[int]) -> tuple[list[tuple[str, str]], str]:
     """Return prompt and answer of some examples, and why they cannot be read if so."""
+    if not places:
+        return [], ""
     # Imported late: who looks at no examples does not wait for these.
     from mft_ray.data.store import TOKENIZER, open_split
 
@@ -166,16 +168,17 @@ def _texts(data: Path, places: Sequence[int]) -> tuple[list[tuple[str, str]], st
         tokenizer = _tokenizer(str(data / TOKENIZER))
         found = [rows[place] for place in places]
         said = [(tokenizer.decode(row["prompt_ids"], skip_special_tokens=True), row["answer"]) for row in found]
-    except (UserError, Damaged, OSError, IndexError, KeyError) as error:
+    except (UserError, Damaged, OSError, ValueError, IndexError, KeyError) as error:
         return [("", "")] * len(places), f"{type(error).__name__}: {error}"
     return [(_short(prompt), _short(str(answer))) for prompt, answer in said], ""
 
 
 @lru_cache(4)
 def _tokenizer(path: str) -> Any:
-    from mft_ray.models.loading import load_tokenizer
+    # As `mft_ray.models.loading` does, without all that a model needs, which takes long and prints lines of its own.
+    from transformers import AutoTokenizer
 
-    return load_tokenizer(path)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 
 
 def _short(text: str) -> str:

@@ -86,7 +86,7 @@ def test_trials_have_their_names_reasons_numbers_and_masks(client: Client) -> No
     assert attributes[TRIAL_ID] == "trial01"
     assert float(attributes["against FFT"]) == pytest.approx(0.018)
     assert "below FFT" in attributes["why it ended"]
-    assert "Decided at step 210 of 300" in attributes["by these numbers"]
+    assert "Decided at step 210 of 300" in second["note"]["body"]
     assert "```\nout of memory in <linear>\n```" in failed["note"]["body"]
     assert unknown["note"]["body"] == ""
     [mask] = first["artifacts"]
