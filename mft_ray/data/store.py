@@ -81,7 +81,8 @@ def prepare(
             parent.rmdir()
         raise
     # Whatever else ends this, what is encoded is found again.
-    shutil.rmtree(begun)
+    encoded.clear()
+    shutil.rmtree(begun, ignore_errors=True)  # over NFS, a file that is mapped stays under a name of its own
     return accounting
 
 
