@@ -32,8 +32,8 @@ CONFIG = {
 }
 STAGES = (0, 2, 3)
 # Evaluations so far apart that the notice comes in between.
-LONG = MFT.model_copy(update={"steps": 400, "eval_every": 200})
-PAUSE_S = 0.05
+LONG = MFT.model_copy(update={"steps": 300, "eval_every": 100})
+PAUSE_S = 0.1
 
 
 def scaling(stage: int = 0) -> ScalingConfig:
