@@ -10,5 +10,5 @@ __version__ = "0.2.0"
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [*_names, "__version__"]
 
-# peft imports bitsandbytes where it is installed, and that warns of a kernel for 4-bit products, which nothing here uses.
+# peft imports bitsandbytes where it is installed, which warns of a kernel for 4-bit products that nothing here uses.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit" not in record.getMessage())
