@@ -74,6 +74,7 @@ def train_left(job: TrainJob, step: int, device: torch.device) -> None:
     # It is not asked where an evaluation is due.
     asked = iter(each for each in range(1, job.train.steps) if each % job.train.eval_every)
     assert train(job, WorkerCache(device), leave=lambda: next(asked) == step) == Left(step)
+    torch.distributed.barrier()  # the first worker puts it in its place
     assert newest_checkpoint(job)["position"]["step"] == step
     train(job, WorkerCache(device))
 
