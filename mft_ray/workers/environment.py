@@ -26,6 +26,7 @@ _OPEN = (
     "HF_DATASETS_CACHE",
     "HF_DATASETS_OFFLINE",
     "TRANSFORMERS_OFFLINE",
+    "OMP_WAIT_POLICY",
     *INTERFACE_VARIABLES,
 )
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -42,6 +43,9 @@ def worker_environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "DS_IGNORE_CUDA_DETECTION": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        # A worker's threads otherwise spin while they wait for each other: where another job has one of their cores, a
+        # step takes ten times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     return {**settings, **_there(_OPEN)}
 

@@ -199,6 +199,15 @@ def test_what_the_driver_has_reaches_workers_that_a_trial_on_a_cluster_starts(ho
     assert found == []
 
 
+def test_threads_of_workers_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mft_ray.workers import environment
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert environment.worker_environment()["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert environment.worker_environment()["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_secrets_travel_beside_the_environment_that_ray_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     from mft_ray.workers import environment
 
