@@ -21,13 +21,13 @@ from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.models.names import TRACEBACK
 from mft_ray.training.heartbeat import innermost
-from mft_ray.training.job import GenerateJob, Job, Outcome, ScoreJob, Scores, StopRule, Texts, TrainJob
+from mft_ray.training.job import GenerateJob, Job, Outcome, Restart, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
 from mft_ray.utils.files import write_text
 from mft_ray.workers.departure import departing
 from mft_ray.workers.environment import secrets, worker_environment
 from mft_ray.workers.failures import killed_by_kernel, out_of_memory, raised, root_cause, traceback_of
-from mft_ray.workers.job_queue import Event, Failure, JobQueue, Progress, RecyclePolicy, Result, Sign
+from mft_ray.workers.job_queue import GONE, Event, Failure, JobQueue, Progress, RecyclePolicy, Result, Sign
 from mft_ray.workers.network import NodeInterface
 from mft_ray.workers.worker_loop import worker_loop
 
@@ -63,6 +63,9 @@ class WorkerGroup:
         self._busy = False
         self._waiting: Any = None  # for an event that has not come
         self._job: Job | None = None
+        self._stop: StopRule | None = None
+        self._place: Any = None  # of the workers, as last heard
+        self._queues_lost = 0  # during the job
         self._looked = 0.0
 
     def submit(self, job: Job, stop: StopRule | None = None) -> None:
@@ -72,6 +75,14 @@ class WorkerGroup:
             job: what to do.
             stop: asked after every evaluation, where it is made, so that all workers stop together.
         """
+        self._job, self._stop, self._queues_lost = job, stop, 0
+        try:
+            self._hand_over()
+        except GONE:  # since the last job
+            self._forget_queue()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         if self._queue is None:
             # On this node, so that it lives and dies with its driver. It starts while the workers do.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -82,8 +93,8 @@ class WorkerGroup:
             ray.get(self._queue.reopen.remote())
         if self._thread is None or not self._thread.is_alive():
             self._start()
-        self._busy, self._job = True, job
-        ray.get(self._queue.submit.remote(job, stop))
+        ray.get(self._queue.submit.remote(self._job, self._stop))
+        self._busy = True
 
     def next(self, over: Callable[[], bool] | None = None) -> Progress | Result:
         """Wait for what happens next in the job: its evaluations (or how far it is), in order, then its result.
@@ -178,48 +189,69 @@ class WorkerGroup:
         """Send the workers home and give back what they held."""
         if self._queue is None:
             return
-        ray.get(self._queue.send_home.remote())
+        with suppress(*GONE):
+            ray.get(self._queue.send_home.remote())
         self._join(0.0 if self._busy else _END_S)
         ray.kill(self._queue)
         shutil.rmtree(self.storage, ignore_errors=True)
 
     def _event(self, over: Callable[[], bool] | None = None) -> Event:
-        self._waiting = self._waiting or self._queue.event.remote()
         while True:
             if over and over():
                 self._give_up()
-            self._heed_notices()
-            ready, _ = ray.wait([self._waiting], timeout=_LOOK_S)
-            if ready:
-                waiting, self._waiting = self._waiting, None
-                try:
-                    event: Event = ray.get(waiting)
-                except ray.exceptions.RayActorError as error:
-                    self._queue = self._thread = None  # the next job gets a new one
-                    return Failure(f"the process that workers get their jobs from is gone: {root_cause(error)}")
-                return event
-            if self._thread is not None and self._thread.is_alive():
-                with suppress(ray.exceptions.RayActorError):  # the queue is gone, as its event will say
-                    self._end_silence(ray.get(self._queue.overdue.remote()))
-                continue
-            if ray.get(self._queue.moved.remote()):
-                self._start()
-                continue
-            self._give_back()
-            if self._error is None or not out_of_memory(self._error):
-                return Failure(root_cause(self._error) if self._error else "the worker group has ended")
-            # Where a node runs low, Ray kills the controller's helpers too, and the controller gives up.
-            ray.get(self._queue.crashed.remote(root_cause(self._error), memory=True))
+            try:
+                if (event := self._look()) is not None:
+                    return event
+            except GONE as error:
+                return self._without_queue(error)
+
+    def _look(self) -> Event | None:
+        """Wait a while for an event; meanwhile look after the workers."""
+        self._waiting = self._waiting or self._queue.event.remote()
+        self._heed_notices()
+        ready, _ = ray.wait([self._waiting], timeout=_LOOK_S)
+        if ready:
+            waiting, self._waiting = self._waiting, None
+            event: Event = ray.get(waiting)
+            return event
+        if self._thread is not None and self._thread.is_alive():
+            self._place = ray.get(self._queue.place.remote())
+            self._end_silence(ray.get(self._queue.overdue.remote()))
+            return None
+        if ray.get(self._queue.moved.remote()):
             self._start()
+            return None
+        self._give_back()
+        if self._error is None or not out_of_memory(self._error):
+            return Failure(root_cause(self._error) if self._error else "the worker group has ended")
+        # Where a node runs low, Ray kills the controller's helpers too, and the controller gives up.
+        ray.get(self._queue.crashed.remote(root_cause(self._error), memory=True))
+        self._start()
+        return None
+
+    def _without_queue(self, error: BaseException) -> Event:
+        """Hand the job to a new queue, whose workers go on from its checkpoint, as often as a group may fail."""
+        reason = f"the process that workers get their jobs from is gone: {root_cause(error)}"
+        self._forget_queue()
+        self._queues_lost += 1
+        if self._queues_lost > self.scaling.max_failures:
+            return Failure(reason)
+        self._hand_over()
+        return Restart(reason)
+
+    def _forget_queue(self) -> None:
+        """Let go of a queue that is gone, and of its workers."""
+        if self._place is not None:
+            ray.util.remove_placement_group(self._place)
+        self._queue = self._thread = self._waiting = self._place = None
 
     def _heed_notices(self) -> None:
         """Have the workers leave if a node of theirs is going away, as Ray has been told."""
         if time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
-        with suppress(ray.exceptions.RayActorError):  # the queue is gone, as its event will say
-            if (reason := departing(ray.get(self._queue.nodes.remote()))) is not None:
-                ray.get(self._queue.leave.remote(reason))
+        if (reason := departing(ray.get(self._queue.nodes.remote()))) is not None:
+            ray.get(self._queue.leave.remote(reason))
 
     def _give_back(self) -> None:
         """Free what workers hold whose controller has given up and could not do so: else nobody would."""
@@ -251,9 +283,12 @@ class WorkerGroup:
 
     def _give_up(self) -> None:
         """End the job at once."""
-        ray.get(self._queue.abandon.remote())
         self._busy = False
-        self._kill_workers()
+        try:
+            ray.get(self._queue.abandon.remote())
+            self._kill_workers()
+        except GONE:
+            self._forget_queue()
         raise GivenUp("the job was given up")
 
     @property
@@ -341,7 +376,11 @@ class _TellQueue(ray.train.UserCallback):  # type: ignore[misc]
         self._queue = queue
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell the queue."""
+        """Tell the queue, if it is still there."""
+        with suppress(*GONE):
+            self._tell(worker_exceptions)
+
+    def _tell(self, worker_exceptions: dict[int, Exception]) -> None:
         failures = worker_exceptions.values()
         reason, memory, trace = root_cause(*failures), out_of_memory(*failures), traceback_of(*failures)
         if not memory and trace is None:  # Ray only knows that it is gone

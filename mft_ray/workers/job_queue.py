@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ray
+
 from mft_ray.training.heartbeat import tell_every
 from mft_ray.training.job import (
     Counted,
@@ -24,6 +26,8 @@ from mft_ray.training.job import (
     TrainJob,
 )
 
+# What Ray raises where a queue is gone; the second where it was Ray itself that killed it, for want of memory.
+GONE = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 _STACK_S = 2.0
 _ADVICE = (
     "These need less memory: a shorter data.max_length, scaling.gradient_checkpointing, bfloat16 as scaling.compute "

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,20 @@ from mft_ray.training.memory import kills
 from mft_ray.workers.departure import Departure, Line
 from mft_ray.workers.environment import take
 from mft_ray.workers.failures import note_traceback, out_of_memory, root_cause
-from mft_ray.workers.job_queue import Failure, Result, Task
+from mft_ray.workers.job_queue import GONE, Failure, Result, Task
 
 
 def worker_loop(config: Mapping[str, Any]) -> None:
-    """Do the jobs on a queue until sent home: the function of every worker of a group.
+    """Do the jobs on a queue until sent home, or until it is gone: the function of every worker of a group.
 
     Args:
         config: ``queue``, the handle of a `JobQueue`, and ``stacks``, a folder for what workers leave that hang.
     """
+    with suppress(*GONE):  # the driver has a new one then, with other workers
+        _work(config)
+
+
+def _work(config: Mapping[str, Any]) -> None:
     queue, after = config["queue"], 0
     take(ray.get(queue.secrets.remote()))
     # Imports torch and DeepSpeed, which only workers need.

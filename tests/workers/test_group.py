@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ import pytest
 import ray
 import ray.cloudpickle
 import torch
-from ground import EVALUATION, MASK, Ground, comparable, scaling
+from ground import EVALUATION, MASK, Ground, Jobs, comparable, scaling
 from ray.util.state import list_actors, list_placement_groups
 
 from mft_ray.data.store import open_split
@@ -24,10 +25,11 @@ from mft_ray.errors import RunFailed
 from mft_ray.evaluation.generation import generate
 from mft_ray.masking import load_mask
 from mft_ray.models.loading import load_model, load_tokenizer
-from mft_ray.training.job import Evaluation, GenerateJob, Outcome, TrainJob
+from mft_ray.training.job import Evaluation, GenerateJob, Outcome, Restart, TrainJob
 from mft_ray.training.memory import kills, most_used
 from mft_ray.workers.group import WorkerGroup, kernel_killed
-from mft_ray.workers.job_queue import RecyclePolicy
+from mft_ray.workers.job_queue import Progress, RecyclePolicy
+from mft_ray.workers.launch import launch
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., TrainJob]
@@ -197,3 +199,47 @@ def test_the_kernel_of_each_workers_node_is_asked_whether_it_killed() -> None:
     assert kernel_killed({gone: 0, here: kills() - 1}) == (True, most_used())
     assert kernel_killed({gone: 0}) == (False, None)
     assert time.monotonic() - began < 40
+
+
+def test_a_job_survives_the_process_that_hands_jobs_out(mft_job: Make, jobs: Jobs, start: Start) -> None:
+    group = start(max_failures=1)
+    reasons: list[str] = []
+
+    def heard(event: object) -> None:
+        if isinstance(event, Evaluation) and event.step == 10 and not reasons:
+            kill_queue(group)
+        if isinstance(event, Restart):
+            reasons.append(event.reason)
+
+    outcome = group.train(mft_job("queue-killed", scaling()), heard=heard)
+    assert comparable(outcome) == comparable(launch(jobs["mft-z0w1"]))
+    [reason] = reasons
+    assert reason.startswith("the process that workers get their jobs from is gone: ")
+    assert "\n" not in reason
+
+
+def test_without_that_process_a_job_that_may_not_fail_fails_and_the_next_gets_another(
+    mft_job: Make, start: Start
+) -> None:
+    group = start()
+    group.submit(mft_job("queue-lost", scaling()))
+    assert isinstance(group.next(), Evaluation)
+    kill_queue(group)
+    with pytest.raises(RunFailed, match="the process that workers get their jobs from is gone") as caught:
+        to_end(group)
+    assert "\n" not in str(caught.value)
+    kept = group.train(mft_job("queue-next", scaling()))
+    assert kept.stopped_reason == "completed"
+    kill_queue(group)  # with no job at hand, and then at the end of the group
+    assert group.train(mft_job("queue-after", scaling())).stopped_reason == "completed"
+    kill_queue(group)
+
+
+def to_end(group: WorkerGroup) -> None:
+    while isinstance(group.next(), Progress):
+        pass
+
+
+def kill_queue(group: WorkerGroup) -> None:
+    [queue] = [each for each in list_actors() if each.class_name == "JobQueue" and each.state == "ALIVE"]
+    os.kill(queue.pid, signal.SIGKILL)
