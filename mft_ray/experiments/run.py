@@ -28,7 +28,7 @@ from mft_ray.runs.prepare import check_tasks, say_untracked, skeleton
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.session import configuration
 from mft_ray.runs.settled import check_settled
-from mft_ray.runs.stored import held_in_store
+from mft_ray.runs.stored import check_nodes, held_in_store
 from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.files import Damaged, read_json, write_json, write_text
 from mft_ray.utils.formatting import duration
@@ -65,6 +65,7 @@ def _in_folder(names: Sequence[str], config: Config, resume: str | None) -> Path
     for cell in every:
         check_rows(cell.config)
     with connected():
+        check_nodes(folder)
         held = lock(folder)
         try:
             settled = check_settled(folder, config)  # again, now that nobody else is at it

@@ -15,7 +15,7 @@ from mft_ray.runs.prepare import Check, check, check_tasks, make_ready, with_abs
 from mft_ray.runs.ray_logs import kept_logs
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import Settled, check_settled
-from mft_ray.runs.stored import held_in_store
+from mft_ray.runs.stored import check_nodes, held_in_store
 from mft_ray.store.places import place_of
 from mft_ray.utils.console import kept_log, log_warning
 from mft_ray.workers.capacity import concurrent_trials
@@ -86,6 +86,7 @@ def _session(config: Config | None, resume: str | None, also: Check | None) -> I
     check(seeded, also)
     check_tasks(seeded)
     with connected():
+        check_nodes(folder)
         concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
         concurrent_trials(seeded.fft.scaling or seeded.scaling)
         held = lock(folder)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
 from mft_ray.runs.fft_model import FftModel, moved
@@ -23,7 +26,7 @@ from mft_ray.store.keeper import kept
 from mft_ray.store.lease import Lease
 from mft_ray.store.manifest import MANIFEST, Manifest
 from mft_ray.store.places import scratch_of
-from mft_ray.store.scratch import Scratch
+from mft_ray.store.scratch import SCRATCH, Scratch, note_above
 from mft_ray.store.sync import Pushed, clear, pull, sweep
 from mft_ray.store.written import Written
 from mft_ray.utils.console import log, log_warning
@@ -103,6 +106,35 @@ def held_in_store(config: Config | None, resume: str | None) -> Iterator[None]:
             lease.give_back()
         except StoreFailed as error:
             log_warning(f"{error}. Others can go on with the run in half a minute")
+
+
+def check_nodes(folder: RunFolder) -> None:
+    """Refuse a cluster of which a node does not see the copy of a run in which all work is done.
+
+    Args:
+        folder: run folder; one in no object store is seen by all, as whoever named it knows.
+
+    Raises:
+        UserError: naming the nodes.
+    """
+    note = note_above(folder.root / _CONFIG)
+    if note is None:
+        return
+    here = ray.get_runtime_context().get_node_id()
+    look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+    asked = {
+        str(node["NodeManagerHostname"]): look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        ).remote(str(note))
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != here
+    }
+    if blind := sorted(host for host, seen in asked.items() if not ray.get(seen)):
+        raise UserError(
+            f"{folder.named} is worked on in {folder.root}, and {', '.join(blind)} of this cluster do not see that. "
+            f"Have all nodes share the folder that {SCRATCH} names, set before Ray is started on the head, or run on "
+            "one machine."
+        )
 
 
 def _has_begun(scratch: Scratch) -> Callable[[], bool]:

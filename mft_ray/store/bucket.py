@@ -303,6 +303,8 @@ class Bucket:
         if isinstance(error.errno, int) and error.filename:  # of this machine's disk
             raise error
         said = " ".join(str(error).split())
+        if "HeadObject" in said and "ACCESS_DENIED" in said:
+            said = self._reason() or said
         what = f"{self.address}: to {doing} {name} has failed"
         for pattern, advice in _FINAL:
             if re.search(pattern, said):
@@ -311,6 +313,16 @@ class Bucket:
                 return failed
         hint = f" — {_HOST[1]}?" if re.search(_HOST[0], said) else ""
         return StoreFailed(f"{what}: {_short(said)}{hint}")
+
+    def _reason(self) -> str | None:
+        """Return why the store refuses something: to who asks about an object it may not say, of a list it does."""
+        from pyarrow import fs
+
+        try:
+            self._files.get_file_info(fs.FileSelector(self._key(""), allow_not_found=True))
+        except OSError as error:
+            return " ".join(str(error).split())
+        return None
 
 
 def digest_of(path: Path, size: int) -> str:

@@ -17,6 +17,7 @@ from mft_ray.errors import UserError
 from mft_ray.store.address import Address
 from mft_ray.store.manifest import Entry
 from mft_ray.utils.files import Signature, write_json
+from mft_ray.utils.json_types import JsonObject
 
 # Folder for the copies of all runs; on a cluster as each node sees it.
 SCRATCH = "MFT_RAY_SCRATCH"
@@ -87,23 +88,47 @@ class Scratch:
         with FileLock(self.home / "carrying"):
             yield
 
-    def synced(self) -> Synced:
-        """Return what the copy and its store had in common last."""
+    def synced(self, generation: str | None = None) -> Synced:
+        """Return what the copy and its store had in common last.
+
+        Args:
+            generation: of the manifest that the store has, where that is known: a push that was killed right after it
+                had written that has noted both before.
+        """
         try:
-            found = json.loads(self._note.read_bytes())
-            return Synced(
-                str(found["generation"]),
-                {path: Entry(**entry) for path, entry in found["files"].items()},
-                {path: (int(signed[0]), int(signed[1])) for path, signed in found["signatures"].items()},
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            states = [_state(found) for found in json.loads(self._note.read_bytes())["states"]]
+            return next((state for state in states if state.generation == generation), states[0])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             return Synced()  # all is looked at anew
 
-    def save(self, synced: Synced) -> None:
-        """Note what the copy and its store have in common now."""
-        files = {path: vars(entry) for path, entry in synced.files.items()}
-        signed = {"signatures": synced.signatures, "generation": synced.generation, "files": files}
-        write_json(self._note, {"address": str(self.address), **signed})
+    def save(self, *states: Synced) -> None:
+        """Note what the copy and its store have in common now, or, where one of several is true, those."""
+        found = [
+            {
+                "generation": state.generation,
+                "signatures": state.signatures,
+                "files": {path: vars(entry) for path, entry in state.files.items()},
+            }
+            for state in states
+        ]
+        write_json(self._note, {"address": str(self.address), "states": found})
+
+
+def note_above(path: Path) -> Path | None:
+    """Return the file that marks a machine's copy of a run; None where the run is no copy.
+
+    Args:
+        path: any path in the run.
+    """
+    return next((note for folder in path.parents if (note := folder / _NOTE).exists()), None)
+
+
+def _state(found: JsonObject) -> Synced:
+    return Synced(
+        str(found["generation"]),
+        {path: Entry(**entry) for path, entry in found["files"].items()},
+        {path: (int(signed[0]), int(signed[1])) for path, signed in found["signatures"].items()},
+    )
 
 
 def new_generation() -> str:

@@ -76,6 +76,7 @@ def push(scratch: Scratch, bucket: Bucket, check: Callable[[], object] = lambda:
                 now.files[each.path], now.signatures[each.path] = entry, each.signed
             check()
             manifest = Manifest(now.generation, str(scratch.run), now.files)
+            scratch.save(before, now)
             manifest.save(bucket)
             scratch.save(now)
             _publish(bucket, counted, before.files.keys() - now.files.keys())
@@ -108,12 +109,13 @@ def pull(
     with scratch.held():
         for _ in range(_READS):
             manifest = Manifest.load(bucket)
-            before = scratch.synced()
+            before = scratch.synced(manifest.generation if manifest else None)
             if manifest is None:
                 if before.generation:  # what was written there is gone
                     scratch.save(Synced())
                 return None
             if before.generation == manifest.generation and scratch.run.is_dir():
+                scratch.save(before)
                 return manifest
             if before.generation and (lost := _ahead(scratch, before)):
                 say(
