@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from mft_ray.errors import UserError
 
 # Options behind ``?``, by scheme.
-OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
+OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("anonymous", "endpoint_override", "scheme")}
 # What a scheme needs of the environment, wherever it is used.
 ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
@@ -29,7 +30,8 @@ ENVIRONMENT = (
     "AWS_EC2_METADATA_DISABLED",
     "GOOGLE_APPLICATION_CREDENTIALS",
 )
-_CONNECT_S, _REQUEST_S = 10.0, 60.0
+# A library's own tries are few: they are made again here, and said.
+_CONNECT_S, _REQUEST_S, _RETRY_S, _TRIES = 10.0, 60.0, 2.0, 2
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
@@ -111,7 +113,8 @@ class Address:
 
         options: dict[str, Any] = dict(self.options)
         if self.scheme == "gs":
-            return fs.GcsFileSystem(retry_time_limit=_seconds(_REQUEST_S), **options)
+            options["anonymous"] = options.get("anonymous", "false").lower() == "true"
+            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_RETRY_S), **options)
         endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
         if endpoint:
             options.setdefault("endpoint_override", endpoint.rstrip("/"))
@@ -125,7 +128,7 @@ class Address:
             connect_timeout=_CONNECT_S,
             request_timeout=_REQUEST_S,
             allow_delayed_open=True,  # a small file is then one request
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),  # it is tried again here, and said
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
             **options,
         )
 
@@ -148,9 +151,3 @@ def _shown(text: str) -> str:
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     )
     return f"{parts.scheme}://{'***@' if '@' in parts.netloc else ''}{host}{parts.path}{'?' if query else ''}{query}"
-
-
-def _seconds(number: float) -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=number)

@@ -20,7 +20,10 @@ _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # the last for ever
 
 # What another try does not change, by what pyarrow says of it, and what to do.
 _FINAL = (
-    (r"NO_SUCH_BUCKET|Bucket not found|bucket does not exist", "there is no such bucket. Make it, or give another"),
+    (
+        r"NO_SUCH_BUCKET|bucket does not exist|NOT_FOUND.*(CreateResumableUpload|InsertObject)",
+        "there is no such bucket. Make it, or give another",
+    ),
     (
         r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|"
         r"MISSING_AUTHENTICATION_TOKEN|INVALID_SIGNATURE|INVALID_TOKEN|InvalidToken|UNAUTHENTICATED",
@@ -203,10 +206,8 @@ class Bucket:
         from pyarrow import fs
 
         def work() -> list[Any]:
-            try:
-                return list(self._files.get_file_info(fs.FileSelector(self._key(folder), recursive=True)))
-            except FileNotFoundError:
-                return []
+            selected = fs.FileSelector(self._key(folder), allow_not_found=True, recursive=True)
+            return list(self._files.get_file_info(selected))
 
         found = self._tried("list", folder or "it", work)
         start = len(self.address.place) + 1

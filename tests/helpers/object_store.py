@@ -1,4 +1,4 @@
-"""An S3 server of a test's own: moto's, over loopback, which can be killed and started again with what it holds."""
+"""Object stores of a test's own: moto's S3, an emulator of Google Cloud Storage, and a wire to either."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from pathlib import Path
 import pytest
 
 BUCKET = "masks"
-KEY, SECRET = "key-of-the-test", "secret-of-the-test"
 _START_S = 60
 
 
 class Server:
-    """A server on a port of this machine, which forgets all when it is stopped, but not while it is paused.
+    """A server on a port of this machine, which holds all in memory.
 
     Args:
         log: file for what it says.
@@ -31,9 +30,7 @@ class Server:
     """
 
     def __init__(self, log: Path, **environment: str) -> None:
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._log, self._environment = log, environment
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -46,28 +43,38 @@ class Server:
         """What a process needs to reach it."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ACCESS_KEY_ID": "key-of-the-test",
+            "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "no_proxy": "127.0.0.1,localhost",
         }
 
-    def start(self, bucket: str | None = BUCKET) -> None:
-        """Start it, wait until it answers, and make a bucket."""
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+    def address(self, name: str) -> str:
+        """Return the address of a run."""
+        return f"s3://{BUCKET}/runs/{name}"
+
+    def start(self) -> None:
+        """Start it, wait until it answers, and have a bucket."""
         with self._log.open("ab") as log:
             environment = {**os.environ, **self._environment}
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + _START_S
         while not self._answers():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.1)
-        if bucket:
-            request = urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT")
-            with urllib.request.urlopen(request, timeout=_START_S):
-                pass
+        self.make_bucket()
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def make_bucket(self) -> None:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.endpoint}/{BUCKET}", method="PUT"), timeout=_START_S
+        ):
+            pass
 
     def stop(self) -> None:
         """Kill it; it forgets all."""
@@ -75,10 +82,6 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-    def requests(self) -> int:
-        """How many it has answered."""
-        return sum(" HTTP/1." in line for line in self._log.read_text().splitlines())
 
     def _answers(self) -> bool:
         try:
@@ -90,12 +93,43 @@ class Server:
             return False
 
 
+class GoogleServer(Server):
+    """The same as Google Cloud Storage has it."""
+
+    def address(self, name: str) -> str:
+        where = f"endpoint_override=127.0.0.1:{self.port}"
+        return f"gs://{BUCKET}/runs/{name}?anonymous=true&{where}&scheme=http"
+
+    @property
+    def command(self) -> list[str]:
+        program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
+        return [
+            program,
+            "start",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+            "--in-memory",
+            f"--default-bucket={BUCKET}",
+        ]
+
+    def make_bucket(self) -> None:
+        """It has one."""
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
-def server(**environment: str) -> Iterator[Server]:
-    """Yield a server that runs; the test is skipped where moto is not installed."""
+def server(kind: type[Server] = Server, **environment: str) -> Iterator[Server]:
+    """Yield a server that runs; the test is skipped where it is not installed."""
     pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    if kind is GoogleServer:
+        pytest.importorskip("gcp_storage_emulator", reason="pip install gcp-storage-emulator")
     with tempfile.TemporaryDirectory() as folder:
-        its = Server(Path(folder) / "log", **environment)
+        its = kind(Path(folder) / "log", **environment)
         its.start()
         try:
             yield its
@@ -111,10 +145,7 @@ class Wire:
     """
 
     def __init__(self, port: int) -> None:
-        self._to = port
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self._to, self.port = port, free_port()
         self._listening: socket.socket | None = None
         self._open: set[socket.socket] = set()
 

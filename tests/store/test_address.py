@@ -16,7 +16,7 @@ from mft_ray.store.scratch import SCRATCH, Scratch, Synced, note_above
 OPTIONS = "?endpoint_override=http://127.0.0.1:9000&region=eu-west-1"
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/mine", "gs://bucket/a/b", f"s3://bucket/a/b{OPTIONS}"])
+@pytest.mark.parametrize("text", ["s3://bucket/mine", "gs://bucket/a/b?anonymous=true", f"s3://bucket/a/b{OPTIONS}"])
 def test_an_address_is_what_was_given(text: str) -> None:
     address = Address.parse(text)
     assert str(address) == text

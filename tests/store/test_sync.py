@@ -1,4 +1,4 @@
-"""A run carried to a real S3 server and back: at any moment what is there is one whole state or another."""
+"""A run carried to a real server and back: at any moment what is there is one whole state or another."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Mortal(Bucket):
         return super()._tried(doing, name, work)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[object_store.Server]:
-    with object_store.server() as its, pytest.MonkeyPatch.context() as patch:
+@pytest.fixture(scope="module", params=[object_store.Server, object_store.GoogleServer], ids=["s3", "gs"])
+def server(request: pytest.FixtureRequest) -> Iterator[object_store.Server]:
+    with object_store.server(request.param) as its, pytest.MonkeyPatch.context() as patch:
         for name, value in its.environment.items():
             patch.setenv(name, value)
         yield its
@@ -69,7 +69,7 @@ def make(server: object_store.Server) -> Iterator[Make]:
     with tempfile.TemporaryDirectory() as folder:
 
         def made(name: str | None = None) -> tuple[Scratch, Bucket]:
-            address = Address.parse(f"s3://{object_store.BUCKET}/runs/{name or uuid4().hex}")
+            address = Address.parse(server.address(name or uuid4().hex))
             scratch = Scratch(address, Path(folder) / uuid4().hex)
             scratch.run.mkdir(parents=True)
             return scratch, Bucket(address, 10, print)
@@ -225,6 +225,23 @@ def test_what_is_no_longer_named_is_deleted(make: Make) -> None:
     assert len(manifest.objects) == 3
 
 
+def test_a_push_that_is_killed_at_any_request_leaves_one_whole_state_or_the_other(make: Make) -> None:
+    here, bucket = make()
+    there, _ = make(here.address.name)
+    seen = []
+    for left in range(12):
+        before = state(here.run) if left else None
+        write(here.run, [("study.db", str(left).encode()), ("best/mask.safetensors", str(left).encode() * 9)])
+        try:
+            push(here, Mortal(bucket, left))
+        except Killed:
+            found = state(there.run) if pull(there, bucket) else None
+            assert found in (before, state(here.run))
+            seen.append(found == state(here.run))
+            push(here, bucket)
+    assert set(seen) == {False, True}
+
+
 def test_a_lost_object_is_told_and_not_made_up(make: Make) -> None:
     here, bucket = make()
     write(here.run, [("study.db", b"1"), ("config.yaml", b"1")])
@@ -249,6 +266,7 @@ def test_a_manifest_that_leads_out_of_the_run_is_refused(make: Make) -> None:
         pull(there, bucket)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(CHANGES, st.integers(0, 12)), min_size=1, max_size=4))
 def test_a_kill_between_two_requests_leaves_an_older_or_a_newer_whole_state(
@@ -276,6 +294,7 @@ def test_a_kill_between_two_requests_leaves_an_older_or_a_newer_whole_state(
     assert bucket.listed(OBJECTS).keys() == (manifest.objects if manifest else set())
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHANGES, CHANGES, st.integers(0, 8))
 def test_a_pull_that_was_ended_midway_is_gone_on_with(
