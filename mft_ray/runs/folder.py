@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from mft_ray.config import Config
 from mft_ray.errors import UserError
+from mft_ray.store.address import OPTIONS
 from mft_ray.store.places import named, place_of
 
 _TRUST = "MFT_RAY_TRUST_RUN"
@@ -150,6 +151,11 @@ def check_place(folder: Path, setting: str) -> None:
     Raises:
         UserError: naming what is in the way.
     """
+    if any(f"{scheme}:" in folder.parts for scheme in OPTIONS):  # what is left of an address that was taken for a path
+        raise UserError(
+            f"{setting} is {folder}, and what is written there cannot go into an object store: only run.dir of "
+            "mft-ray tune, compare and experiment can be an address. Give a folder."
+        )
     there = folder
     while not os.path.exists(there):
         there = there.parent

@@ -15,21 +15,6 @@ from mft_ray.errors import UserError
 
 # Options behind ``?``, by scheme.
 OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("anonymous", "endpoint_override", "scheme")}
-# What a scheme needs of the environment, wherever it is used.
-ENVIRONMENT = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_EC2_METADATA_DISABLED",
-    "GOOGLE_APPLICATION_CREDENTIALS",
-)
 # A library's own tries are few: they are made again here, and said.
 _CONNECT_S, _REQUEST_S, _RETRY_S, _TRIES = 10.0, 60.0, 2.0, 2
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)

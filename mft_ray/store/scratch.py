@@ -141,5 +141,6 @@ def _base() -> Path:
     if given is not None and not Path(given).expanduser().is_absolute():
         raise UserError(f"{SCRATCH} is {given!r}, which is not an absolute path. Give one, or leave it out.")
     if given is not None:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mft_ray" / "runs"
+        return Path(given).expanduser().resolve()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches.expanduser().resolve() / "mft_ray" / "runs"  # as paths within a run are written into its records
