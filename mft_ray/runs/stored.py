@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
 from mft_ray.runs.fft_model import FftModel, moved
@@ -120,6 +117,9 @@ def check_nodes(folder: RunFolder) -> None:
     note = note_above(folder.root / _CONFIG)
     if note is None:
         return
+    import ray  # who only reads a run need not wait for it
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     here = ray.get_runtime_context().get_node_id()
     look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
     asked = {
