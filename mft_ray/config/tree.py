@@ -60,7 +60,7 @@ class RunConfig(Section):
             try:
                 Address.parse(str(given))
             except UserError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error).rstrip(".")) from None
         return given
 
 

@@ -21,7 +21,7 @@ from mft_ray.store.address import Address, is_address
 from mft_ray.store.bucket import Bucket, StoreFailed
 from mft_ray.store.keeper import kept
 from mft_ray.store.lease import Lease
-from mft_ray.store.manifest import MANIFEST, Manifest
+from mft_ray.store.manifest import MANIFEST, OWN, Manifest
 from mft_ray.store.places import scratch_of
 from mft_ray.store.scratch import SCRATCH, Scratch, note_above
 from mft_ray.store.sync import Pushed, clear, pull, sweep
@@ -78,14 +78,15 @@ def held_in_store(config: Config | None, resume: str | None) -> Iterator[None]:
         yield
         return
     bucket = Bucket(scratch.address, _ASK_S, log_warning)
-    lease = Lease(bucket, log)
+    lease, ours = Lease(bucket, log), False
     with _as_mistakes():
         lease.take()
     try:
         with _as_mistakes():
             manifest = pull(scratch, bucket, log_warning, _relocated)
             if resume is None:
-                _check_new(scratch, manifest)
+                _check_new(scratch, manifest, bucket)
+                ours = True
             else:
                 _check_there(scratch, manifest)
             if swept := sweep(bucket, manifest):
@@ -98,7 +99,7 @@ def held_in_store(config: Config | None, resume: str | None) -> Iterator[None]:
     finally:
         bucket.patience_s = 0.0
         try:
-            if not _has_begun(scratch)():
+            if ours and not _has_begun(scratch)():
                 clear(scratch, bucket)
             lease.give_back()
         except StoreFailed as error:
@@ -165,11 +166,16 @@ def _ended(scratch: Scratch) -> list[Path]:
     return [out for out in sorted(RunFolder(scratch.run).trials.glob("*")) if has_ended(out)]
 
 
-def _check_new(scratch: Scratch, manifest: Manifest | None) -> None:
+def _check_new(scratch: Scratch, manifest: Manifest | None, bucket: Bucket) -> None:
     if manifest is not None:
         raise UserError(
             f"There is a run in {scratch.address} already. Continue it with --resume {scratch.address}, or give "
             "another address with --set run.dir=…"
+        )
+    if others := sorted(name for name in bucket.listed() if not name.startswith(f"{OWN}/")):
+        raise UserError(
+            f"{scratch.address} is not empty: there is {others[0]}, which is of no run. Give an address below which "
+            "there is nothing, with --set run.dir=…"
         )
     if scratch.run.exists() and any(scratch.run.iterdir()):
         raise UserError(

@@ -53,7 +53,7 @@ def push(scratch: Scratch, bucket: Bucket, check: Callable[[], object] = lambda:
     Args:
         scratch: copy on this machine.
         bucket: of the run.
-        check: called right before the store changes; what it raises leaves it as it was.
+        check: called right before anything is changed; what it raises leaves the run as it was.
 
     Raises:
         StoreFailed: the store does not do what it is asked, and is as it was.
@@ -75,11 +75,12 @@ def push(scratch: Scratch, bucket: Bucket, check: Callable[[], object] = lambda:
             for each, entry in new:
                 now.files[each.path], now.signatures[each.path] = entry, each.signed
             check()
+            _publish(bucket, counted, before.files.keys() - now.files.keys())
+            check()  # again: that may have taken a while
             manifest = Manifest(now.generation, str(scratch.run), now.files)
             scratch.save(before, now)
             manifest.save(bucket)
             scratch.save(now)
-            _publish(bucket, counted, before.files.keys() - now.files.keys())
             bucket.remove(sorted(Manifest("", "", before.files).objects - manifest.objects))
             return Pushed(now.generation, len(counted), sum(entry.size for _, entry in counted))
         finally:
@@ -128,7 +129,7 @@ def pull(
 
 
 def clear(scratch: Scratch, bucket: Bucket) -> None:
-    """Delete what there is of a run, on both sides, but for who holds it.
+    """Delete all that is at an address, on both sides, but for who holds it: only for what was empty before.
 
     Args:
         scratch: copy on this machine.
@@ -180,7 +181,10 @@ def _counted(scratch: Scratch, carried: Iterable[tuple[Taken, Entry]]) -> tuple[
 
 
 def _publish(bucket: Bucket, carried: Iterable[tuple[Taken, Entry]], gone: Iterable[str]) -> None:
-    """Have what a search leaves for others under its own name too, for whoever knows nothing of manifests."""
+    """Have what a search leaves for others under its own name too, for whoever knows nothing of manifests.
+
+    Before the manifest: a kill in between leaves them newer than the run, and what is pushed next writes them again.
+    """
     public = [(each, entry) for each, entry in carried if _is_public(each.path)]
     _all(lambda pair: bucket.upload(pair[0].path, pair[0].file, pair[1].size), public)
     bucket.remove(sorted(path for path in gone if _is_public(path)))

@@ -134,6 +134,16 @@ def test_a_new_run_does_not_go_over_another(uri: str, monkeypatch: pytest.Monkey
     assert files(uri) == {"config.yaml"}
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_is_of_no_run_is_never_touched(uri: str, resumed: bool) -> None:
+    bucket(uri).write("mine/thesis.txt", b"of somebody")
+    said = r"There is no run in" if resumed else r"is not empty: there is mine/thesis\.txt, which is of no run"
+    given = (None, uri) if resumed else (config(uri), None)
+    with pytest.raises(UserError, match=said), held_in_store(*given):
+        pass
+    assert {name: found.size for name, found in bucket(uri).listed().items()} == {"mine/thesis.txt": 11}
+
+
 def test_a_run_whose_store_was_emptied_is_written_anew_from_here(uri: str) -> None:
     with held_in_store(config(uri), None):
         begin(config(uri))
