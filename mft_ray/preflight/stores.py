@@ -47,11 +47,7 @@ def look_at_store(address: Address) -> Iterator[Finding]:
         yield Finding("wrong", "object store", str(error))
         return
     if problem is not None:
-        yield Finding(
-            "wrong", "object store", f"{address}: {problem}. Give a store that shows at once what it was told"
-        )
+        yield Finding("wrong", "object store", f"{address}: {problem}. Give a store that shows at once what it is told")
         return
     rates = f"{len(_NEW) / 1e6 / (wrote - began):.3g} MB/s written, {len(_NEW) / 1e6 / (read - wrote):.3g} MB/s read"
-    yield Finding(
-        "ok", "object store", f"{address}: writes, lists, reads and deletes objects ({rates}, of one of them)"
-    )
+    yield Finding("ok", "object store", f"{address}: writes, lists, reads and deletes objects ({rates}, one at a time)")
