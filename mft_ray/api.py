@@ -99,7 +99,7 @@ def search(
     Args:
         config: configuration, its file, or its name; None with ``resume`` takes that run's own.
         overrides: settings to change, such as ``{"search.trials": 4}`` or ``["search.trials=4"]``.
-        resume: run folder to go on with, or to add trials to.
+        resume: run folder to go on with, or to add trials to, or its address.
         look_again: whether the test examples may be looked at for another trial than before.
 
     Returns:
@@ -128,7 +128,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read the run folder of a search, finished or not.
 
     Args:
-        folder: run folder.
+        folder: run folder, or its address in an object store, from which it is brought here.
 
     Raises:
         UserError: it is not the folder of a search that has got as far as its baseline.
@@ -140,7 +140,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         >>> [trial.config["ratio"] for trial in run.leaderboard]
         [...]
     """
-    return read(Path(folder).expanduser())
+    from mft_ray.runs.stored import fetched
+
+    return read(fetched(folder, "folder"))
 
 
 def compare(
@@ -392,7 +394,7 @@ def push(
     """Publish what a search has found on the Hugging Face hub, as ``mft-ray push`` does.
 
     Args:
-        run: run folder.
+        run: run folder, or its address.
         repo: id of the repository, ``owner/name``; it is made if it is not there.
         model: whether the whole model is published, with the mask in its weights, instead of the mask.
         trial: id of a trial, or its first letters; None takes the one that was judged.
@@ -414,9 +416,10 @@ def push(
         What was pushed is loaded by ``mft_ray.load_masked("me/my-fft-model", "me/my-mask")``.
     """
     from mft_ray.publishing.push import push as publish
+    from mft_ray.runs.stored import fetched
 
     return publish(
-        Path(run).expanduser(),
+        fetched(run, "run"),
         repo,
         kind="model" if model else None,
         trial_id=trial,
@@ -461,7 +464,11 @@ def _for_run(config: GivenConfig | None, overrides: Overrides, resume: str | os.
     if resume is None:
         assert config is not None
         return _config(config, overrides)
-    return _config(Path(resume).expanduser() / "config.yaml", overrides) if overrides else None
+    if not overrides:
+        return None
+    from mft_ray.runs.stored import fetched
+
+    return _config(fetched(resume, "resume") / "config.yaml", overrides)
 
 
 def _config(config: GivenConfig, overrides: Overrides) -> Config:

@@ -171,7 +171,7 @@ def _train(run: RunContext, start: str, out: Path, train: TrainConfig, label: st
     try:
         return run.train(job, label, Patience(patience))
     except RunFailed as error:
-        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {run.folder.root}"
+        reason = f"{label} failed: {str(error).rstrip('.')}. What was finished is kept: --resume {run.folder.named}"
         raise error.again(reason) from error
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 from mft_ray import __version__
 from mft_ray.cli.options import Command
 from mft_ray.errors import AGAIN, OutOfTime, RunFailed, UserError
+from mft_ray.store.address import is_address
 from mft_ray.utils.console import command_output
 from mft_ray.utils.files import Damaged, json_text
 
@@ -24,6 +25,7 @@ PLACES = {
     "models": ("train", "evaluate", "score", "export", "push", "inspect"),
     "setup": ("init", "plan", "doctor"),
 }
+_FOLDERS = ("--out", "--dry-run")  # options that name where something is written
 _INTERRUPTED = 130  # as a shell has it
 NAMES = tuple(name for names in PLACES.values() for name in names)
 # What a path can be that a user gave.
@@ -164,3 +166,9 @@ def _check_given(arguments: Sequence[str]) -> None:
             raise UserError(f"{what} is empty text. Give what it names, or leave it out.")
         if given.startswith("--") and given.endswith("=") and given.count("=") == 1:
             raise UserError(f"{given[:-1]} is empty text. Give what it names, or leave it out.")
+        option, _, value = given.partition("=") if given.startswith("--") else (before, "", given)
+        if option in _FOLDERS and is_address(value):
+            raise UserError(
+                f"{option} is {value}, and only a run can be in an object store: run.dir of mft-ray tune, compare and "
+                "experiment. Give a folder."
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
@@ -54,8 +53,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with an interrupted run, or add to a finished one (--set search.trials=32). With --set, settings "
-        "change that nothing was made with yet, and those that results do not depend on; others are refused by name",
+        help="go on with an interrupted run, or add to a finished one (--set search.trials=32): its folder, or its "
+        "address in an object store. With --set, settings change that nothing was made with yet, and those that "
+        "results do not depend on; others are refused by name",
     )
 
 
@@ -82,8 +82,11 @@ def read_run(options: argparse.Namespace) -> tuple[Config | None, str | None]:
         raise UserError("Give either --config FILE for a new run or --resume RUN for an interrupted one.")
     if options.resume is None:
         return read_config(options), None
-    own = Path(options.resume).expanduser() / "config.yaml"
-    return (load_config(own, options.overrides) if options.overrides else None), options.resume
+    if not options.overrides:
+        return None, options.resume
+    from mft_ray.runs.stored import fetched
+
+    return load_config(fetched(options.resume, "--resume") / "config.yaml", options.overrides), options.resume
 
 
 def read_config(options: argparse.Namespace) -> Config:

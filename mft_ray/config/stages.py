@@ -45,6 +45,8 @@ MADE_FROM: dict[str, tuple[Stage, ...]] = {
 # What may change at any time, and why: results do not depend on it, or it only adds to them.
 FREE: dict[str, str] = {
     "run.name": "a label",
+    "run.push_seconds": "how often it is written to its object store",
+    "run.push_patience_minutes": "how long that may be away",
     "search.trials": "more are added; not below what has begun",
     "search.budget": "what may be spent",
     "search.max_concurrent": "how many at once",

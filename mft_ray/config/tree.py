@@ -26,6 +26,7 @@ from mft_ray.config.training import FftConfig, LoraConfig, ModelConfig, ScalingC
 from mft_ray.config.verdict import VerdictConfig
 from mft_ray.errors import UserError
 from mft_ray.masking import MaskSettings
+from mft_ray.store.address import Address, is_address
 from mft_ray.utils.files import write_text
 from mft_ray.utils.json_types import JsonObject
 
@@ -37,7 +38,13 @@ class RunConfig(Section):
     """One search from backbone to verdict."""
 
     name: str = Field("search", description="of the run, and first part of its folder's name where dir is null")
-    dir: str | None = Field(None, description="run folder, seen by every node; null: runs/NAME-TIME")
+    dir: str | None = Field(
+        None, description="run folder, seen by every node, or s3://BUCKET/FOLDER or gs://…; null: runs/NAME-TIME"
+    )
+    push_seconds: float = Field(15.0, gt=0, description="pause between writing a run to its object store and the next")
+    push_patience_minutes: float = Field(
+        30.0, ge=0, description="that an object store may be away until the search is ended, to be resumed"
+    )
     export_model: bool = Field(True, description="leave the masked model in RUN/best/model, ready to load")
     seed: int = Field(0, description="added to every other seed: one number repeats the whole run")
 
@@ -45,6 +52,16 @@ class RunConfig(Section):
     @classmethod
     def _folder(cls, given: str) -> str:
         return check_name(given, "run.name")
+
+    @field_validator("dir")
+    @classmethod
+    def _address(cls, given: str | None) -> str | None:
+        if is_address(given):
+            try:
+                Address.parse(str(given))
+            except UserError as error:
+                raise ValueError(str(error).rstrip(".")) from None
+        return given
 
 
 class Config(Section):

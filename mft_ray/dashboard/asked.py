@@ -63,8 +63,8 @@ def _when(folder: RunFolder, trials: int) -> str:
         more = trials + waiting - max(left, 0)
         return (
             f"{waiting} wait to be tried, and of its {trials} trials {max(left, 0)} are left: once it has ended, "
-            f"mft-ray tune --resume {folder.root} --set search.trials={more} tries what waits."
+            f"mft-ray tune --resume {folder.named} --set search.trials={more} tries what waits."
         )
     if not at_work(folder):
-        return f"The search does not run now: mft-ray tune --resume {folder.root} goes on with it."
+        return f"The search does not run now: mft-ray tune --resume {folder.named} goes on with it."
     return "It begins as soon as there is room for a trial."

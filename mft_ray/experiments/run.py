@@ -28,6 +28,7 @@ from mft_ray.runs.prepare import check_tasks, say_untracked, skeleton
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.session import configuration
 from mft_ray.runs.settled import check_settled
+from mft_ray.runs.stored import check_nodes, held_in_store
 from mft_ray.utils.console import log, log_warning
 from mft_ray.utils.files import Damaged, read_json, write_json, write_text
 from mft_ray.utils.formatting import duration
@@ -51,7 +52,11 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
     Raises:
         UserError: something given cannot work, or is not what they were begun with; nothing was then trained.
     """
-    config = configuration(config, resume)
+    with held_in_store(config, resume):
+        return _in_folder(names, configuration(config, resume), resume)
+
+
+def _in_folder(names: Sequence[str], config: Config, resume: str | None) -> Path:
     folder = open_folder(config, resume)
     _check_names(names, folder)
     check_settled(folder, config)
@@ -60,6 +65,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
     for cell in every:
         check_rows(cell.config)
     with connected():
+        check_nodes(folder)
         held = lock(folder)
         try:
             settled = check_settled(folder, config)  # again, now that nobody else is at it
@@ -81,7 +87,7 @@ def run_experiments(names: Sequence[str], config: Config | None, resume: str | N
             return folder.root
         except KeyboardInterrupt:
             begun = " ".join(cells)
-            log_warning(f"interrupted; what was finished is kept: mft-ray experiment {begun} --resume {folder.root}")
+            log_warning(f"interrupted; what was finished is kept: mft-ray experiment {begun} --resume {folder.named}")
             raise
         finally:
             held.release()

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from mft_ray.config import Config
 from mft_ray.errors import UserError
+from mft_ray.store.address import OPTIONS
+from mft_ray.store.places import named, place_of
 
 _TRUST = "MFT_RAY_TRUST_RUN"
 
@@ -62,6 +64,11 @@ class RunFolder:
         self.rivals = self.work / "rivals"
         self.seeds = self.work / "seeds"
 
+    @property
+    def named(self) -> str:
+        """What a person goes on with it by: its address where it is in an object store, else its path."""
+        return named(self.root)
+
     def trial(self, trial_id: str) -> Path:
         """Return the folder of one trial."""
         return self.trials / trial_id
@@ -110,25 +117,25 @@ def open_folder(config: Config, resume: str | None) -> RunFolder:
 
     Args:
         config: ``run.dir`` and ``run.name`` are used.
-        resume: an existing run folder to go on with.
+        resume: an existing run folder to go on with, or its address.
 
     Raises:
         UserError: a new run would overwrite one that is there.
     """
     if resume is not None:
-        root = Path(resume).expanduser().resolve()
+        root = place_of(resume).resolve()
         check_place(root, "The folder of the run")
         return RunFolder(root)
     if config.run.dir is None:
         root = runs_home() / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     else:
-        root = runs_home().parent / Path(config.run.dir).expanduser()
+        root = runs_home().parent / place_of(config.run.dir)
     if os.path.exists(root) and not root.is_dir():
         raise UserError(f"run.dir {root} is a file. Give a new or empty folder with --set run.dir=FOLDER.")
     check_place(root, "run.dir")
     if root.exists() and any(root.iterdir()):
         raise UserError(
-            f"The run folder {root} is not empty. Continue that run with --resume {root}, or give another "
+            f"The run folder {root} is not empty. Continue that run with --resume {named(root)}, or give another "
             "folder with --set run.dir=FOLDER."
         )
     return RunFolder(root)
@@ -144,6 +151,11 @@ def check_place(folder: Path, setting: str) -> None:
     Raises:
         UserError: naming what is in the way.
     """
+    if any(f"{scheme}:" in folder.parts for scheme in OPTIONS):  # what is left of an address that was taken for a path
+        raise UserError(
+            f"{setting} is {folder}, and what is written there cannot go into an object store: only run.dir of "
+            "mft-ray tune, compare and experiment can be an address. Give a folder."
+        )
     there = folder
     while not os.path.exists(there):
         there = there.parent
@@ -187,7 +199,7 @@ def lock(folder: RunFolder) -> FileLock:
         held.acquire(timeout=1)
     except Timeout:
         raise UserError(
-            f"Another process is working on {folder.root}. Wait for it to end, or give another run.dir."
+            f"Another process is working on {folder.named}. Wait for it to end, or give another run.dir."
         ) from None
     return held
 

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from mft_ray.config import Config, load_config
 from mft_ray.errors import UserError
@@ -16,6 +15,8 @@ from mft_ray.runs.prepare import Check, check, check_tasks, make_ready, with_abs
 from mft_ray.runs.ray_logs import kept_logs
 from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import Settled, check_settled
+from mft_ray.runs.stored import check_nodes, held_in_store
+from mft_ray.store.places import place_of
 from mft_ray.utils.console import kept_log, log_warning
 from mft_ray.workers.capacity import concurrent_trials
 from mft_ray.workers.connection import connected
@@ -45,14 +46,14 @@ def configuration(config: Config | None, resume: str | None) -> Config:
 
     Args:
         config: configuration of a new run, or the changed one of a run to go on with; None takes that run's own.
-        resume: folder of the run to go on with.
+        resume: folder or address of the run to go on with, which is here by now.
 
     Raises:
         UserError: the folder's cannot be read.
     """
     earlier = None
     if resume is not None:
-        earlier = load_config(Path(resume).expanduser() / "config.yaml")
+        earlier = load_config(place_of(resume) / "config.yaml")
         config = config or earlier
     assert config is not None
     return with_fixed_date(with_absolute_paths(config), earlier)
@@ -64,12 +65,19 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
 
     Args:
         config: configuration of a new run, or the changed one of a run to go on with.
-        resume: folder of the run to go on with, whose own configuration is used if no other is given.
+        resume: folder or address of the run to go on with, whose own configuration is used if no other is given.
         also: further checks, as of `mft_ray.runs.prepare.check`.
 
     Raises:
         UserError: something given cannot work, or is not what the run was begun with; nothing was then written.
+        RunFailed: the run is in an object store, and that does not do what it is asked any more.
     """
+    with held_in_store(config, resume), _session(config, resume, also) as run:
+        yield run
+
+
+@contextmanager
+def _session(config: Config | None, resume: str | None, also: Check | None) -> Iterator[Session]:
     config = configuration(config, resume)
     folder = open_folder(config, resume)
     check_owner(folder.work)
@@ -78,6 +86,7 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
     check(seeded, also)
     check_tasks(seeded)
     with connected():
+        check_nodes(folder)
         concurrent = concurrent_trials(seeded.scaling, seeded.search.max_concurrent)
         concurrent_trials(seeded.fft.scaling or seeded.scaling)
         held = lock(folder)
@@ -89,7 +98,7 @@ def session(config: Config | None, resume: str | None = None, also: Check | None
             with kept_logs(folder), kept_log(folder.log):
                 yield Session(seeded, folder, start, concurrent, settled)
         except KeyboardInterrupt:
-            log_warning(f"interrupted; what was finished is kept: --resume {folder.root}")
+            log_warning(f"interrupted; what was finished is kept: --resume {folder.named}")
             raise
         finally:
             held.release()

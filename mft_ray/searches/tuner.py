@@ -157,7 +157,7 @@ def _fit(tuner: ray.tune.Tuner, folder: RunFolder, experiment: Experiment, progr
         progress.give_up = partial(_give_up, _closed(folder, experiment.name), end)
         tuner.fit()
     if progress.gave_up:
-        raise RunFailed(f"{progress.gave_up} Once the cause is gone: --resume {folder.root}")
+        raise RunFailed(f"{progress.gave_up} Once the cause is gone: --resume {folder.named}")
 
 
 def _give_up(closed: Path, end: Callable[[], object]) -> None:

@@ -110,7 +110,7 @@ def followed(config: Config, folder: RunFolder) -> Iterator[None]:
         config: configuration of the search.
         folder: run folder.
     """
-    method, resume = config.search.method, f"--resume {folder.root}"
+    method, resume = config.search.method, f"--resume {folder.named}"
     followers = [Follower(tracker, SnapshotReader(folder, method), resume) for tracker in _trackers(config, folder)]
     for each in followers:
         each.start()

@@ -35,7 +35,7 @@ def kept_verdict(folder: RunFolder, trial_id: str, again: bool) -> Verdict | Non
     if not others or again:
         return None
     when = f"looked at for trial {others[-1].trial_id} at {others[-1].time}"
-    how = f"--resume {folder.root} --look-again judges it, and the verdict will say that it was not the first look"
+    how = f"--resume {folder.named} --look-again judges it, and the verdict will say that it was not the first look"
     if verdict is None:
         raise UserError(
             f"The test examples were {when}, and trial {trial_id} is now best on validation. With every look there is "

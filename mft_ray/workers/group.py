@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mft_ray.config import ScalingConfig
 from mft_ray.errors import Diverged, GivenUp, RunFailed
 from mft_ray.models.names import TRACEBACK
+from mft_ray.store.scratch import note_above
 from mft_ray.training.heartbeat import innermost
 from mft_ray.training.job import GenerateJob, Job, Outcome, Restart, ScoreJob, Scores, StopRule, Texts, TrainJob
 from mft_ray.training.memory import kills, most_used
@@ -57,6 +58,7 @@ class WorkerGroup:
 
     def __init__(self, scaling: ScalingConfig, storage: Path, recycle: RecyclePolicy | None = None) -> None:
         self.scaling, self.storage, self.recycle = scaling, storage, recycle or RecyclePolicy()
+        self._note = None if (note := note_above(storage)) is None else str(note)
         self._queue: Any = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -312,7 +314,7 @@ class WorkerGroup:
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         trainer = ray.train.torch.TorchTrainer(
             worker_loop,
-            train_loop_config={"queue": self._queue, "stacks": str(self._stacks)},
+            train_loop_config={"queue": self._queue, "stacks": str(self._stacks), "note": self._note},
             torch_config=NodeInterface(interface=self.scaling.network_interface),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.scaling.workers,

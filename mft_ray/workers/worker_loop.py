@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,8 @@ import ray.train
 import ray.train.torch
 import ray.util
 
+from mft_ray.errors import RunFailed
+from mft_ray.store.scratch import SCRATCH
 from mft_ray.training.heartbeat import Alive, Heartbeat
 from mft_ray.training.job import GenerateJob, Left, Outcome, ScoreJob, Sizes
 from mft_ray.training.memory import kills
@@ -29,7 +32,8 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     """Do the jobs on a queue until sent home, or until it is gone: the function of every worker of a group.
 
     Args:
-        config: ``queue``, the handle of a `JobQueue`, and ``stacks``, a folder for what workers leave that hang.
+        config: ``queue``, the handle of a `JobQueue`, ``stacks``, a folder for what workers leave that hang, and
+            ``note``, as of `check_seen`.
     """
     with suppress(*GONE):  # the driver has a new one then, with other workers
         _work(config)
@@ -37,6 +41,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
 
 def _work(config: Mapping[str, Any]) -> None:
     queue, after = config["queue"], 0
+    check_seen(config["note"])
     take(ray.get(queue.secrets.remote()))
     # Imports torch and DeepSpeed, which only workers need.
     from mft_ray.training.cache import WorkerCache
@@ -63,6 +68,23 @@ def _work(config: Mapping[str, Any]) -> None:
             ray.get(queue.left.remote(result))
             return
         ray.get(queue.finish.remote(rank, result, _resident_bytes()))
+
+
+def check_seen(note: str | None) -> None:
+    """Refuse to work where the run folder of the driver is not seen.
+
+    Args:
+        note: file that marks it, of a run in an object store, which is worked on in a copy; else None.
+
+    Raises:
+        RunFailed: it is not there.
+    """
+    if note is not None and not os.path.exists(note):
+        raise RunFailed(
+            f"{socket.gethostname()} does not see {Path(note).parent}, in which this run, of an object store, is "
+            f"worked on. Have all nodes share that folder ({SCRATCH} names another, before Ray is started on the "
+            "head), or run on one machine."
+        )
 
 
 def _done(task: Task, queue: Any, cache: Any, alive: Alive, leave: Callable[[], bool]) -> Result | Failure | Left:

@@ -116,3 +116,10 @@ def test_the_job_is_the_command(tmp_path: Path) -> None:
         )
         assert ended.returncode == 2
         assert ended.stderr.startswith("error: Cannot read the config none.yaml")
+
+
+@pytest.mark.parametrize("given", [["--out", "s3://b/x"], ["--out=gs://b/x"], ["--dry-run", "s3://b/x"]])
+def test_only_a_run_can_be_in_an_object_store(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", "runs/x", "me/x", *given]) == 2
+    said = capsys.readouterr().err
+    assert "only a run can be in an object store: run.dir of mft-ray tune, compare and experiment" in said

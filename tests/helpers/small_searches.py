@@ -70,3 +70,15 @@ def in_the_middle(folder: Path) -> bool:
     ended = {path.parent for path in trials.glob("*/outcome.json")}
     begun = {path.parent for path in trials.glob("*/progress.json")}
     return bool(ended) and bool(begun - ended)
+
+
+def command(cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a sub-command of `mft-ray`."""
+    return subprocess.run(
+        [sys.executable, "-m", "mft_ray", *arguments],
+        cwd=cwd,
+        env={**outer(), **environment},
+        text=True,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+    )

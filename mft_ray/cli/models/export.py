@@ -12,7 +12,7 @@ from mft_ray.utils.json_types import JsonObject
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run_folder", metavar="RUN", nargs="?", help="run folder of a search, in place of all but --out"
+        "run_folder", metavar="RUN", nargs="?", help="run folder or address of a search, in place of all but --out"
     )
     parser.add_argument("--trial", metavar="ID", help="with RUN: another trial than the one that was judged")
     parser.add_argument("--backbone", metavar="MODEL", help="folder or hub id of the FFT model")
@@ -51,9 +51,10 @@ def _run(options: argparse.Namespace) -> JsonObject:
 def _of_run(options: argparse.Namespace) -> JsonObject:
     from mft_ray.models.artifacts import export
     from mft_ray.runs.picked import picked
+    from mft_ray.runs.stored import fetched
     from mft_ray.utils.formatting import unit
 
-    found = picked(Path(options.run_folder).expanduser(), options.trial)
+    found = picked(fetched(options.run_folder), options.trial)
     export(found.backbone, str(found.artifact), Path(options.out), found.pretrained)
     trial, shown = found.trial, unit(found.metric)
     print(

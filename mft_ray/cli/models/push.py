@@ -10,7 +10,7 @@ from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search, or its address")
     parser.add_argument("repo", metavar="OWNER/NAME", help="repository on the hub; made if it is not there")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--mask", dest="kind", action="store_const", const="mask", help="the mask alone; so it is anyway")
@@ -34,10 +34,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> JsonObject:
     from mft_ray.publishing.push import push
+    from mft_ray.runs.stored import fetched
 
     dry_run = None if options.dry_run is None else Path(options.dry_run)
     where = push(
-        Path(options.run_folder).expanduser(),
+        fetched(options.run_folder),
         options.repo,
         kind=options.kind,
         trial_id=options.trial,

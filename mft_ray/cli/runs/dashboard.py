@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mft_ray.cli.options import Command
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search, or its address")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, help="port to listen on (default: 8080, or a free one if that is in use)")
 
 
 def _run(options: argparse.Namespace) -> None:
     from mft_ray.dashboard.server import serve
+    from mft_ray.runs.stored import followed
 
-    serve(options.run_folder, options.host, options.port)
+    with followed(options.run_folder) as folder:
+        serve(folder, options.host, options.port)
 
 
 COMMAND = Command(

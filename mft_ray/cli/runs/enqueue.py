@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import yaml
 
@@ -12,15 +11,17 @@ from mft_ray.errors import UserError
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search")
     parser.add_argument("settings", nargs="+", metavar="NAME=VALUE", help="such as ratio=0.2 layers=4-7 lr=1e-4")
     parser.add_argument("--like", metavar="ID", help="a trial whose settings are taken where none is given")
 
 
 def _run(options: argparse.Namespace) -> None:
     point = dict(_setting(given) for given in options.settings)
-    folder = options.run_folder.expanduser()
     from mft_ray.dashboard.asked import try_next
+    from mft_ray.runs.stored import fetched
+
+    folder = fetched(options.run_folder)
 
     asked = try_next(folder, point, options.like)
     print(f"to be tried next: {asked.described}")

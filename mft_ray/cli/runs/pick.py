@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mft_ray.cli.options import Command, add_output
 from mft_ray.utils.json_types import JsonObject
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search that has ended")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search that has ended, or its address")
     parser.add_argument("trial", metavar="ID", help="the trial's id on the leaderboard, or its first letters")
     add_output(parser)
 
 
 def _run(options: argparse.Namespace) -> JsonObject:
-    folder = options.run_folder.expanduser()
     from mft_ray.runs.picked import picked
+    from mft_ray.runs.stored import fetched
 
+    folder = fetched(options.run_folder)
     found = picked(folder, options.trial)  # before anything is started
     from mft_ray.report.summary import document
     from mft_ray.searches.pipeline import search

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mft_ray.cli.options import Command
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search, or its address")
 
 
 def _run(options: argparse.Namespace) -> None:
     from mft_ray.report.html import render
+    from mft_ray.runs.stored import fetched
 
-    print(f"report  {render(options.run_folder)}")
+    print(f"report  {render(fetched(options.run_folder))}")
 
 
 COMMAND = Command(

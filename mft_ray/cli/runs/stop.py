@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mft_ray.cli.options import Command
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a search that goes on")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of a search that goes on")
     parser.add_argument("--trial", metavar="ID", help="end this trial only, with its next evaluation")
 
 
 def _run(options: argparse.Namespace) -> None:
     from mft_ray.runs.live.steering import stop
+    from mft_ray.runs.stored import fetched
 
-    print(stop(options.run_folder.expanduser(), options.trial))
+    print(stop(fetched(options.run_folder), options.trial))
 
 
 COMMAND = Command(

@@ -11,6 +11,7 @@ from mft_ray.cli.options import Command, add_config
 from mft_ray.config import load_config
 from mft_ray.errors import RunFailed, UserError
 from mft_ray.preflight.finding import Finding
+from mft_ray.store.address import Address, is_address
 
 _SIGNS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
@@ -22,8 +23,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir",
         metavar="FOLDER",
-        type=Path,
-        help="where runs are to go; with --address written from each node and read from all others",
+        help="where runs are to go; with --address written from each node and read from all others. An address in an "
+        "object store, such as s3://BUCKET/runs, is looked at by itself",
     )
     parser.add_argument(
         "--cluster",
@@ -47,7 +48,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _looked(options: argparse.Namespace) -> Iterator[Finding]:
-    folder = options.run_dir.expanduser().absolute() if options.run_dir else None
+    if options.run_dir and is_address(options.run_dir):
+        from mft_ray.preflight.stores import look_at_store
+
+        if options.address or options.cluster or options.config or options.overrides:
+            raise UserError("An object store is looked at by itself: give --run-dir without another option.")
+        return look_at_store(Address.parse(options.run_dir, "--run-dir"))
+    folder = Path(options.run_dir).expanduser().absolute() if options.run_dir else None
     if options.cluster is None:
         from mft_ray.preflight.doctor import look_at_cluster, look_at_machine
 
@@ -69,11 +76,12 @@ COMMAND = Command(
     summary="say what this machine or a cluster has, and what is wrong with it",
     description="Look at versions, processors, memory, GPUs, disk, proxies and ports of this machine and start a Ray "
     "on it; with --address at every node of a cluster, and whether all see one run folder; with --cluster at a file "
-    "that a cluster is to be made by, and with --config whether that search has room there. Exit status 1 where "
-    "something is wrong.",
+    "that a cluster is to be made by, and with --config whether that search has room there; with s3://… as --run-dir "
+    "at whether that store does what a run needs. Exit status 1 where something is wrong.",
     examples="""
     mft-ray doctor
     mft-ray doctor --address auto --run-dir /mnt/runs
+    mft-ray doctor --run-dir s3://BUCKET/runs
     mft-ray doctor --cluster cluster/aws.yaml --config FILE
     ray job submit --address http://HOST:8265 -- mft-ray doctor --address auto --run-dir /mnt/runs
     """,

@@ -21,7 +21,8 @@ _RENAMED = {
     "fft.train.micro_batch_size": f"fft.train.{_MICRO}",
 }
 _MAX_SHOWN = 300  # characters of a value
-_PASSWORD = re.compile(r"://\S*@|(?<=password=)[^&\s'\"]+", re.IGNORECASE)  # of an address
+# Of an address: who comes before its host, and what follows a name such as password or secret_key.
+_PASSWORD = re.compile(r"(://)\S*@|(\w*(?:password|key|secret|token|credential)\w*=)[^&\s'\"]+", re.IGNORECASE)
 _WRONG_SHAPE = ("list_type", "model_type")
 
 
@@ -53,7 +54,7 @@ def explain(error: ValidationError, root: type[Any]) -> str:
 
 
 def _shown(given: Any) -> str:
-    text = _PASSWORD.sub(lambda found: "://***@" if found[0].endswith("@") else "***", repr(given))
+    text = _PASSWORD.sub(lambda found: "://***@" if found[1] else f"{found[2]}***", repr(given))
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 

@@ -41,7 +41,16 @@ def ask_to_try(folder: RunFolder, point: Params) -> Queued:
     Args:
         folder: folder of the run.
         point: as `mft_ray.searches.space.whole_point` returns it.
+
+    Raises:
+        UserError: the run is in an object store, and no search of this machine works on it.
     """
+    if is_copy(folder) and not at_work(folder):
+        raise UserError(
+            f"{folder.root} is this machine's copy of {folder.named}, and no search works on it here: nobody would see "
+            "what is asked. Ask on the machine where it works, by the same address, or go on with it here: "
+            f"mft-ray tune --resume {folder.named}."
+        )
     now = time.time()
     queued = Queued(f"{time.time_ns():020d}-{uuid4().hex[:6]}", point, now)
     folder.queue.mkdir(parents=True, exist_ok=True)
@@ -155,11 +164,17 @@ def stop(root: Path, trial_id: str | None = None) -> str:
     """
     folder = RunFolder(root)
     if not at_work(folder):
-        raise UserError(f"No search works on {root} now, so there is nothing to end.")
+        here = " on this machine; where it works, the same command ends it" if is_copy(folder) else ""
+        raise UserError(f"No search works on {folder.named} now{here}, so there is nothing to end.")
     if trial_id is not None:
         return f"trial {ask_trial_to_end(folder, trial_id)} ends with its next evaluation"
     ask_to_end(folder)
     return "no more trials begin; those at work end as they would, and the verdict is on what there is"
+
+
+def is_copy(folder: RunFolder) -> bool:
+    """Say whether a run folder is the copy of a run in an object store."""
+    return folder.named != str(folder.root)
 
 
 def sign_of_end(out: Path) -> Path:

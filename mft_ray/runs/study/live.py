@@ -36,7 +36,7 @@ def explained(folder: RunFolder) -> Iterator[None]:
         yield
     except Unusable as error:
         raise RunFailed(
-            f"{error}. What was finished is kept; once the cause is gone, go on with --resume {folder.root}"
+            f"{error}. What was finished is kept; once the cause is gone, go on with --resume {folder.named}"
         ) from error
 
 

@@ -1,0 +1,80 @@
+"""A search on two hosts whose run folder is in an object store: the copy that it works in must be seen by both."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hosts import Hosts, hosts, wait
+
+from mft_ray.store.scratch import SCRATCH
+
+pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PORT, BUCKET = 5955, "masks"
+DESK = f"http://10.77.0.254:{PORT}"
+URI = f"s3://{BUCKET}/run"
+ENVIRONMENT = {
+    "AWS_ENDPOINT_URL": DESK,
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+ASK = "import sys, urllib.request as r; print(r.urlopen(r.Request(sys.argv[2], method=sys.argv[1])).read().decode())"
+
+
+@pytest.fixture(scope="module")
+def net(make_tiny: Callable[[], dict[str, Any]]) -> Iterator[Hosts]:
+    tree = make_tiny()
+    tree["search"] = {"trials": 2}
+    with hosts("north", "east") as its:
+        (its.folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
+        server = [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(PORT)]
+        with (its.folder / "moto.log").open("wb") as log:
+            subprocess.Popen([*its.desk, *server], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait(lambda: "Running on" in (its.folder / "moto.log").read_text(), "the store", 60)
+        asked(its, "PUT", BUCKET)
+        its["north"].start_ray(0)
+        its["east"].start_ray(1)
+        yield its
+
+
+def asked(net: Hosts, how: str, path: str) -> str:
+    """What the store answers to who sits at the desk."""
+    return subprocess.check_output([*net.desk, sys.executable, "-c", ASK, how, f"{DESK}/{path}"], text=True, timeout=60)
+
+
+def searched(net: Hosts, scratch: Path, log: str) -> tuple[int, str]:
+    given = {**ENVIRONMENT, SCRATCH: str(scratch)}
+    command = [*(f"{name}={value}" for name, value in given.items()), "python", "-m", "mft_ray.tune"]
+    job = net.submit([*command, "--config", "tiny.yaml", "--set", f"run.dir={URI}"], log)
+    status = job.wait(300)
+    return status, (net.folder / log).read_text()
+
+
+def test_a_host_that_does_not_see_the_copy_is_named(net: Hosts) -> None:
+    status, said = searched(net, net.folder / "ray" / "scratch", "refused")  # each host has another folder there
+    assert status != 0
+    assert f"error: {URI} is worked on in " in said, said
+    assert "and east of this cluster do not see that" in said
+    assert "Traceback" not in said
+    assert "<Key>" not in asked(net, "GET", BUCKET)
+
+
+def test_a_copy_that_both_see_is_worked_on_by_both(net: Hosts) -> None:
+    status, said = searched(net, net.folder / "scratch", "done")
+    assert status == 0, said
+    rows = json.loads(asked(net, "GET", f"{BUCKET}/run/leaderboard.json"))["trials"]
+    assert [row["score"] is not None for row in rows] == [True, True]
+    verdict = json.loads(asked(net, "GET", f"{BUCKET}/run/verdict.json"))
+    assert verdict["trial_id"] in {row["trial_id"] for row in rows}
+    assert f"{URI} is up to date: " in said
