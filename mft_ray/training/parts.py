@@ -16,6 +16,21 @@ _BUCKET, _LIVE = 5 * 10**8, 10**9
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Weights of a model that are held in fewer bits than the others, in numbers.
+
+    Attributes:
+        numbers: how many.
+        each: bytes of one of them, its share of a scale included.
+        unpacked: bytes of the largest of them while it is used.
+    """
+
+    numbers: int = 0
+    each: float = 0.0
+    unpacked: float = 0.0
+
+
+@dataclass(frozen=True)
 class Weights:
     """Weights of a model that a job holds, and those that it trains, in numbers.
 
@@ -30,6 +45,7 @@ class Weights:
         states: bytes that the optimizer keeps for each.
         width: bytes of each number that is trained, and of its gradient.
         head: numbers of the output head, where it is trained: the first gradient of a backward pass, and the largest.
+        packed: those that are held in fewer bits.
     """
 
     model: int
@@ -42,6 +58,12 @@ class Weights:
     states: float = 8
     width: int = _FLOAT
     head: int = 0
+    packed: Packed = Packed()
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the model as it is held for training, where it is whole."""
+        return (self.model - self.packed.numbers) * self.each + self.packed.numbers * self.packed.each
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,8 @@ class Parts:
         scores: scores or adapter, mask, and W * M where that is kept.
         gradients: of what is trained.
         optimizer: states of the optimizer, and from ZeRO-1 on fp32 copies of what it changes.
-        gathered: weights that ZeRO-3 has whole for a while, and W * M that lives through a forward and backward pass.
+        gathered: weights that ZeRO-3 has whole for a while, one that is unpacked where it is held in fewer bits, and
+            W * M that lives through a forward and backward pass.
         buckets: in which gradients are reduced.
         activations: what the backward pass needs.
         logits: logits, their gradient, and a copy of the piece at work.
@@ -101,7 +124,7 @@ def of_training(
     sharded = share if stage == 3 else 1.0
     trained = float(weights.width * weights.trained)
     held = Parts(
-        weights=weights.model * weights.each * sharded,
+        weights=weights.bytes * sharded,
         scores=weights.trained * _own(weights, sharded),
         activations=activations,
         logits=logits,
@@ -166,6 +189,7 @@ def _passing(stage: int, share: float, trained: float, accumulates: bool) -> tup
 def _gathered(weights: Weights, scaling: ScalingConfig, whole: float) -> float:
     """Return the bytes of what others hold of weights in use under ZeRO-3, and of W * M where each forward makes it."""
     passing = weights.each * weights.trained if weights.masked and not weights.effective else 0.0
+    passing += weights.packed.unpacked
     if scaling.zero_stage < 3:
         return float(passing)
     numbers = weights.model + (weights.trained if weights.added else 0)
