@@ -227,11 +227,12 @@ def _refuse_packed(model: nn.Module, weights: Sequence[Weight]) -> None:
     """A mask belongs to weights as their checkpoint has them: of codes in fewer bits none could be switched off."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for weight in weights:
-        value = parameters.get(weight.name)
-        if value is None or not value.is_floating_point():
+        value, module = parameters.get(weight.name), model.get_submodule(weight.module)
+        plain = value is not None and value.is_floating_point()
+        if not plain and not parametrize.is_parametrized(module, weight.parameter):
             raise UserError(
-                f"The weight of {weight.module} cannot be masked: it is quantized, and a mask belongs to weights as the "
-                "checkpoint has them. Load the layers that are selected as they are, or select others."
+                f"The weight of {weight.module} cannot be masked: it is quantized, and a mask belongs to weights as "
+                "the checkpoint has them. Load the layers that are selected as they are, or select others."
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
 from mft_ray.config.training import UnselectedDtype
@@ -243,11 +243,13 @@ def _packed(weight: Tensor, held: UnselectedDtype) -> tuple[Tensor, Tensor]:
     """Return codes and scales of a weight."""
     from bitsandbytes import functional
 
-    weight = weight.contiguous()
+    block = _BLOCKS[held]
+    # A block a row: on a CPU bitsandbytes 0.50 unpacks rows of 4 bits wrongly that end within a block.
+    rows = pad(weight.flatten(), (0, -weight.numel() % block)).view(-1, block)
     if held == "nf4":
-        codes, state = functional.quantize_4bit(weight, blocksize=_BLOCKS[held], quant_type="nf4")
+        codes, state = functional.quantize_4bit(rows, blocksize=block, quant_type="nf4")
     else:
-        codes, state = functional.quantize_blockwise(weight, code=_steps(weight.device), blocksize=_BLOCKS[held])
+        codes, state = functional.quantize_blockwise(rows, code=_steps(weight.device), blocksize=block)
     return codes, state.absmax
 
 
@@ -257,14 +259,14 @@ def _unpacked(
     """Return what codes stand for, of a shape, in a dtype."""
     from bitsandbytes import functional
 
-    size = torch.Size(shape)
-    its: dict[str, Any] = {"absmax": scales, "shape": size, "blocksize": _BLOCKS[held], "dtype": dtype}
+    rows = torch.Size((len(scales), _BLOCKS[held]))
+    its: dict[str, Any] = {"absmax": scales, "shape": rows, "blocksize": _BLOCKS[held], "dtype": dtype}
     if held == "nf4":
-        weight: Tensor = functional.dequantize_4bit(codes, functional.QuantState(quant_type="nf4", **its))
+        numbers: Tensor = functional.dequantize_4bit(codes, functional.QuantState(quant_type="nf4", **its))
     else:
         state = functional.QuantState(code=_steps(codes.device), **its)
-        weight = functional.dequantize_blockwise(codes, state)
-    return weight.view(size)
+        numbers = functional.dequantize_blockwise(codes, state)
+    return numbers.flatten()[: shape[0] * shape[1]].view(shape)
 
 
 _STEPS: dict[torch.device, Tensor] = {}

@@ -163,9 +163,7 @@ def _evaluation(job: TrainJob, shape: Shape, trained: Trained, lengths: Lengths,
         trained.weights, job.scaling, 0.0, 0.0, accumulates=False, gpu=device == "cuda", steps=job.train.steps > 0
     )
     buckets = stays.buckets if device == "cuda" else 0.0
-    gathered = max(stays.gathered, trained.weights.packed.unpacked)
-    stays = replace(stays, gradients=0.0, buckets=buckets, gathered=gathered)
-    return stays.total + _passing(job, shape, lengths)
+    return replace(stays, gradients=0.0, buckets=buckets).total + _passing(job, shape, lengths)
 
 
 def _judging(job: TrainJob, shape: Shape, held: Weights, lengths: Lengths, whole: float, device: str) -> float:

@@ -183,8 +183,7 @@ class Trained:
         )
         # FFT makes fp32 of them, or what train.dtype says; under ZeRO-3 what is whole at the beginning makes room.
         weights = parts.weights + (parts.gathered if job.scaling.zero_stage == 3 else 0.0)
-        unpacked = self.weights.packed.unpacked
-        return replace(parts, weights=0.0, gathered=unpacked).total + max(0.0, weights - held)
+        return replace(parts, weights=0.0, gathered=0.0).total + max(0.0, weights - held)
 
 
 def _packed(job: TrainJob, model: nn.Module) -> Packed:

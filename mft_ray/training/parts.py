@@ -75,8 +75,8 @@ class Parts:
         scores: scores or adapter, mask, and W * M where that is kept.
         gradients: of what is trained.
         optimizer: states of the optimizer, and from ZeRO-1 on fp32 copies of what it changes.
-        gathered: weights that ZeRO-3 has whole for a while, one that is unpacked where it is held in fewer bits, and
-            W * M that lives through a forward and backward pass.
+        gathered: weights that ZeRO-3 has whole for a while, and W * M that lives through a forward and backward pass.
+        unpacked: one that is held in fewer bits, while it is used.
         buckets: in which gradients are reduced.
         activations: what the backward pass needs.
         logits: logits, their gradient, and a copy of the piece at work.
@@ -87,6 +87,7 @@ class Parts:
     gradients: float = 0.0
     optimizer: float = 0.0
     gathered: float = 0.0
+    unpacked: float = 0.0
     buckets: float = 0.0
     activations: float = 0.0
     logits: float = 0.0
@@ -126,6 +127,7 @@ def of_training(
     held = Parts(
         weights=weights.bytes * sharded,
         scores=weights.trained * _own(weights, sharded),
+        unpacked=weights.packed.unpacked,
         activations=activations,
         logits=logits,
     )
@@ -156,6 +158,7 @@ def of_training(
         gradients=gradients,
         optimizer=weights.trained * (copies + states),
         gathered=gathered if pressed else 0.0,
+        unpacked=held.unpacked,
         buckets=buckets,
         activations=activations if pressed else 0.0,
         logits=logits if pressed else 0.0,
@@ -189,7 +192,6 @@ def _passing(stage: int, share: float, trained: float, accumulates: bool) -> tup
 def _gathered(weights: Weights, scaling: ScalingConfig, whole: float) -> float:
     """Return the bytes of what others hold of weights in use under ZeRO-3, and of W * M where each forward makes it."""
     passing = weights.each * weights.trained if weights.masked and not weights.effective else 0.0
-    passing += weights.packed.unpacked
     if scaling.zero_stage < 3:
         return float(passing)
     numbers = weights.model + (weights.trained if weights.added else 0)
