@@ -173,7 +173,12 @@ def test_rows_may_end_within_a_block(width: int) -> None:
 def test_a_layer_in_codes_keeps_no_weight_for_the_backward_pass() -> None:
     layer, inputs = QuantizedLinear(nn.Linear(64, 32), "nf4", CPU), torch.ones(4, 64, requires_grad=True)
     saved: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda it: it):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda it: it):
         product = layer(inputs)
     assert saved == []
     product.sum().backward()
