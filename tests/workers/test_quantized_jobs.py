@@ -1,9 +1,9 @@
-"""Jobs whose weights outside the selection are held in 8 or 4 bits, on real workers: what is learned, and of what model
-each score is."""
+"""Weights outside the selection in 8 or 4 bits, on real workers: what is learned, and of what model each score is."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,8 +12,9 @@ from typing import Any
 
 import on_workers
 import pytest
+import ray.cloudpickle
 import torch
-from ground import EVALUATION, UPPER_LAYER, Ground, Jobs, comparable, new_folder, run_group, scaling
+from ground import EVALUATION, UPPER_LAYER, Ground, Jobs, comparable, run_group, scaling
 from job_fixtures import EIGHT_BITS, LIGHT, SMALL
 
 from mft_ray.config import EvaluationConfig, LoraConfig
@@ -67,7 +68,7 @@ def unpacked(ground: Ground) -> str:
 
 @pytest.fixture(scope="module")
 def done(ground: Ground, mft_job: Callable[..., TrainJob], unpacked: str) -> Jobs:
-    on_workers.ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this folder
     jobs: Jobs = {}
     reference = str(ground.root / REFERENCE)
     whole = ScoreJob(ground.backbone, ground.data, "validation", EVALUATION.metric, EVALUATION, scaling(), 64)
@@ -96,6 +97,7 @@ def done(ground: Ground, mft_job: Callable[..., TrainJob], unpacked: str) -> Job
             partial(plain, add("generated", "int8", evaluation=generated)),
             partial(plain, add("micro", "nf4", train={"micro_batch_tokens": SMALL})),
             partial(plain, add("before", "nf4", mask=LOWER_LAYER)),
+            partial(plain, add("whole-each-time", None, scaling={"prefix_cache_gb": 0})),
             partial(
                 one_after_another,
                 [
@@ -103,6 +105,7 @@ def done(ground: Ground, mft_job: Callable[..., TrainJob], unpacked: str) -> Job
                     add("other", "nf4", mask=LOWER_LAYER),
                     add("all", "nf4", mask=replace(UPPER_LAYER, layers="all")),
                     add("again", "nf4"),
+                    add("whole", None),  # what frozen layers in 4 bits made of examples is nothing to it
                 ],
             ),
         ],
@@ -220,12 +223,9 @@ def test_a_process_that_keeps_its_model_learns_the_same(done: Jobs) -> None:
         assert curve(done[name]) == curve(done[alone]), name
         assert outcome(done[name]).score == outcome(done[alone]).score
         assert_same_masks(done[name], done[alone])
+    assert curve(done["whole"]) == pytest.approx(curve(done["whole-each-time"]), abs=1e-6)
+    assert curve(done["whole"])[0] != pytest.approx(curve(done["again"])[0], abs=1e-5)
 
 
 def test_the_checkpoint_is_left_as_it_was(done: Jobs, ground: Ground) -> None:
     assert fingerprint(load_model(ground.backbone)) == ground.fingerprint
-
-
-def test_new_folders_only(done: Jobs, ground: Ground) -> None:
-    with pytest.raises(FileExistsError):
-        new_folder(ground, "q-nf4")

@@ -48,7 +48,10 @@ def said_of(job: TrainJob, model: nn.Module) -> str:
     if job.unselected_dtype is None:
         return ""
     found = outside(model, selected(job, model))
-    others = f"; {len(found.others)} that are no linear layers' own, {_millions(found.of_others)}, are as dtype says"
+    others = (
+        f"; {len(found.others)} other projections, {_millions(found.of_others)}, cannot be (experts in one tensor, tied "
+        "or transposed weights)"
+    )
     if not found.linear:
         where = "no linear weight lies outside the selection"
         return f"{where}, so that none is held in {job.unselected_dtype}{others if found.others else ''}"

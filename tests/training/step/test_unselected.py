@@ -44,8 +44,8 @@ def test_it_is_said_how_many_weights_are_held_so_and_how_many_are_not(tmp_path: 
     held = QuantizedModel(str(tmp_path), "float32", None, "nf4", torch.device("cpu"))
     model = held.on(lambda model: selected(JOB, model))
     assert said_of(JOB, model) == (
-        "4 linear weights outside the selection, 0.0 million numbers, are held in nf4; 4 that are no linear layers' own, "
-        "0.0 million numbers, are as dtype says"
+        "4 linear weights outside the selection, 0.0 million numbers, are held in nf4; 4 other projections, 0.0 million"
+        " numbers, cannot be (experts in one tensor, tied or transposed weights)"
     )
     everything = replace(JOB, mask=MaskSettings())
     model = held.on(lambda model: selected(everything, model))
