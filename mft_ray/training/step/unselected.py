@@ -49,8 +49,8 @@ def said_of(job: TrainJob, model: nn.Module) -> str:
         return ""
     found = outside(model, selected(job, model))
     others = (
-        f"; {len(found.others)} other projections, {_millions(found.of_others)}, cannot be (experts in one tensor, tied "
-        "or transposed weights)"
+        f"; {len(found.others)} other projections, {_millions(found.of_others)}, cannot be (experts in one tensor, "
+        "tied or transposed weights)"
     )
     if not found.linear:
         where = "no linear weight lies outside the selection"
