@@ -11,6 +11,8 @@ that of the model without a mask, of each token of this project's documentation.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import multiprocessing
 import statistics
@@ -79,6 +81,8 @@ def held(way: str, options: argparse.Namespace, tell: Any) -> None:
     peak = memory.peak(CPU) - base
     with torch.no_grad():
         loss_of(model, batch, options)
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # as workers do
     after = pages()
     tell.put(
         {
@@ -136,10 +140,12 @@ def main() -> None:
         process.start()
         rows[way] = tell.get(timeout=1800)
         process.join()
+        print(way, {name: round(value, 3) for name, value in rows[way].items()}, flush=True)
     taken: dict[str, list[float]] = {way: [] for way in WAYS}
     for way, loss, seconds in steps(options):
         rows[way]["loss"] = loss
         taken[way].append(seconds)
+        print(f"{way}: a step in {seconds:.2f} s, loss {loss:.4f}", flush=True)
     plain = taken["as it is"][1:]
     for way, row in rows.items():
         row["seconds"] = statistics.median(taken[way][1:])

@@ -26,6 +26,7 @@ from mft_ray.models.loading import load_model, load_to_train
 # Numbers that share one fp32 scale: bitsandbytes' for 4 bits; for 8, as its optimizers have.
 _BLOCKS: dict[UnselectedDtype, int] = {"int8": 256, "nf4": 64}
 _BITS: dict[UnselectedDtype, int] = {"int8": 8, "nf4": 4}
+_AT_ONCE = 2**20  # numbers that are packed at once on a CPU
 
 
 def code_bytes(held: UnselectedDtype) -> float:
@@ -246,11 +247,14 @@ def _packed(weight: Tensor, held: UnselectedDtype) -> tuple[Tensor, Tensor]:
     block = _BLOCKS[held]
     # A block a row: on a CPU bitsandbytes 0.50 unpacks rows of 4 bits wrongly that end within a block.
     rows = pad(weight.flatten(), (0, -weight.numel() % block)).view(-1, block)
+    # And there it makes 16 numbers of each before it chooses: of a piece at a time they take little.
+    pieces = rows.split(_AT_ONCE // block) if rows.device.type == "cpu" else (rows,)
     if held == "nf4":
-        codes, state = functional.quantize_4bit(rows, blocksize=block, quant_type="nf4")
+        made = [functional.quantize_4bit(piece, blocksize=block, quant_type="nf4") for piece in pieces]
     else:
-        codes, state = functional.quantize_blockwise(rows, code=_steps(weight.device), blocksize=block)
-    return codes, state.absmax
+        steps = _steps(rows.device)
+        made = [functional.quantize_blockwise(piece, code=steps, blocksize=block) for piece in pieces]
+    return torch.cat([codes.view(-1, 1) for codes, _ in made]), torch.cat([state.absmax for _, state in made])
 
 
 def _unpacked(
