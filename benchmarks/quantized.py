@@ -66,12 +66,19 @@ def pages() -> dict[str, float]:
     return {named[line.split()[0]]: 1024.0 * int(line.split()[1]) for line in lines if line.split()[0] in named}
 
 
+def give_back() -> None:
+    """Return what is free to the system, as workers do."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def held(way: str, options: argparse.Namespace, tell: Any) -> None:
     """Tell what loading a model, and one forward pass, leave in memory."""
     torch.set_num_threads(options.threads)
     batch = windows(options, 1)[:, :16]
     if way != "as it is":  # imports are nobody's weights
         import bitsandbytes  # noqa: F401
+    give_back()
     before = pages()
     memory.begin(CPU)
     base = memory.peak(CPU)
@@ -81,8 +88,7 @@ def held(way: str, options: argparse.Namespace, tell: Any) -> None:
     peak = memory.peak(CPU) - base
     with torch.no_grad():
         loss_of(model, batch, options)
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # as workers do
+    give_back()
     after = pages()
     tell.put(
         {
@@ -127,7 +133,7 @@ def main() -> None:
     arguments.add_argument("--compute", choices=("float32", "bfloat16"), default="bfloat16")
     arguments.add_argument("--rows", type=int, default=4, help=f"texts of {LENGTH} tokens in a step")
     arguments.add_argument("--texts", type=int, default=64, help="that the loss is of")
-    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--rounds", type=int, default=7, help="of steps; 0: memory alone")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--out", type=Path)
     options = arguments.parse_args()
@@ -141,6 +147,8 @@ def main() -> None:
         rows[way] = tell.get(timeout=1800)
         process.join()
         print(way, {name: round(value, 3) for name, value in rows[way].items()}, flush=True)
+    if not options.rounds:
+        return
     taken: dict[str, list[float]] = {way: [] for way in WAYS}
     for way, loss, seconds in steps(options):
         rows[way]["loss"] = loss
