@@ -38,10 +38,10 @@ def best_rival(run: RunContext, baseline: FftModel) -> tuple[tuple[str, Candidat
                 log_warning(f"rival {method} has failed: {error.told.rstrip('.')}. The verdict goes on without it.")
                 failed[method] = str(error)
                 continue
-            if outcome.best_evaluation is None:
+            if outcome.watched is None:
                 failed[method] = "it ended before the mask reached its ratio"
             else:
-                scored.append((outcome.best_evaluation.score, method))
+                scored.append((outcome.watched, method))
     if not scored:
         return None, failed
     _, best = max(scored)

@@ -231,7 +231,7 @@ def _row(name: str, method: str, outcome: Outcome | str) -> Row:
     return Row(
         name=name,
         method=method,
-        validation=best.score if best else None,
+        validation=outcome.watched,
         best_step=best.step if best else None,
         steps=last.step,
         stopped_reason=outcome.stopped_reason,

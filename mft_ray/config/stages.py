@@ -26,6 +26,7 @@ MADE_FROM: dict[str, tuple[Stage, ...]] = {
     "model": ("baseline", "training"),
     "model.path": ("data",),  # the tokenizer is in it, and the model that training starts from
     "model.architecture": ("data",),
+    "model.unselected_dtype": ("trials", "verdict", "methods", "training"),  # of what is learned on a frozen model
     "fft": ("baseline", "training"),
     "fft.continued_lr": ("trials", "verdict", "methods", "training"),
     "scaling": ("baseline", "training"),

@@ -11,6 +11,9 @@ from mft_ray.config.section import Section
 from mft_ray.masking import Target
 from mft_ray.utils.json_types import JsonObject
 
+# How linear weights may be held that nothing is learned of.
+UnselectedDtype = Literal["int8", "nf4"]
+
 
 class ModelConfig(Section):
     """The model that FFT starts from, or that is already fine-tuned (``fft.given``)."""
@@ -23,6 +26,12 @@ class ModelConfig(Section):
         None, description="with fft.given: the checkpoint before fine-tuning, for mask.removes delta"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="how frozen weights are held")
+    unselected_dtype: UnselectedDtype | None = Field(
+        None,
+        description="how linear weights outside the selection are held while a mask or an adapter is learned: int8, in "
+        "1.02 bytes each, or nf4, in 0.56 (arXiv 2305.14314; bitsandbytes). What is learned is scored at its end, and "
+        "judged, on the checkpoint as it is. Not with zero_stage 3. null: as dtype says",
+    )
     attention: str | None = Field(None, description="attn_implementation passed to transformers")
 
     @model_validator(mode="after")

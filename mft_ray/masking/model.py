@@ -60,6 +60,7 @@ class Masks:
         self.settings = settings or MaskSettings()
         self.progress = 0.0
         self.weights = select(model, self.settings.layers, self.settings.target, modules)
+        _refuse_packed(model, self.weights)
         _refuse_tied(model, self.weights)
         _check_pattern(model, self.weights, self.settings)
         origins = _origins(model, self.weights, self.settings, before)
@@ -220,6 +221,19 @@ def _smallest_kept(scores: Iterable[torch.Tensor], masks: Sequence[torch.Tensor]
         return -math.inf
     kept = [float(score.abs()[mask].min()) for score, mask in zip(scores, masks, strict=True) if bool(mask.any())]
     return min(kept)
+
+
+def _refuse_packed(model: nn.Module, weights: Sequence[Weight]) -> None:
+    """A mask belongs to weights as their checkpoint has them: of codes in fewer bits none could be switched off."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for weight in weights:
+        value, module = parameters.get(weight.name), model.get_submodule(weight.module)
+        plain = value is not None and value.is_floating_point()
+        if not plain and not parametrize.is_parametrized(module, weight.parameter):
+            raise UserError(
+                f"The weight of {weight.module} cannot be masked: it is quantized, and a mask belongs to weights as "
+                "the checkpoint has them. Load the layers that are selected as they are, or select others."
+            )
 
 
 def _refuse_tied(model: nn.Module, weights: Sequence[Weight]) -> None:

@@ -12,6 +12,7 @@ from mft_ray.masking import depth
 from mft_ray.preflight.plan import Subject, Training, trainings_of
 from mft_ray.training.step.batches import check_batch_size
 from mft_ray.training.step.optimizers import check_stage
+from mft_ray.training.step.unselected import check_bits
 from mft_ray.utils.formatting import size
 
 _MORE_WORKERS = (2, 4, 8, 16, 32, 64)
@@ -75,6 +76,11 @@ def _alternatives(it: Subject, short: Training) -> Iterator[tuple[Settings, str]
         yield {f"{scaling}.gradient_checkpointing": True}, "the forward pass is computed twice"
     if job.frozen and job.dtype == "float32":
         yield {"model.dtype": "bfloat16"}, "frozen weights of two bytes"
+    if job.frozen and job.scaling.zero_stage < 3:
+        for held, bits in (("int8", 8), ("nf4", 4)):
+            if job.unselected_dtype not in (held, "nf4"):
+                cost = f"weights that nothing is learned of in {bits} bits; needs bitsandbytes"
+                yield {"model.unselected_dtype": held}, cost
     for stage in range(job.scaling.zero_stage + 1, 4) if job.scaling.workers > 1 else ():
         yield {f"{scaling}.zero_stage": stage}, "more communication"
     for workers in _MORE_WORKERS:
@@ -106,6 +112,7 @@ def _with(it: Subject, name: str, settings: Settings) -> Training | None:
         ):
             check_batch_size(train, scaling)
             check_stage(train, scaling)
+        check_bits(changed.model.unselected_dtype, changed.scaling)
         return next(each for each in trainings_of(it.changed(changed)) if each.name == name)
     except UserError:
         return None

@@ -27,6 +27,11 @@ from mft_ray.workers.connection import connected
 from mft_ray.workers.failures import root_cause
 from mft_ray.workers.machine import PACKAGE, Machine, requirements, this_machine, version_of
 
+_EXTRAS = {
+    "eval": "benchmark tasks",
+    "alpaca": "alpaca_eval",
+    "8bit": "train.optimizer adamw_8bit and model.unselected_dtype",
+}
 _SHARED_MEMORY = 2 * 2**30  # bytes; below this Ray puts its objects on disk
 _FREE_DISK = 10 * 2**30
 _CLOCK_S = 5.0  # seconds between two nodes' clocks; files are compared by their times
@@ -81,7 +86,7 @@ def _versions(machine: Machine) -> Iterator[Finding]:
     fit = [f"{each.name} {each.text}" for each in found if each.status == "ok"]
     ours = f"{PACKAGE} {machine.packages.get(PACKAGE, '(run from its folder)')}"
     yield Finding("ok", "packages", ", ".join([ours, *fit]))
-    for extra, what in (("eval", "benchmark tasks"), ("alpaca", "alpaca_eval")):
+    for extra, what in _EXTRAS.items():
         missing = [need.name for need in _of_extra(extra) if version_of(need.name) is None]
         if missing:
             yield Finding(

@@ -14,7 +14,7 @@ from mft_ray.training.compute import autocast_dtype
 from mft_ray.training.counted import Counted, Counter
 from mft_ray.training.footprint import Shape, Trained, micro_batch
 from mft_ray.training.job import TrainJob
-from mft_ray.training.parts import Parts, of_training
+from mft_ray.training.parts import Parts, Weights, of_training
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class Needs:
     Attributes:
         weights: weights of the model.
         trained: numbers that the optimizer changes.
+        packed: weights that are held in fewer bits than the others.
         hidden: size of a hidden state.
         micro_batch: tokens of a micro-batch.
         training: bytes on a worker's device where a step takes the most.
         evaluation: bytes there where an evaluation does.
+        judging: bytes there where what was learned is scored on the checkpoint as it is; 0 where that is the same.
         loading: bytes there of the model as it is loaded, which ZeRO-3 shards afterwards; on a CPU it is a mapped file.
         operations: floating-point operations of a training step, over all workers.
         scoring: those of the forward pass over one example.
@@ -51,10 +53,12 @@ class Needs:
 
     weights: int
     trained: int
+    packed: int
     hidden: int
     micro_batch: int
     training: Parts
     evaluation: float
+    judging: float
     loading: float
     operations: float
     scoring: float
@@ -63,7 +67,7 @@ class Needs:
     @property
     def peak(self) -> float:
         """Bytes on a worker's device at the most."""
-        return max(self.training.total, self.evaluation, self.loading)
+        return max(self.training.total, self.evaluation, self.judging, self.loading)
 
 
 def needs_of(
@@ -81,7 +85,8 @@ def needs_of(
     """
     shape, trained = Shape.of(model), Trained.by(job, model)
     held = trained.weights
-    loaded = float(held.model * DTYPES[job.dtype].itemsize)  # FFT makes fp32 of it later
+    whole_model = float(held.model * DTYPES[job.dtype].itemsize)  # FFT makes fp32 of it later
+    loaded = held.bytes if held.packed.numbers else whole_model
     left = memory.USABLE * (room - loaded)
     tokens = max(lengths.longest, micro_batch(shape, trained, job, lengths.longest, left, loaded, device)[0])
     share = job.train.batch_size // job.scaling.workers
@@ -98,6 +103,7 @@ def needs_of(
     per_token = shape.training(round(lengths.mean), trained.lowest, checkpointing) / round(lengths.mean)
     # With checkpointing one layer's copies of weights are there at a time.
     casts = found.casts / (len(shape.layers) if checkpointing else 1) if found else 0.0
+    casts *= 1 - held.packed.numbers / held.model  # of what is unpacked nothing is kept
     activations = per_token * filled + casts
     width = 2 if autocast_dtype(job.scaling) else held.each
     logits = shape.logits(round(at_once * lengths.answers), device, whole, width)
@@ -114,10 +120,12 @@ def needs_of(
     return Needs(
         held.model,
         held.trained,
+        held.packed.numbers,
         shape.hidden,
         tokens,
         parts,
         _evaluation(job, shape, trained, lengths, device),
+        _judging(job, shape, held, lengths, whole_model, device) if job.unselected_dtype else 0.0,
         loaded if device == "cuda" else 0.0,
         operations * job.train.batch_size,
         scoring,
@@ -154,10 +162,20 @@ def _evaluation(job: TrainJob, shape: Shape, trained: Trained, lengths: Lengths,
     stays = of_training(
         trained.weights, job.scaling, 0.0, 0.0, accumulates=False, gpu=device == "cuda", steps=job.train.steps > 0
     )
+    buckets = stays.buckets if device == "cuda" else 0.0
+    return replace(stays, gradients=0.0, buckets=buckets).total + _passing(job, shape, lengths)
+
+
+def _judging(job: TrainJob, shape: Shape, held: Weights, lengths: Lengths, whole: float, device: str) -> float:
+    """Return the bytes on a worker's device while the checkpoint as it is is scored, with what was learned on it."""
+    packed = held.packed.numbers * held.packed.each if device == "cpu" else 0.0  # stays for the next run
+    return whole + packed + _passing(job, shape, lengths)
+
+
+def _passing(job: TrainJob, shape: Shape, lengths: Lengths) -> float:
+    """Return the bytes that go through a model while validation examples are scored."""
     generates = "generated_match" in (job.evaluation.metric, job.evaluation.monitor)
-    rows = job.train.eval_batch_size
     generated = job.evaluation.max_new_tokens if generates else 0
     mean, answers = round(lengths.mean), round(lengths.answers)
-    passing = max(shape.scoring(mean, answers=answers), shape.scoring(mean, generated) if generates else 0.0) * rows
-    buckets = stays.buckets if device == "cuda" else 0.0
-    return replace(stays, gradients=0.0, buckets=buckets).total + passing
+    each = max(shape.scoring(mean, answers=answers), shape.scoring(mean, generated) if generates else 0.0)
+    return each * job.train.eval_batch_size

@@ -15,6 +15,7 @@ _PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "gathered": "weights gathered",
+    "unpacked": "a weight unpacked",
     "buckets": "buckets",
     "activations": "activations",
     "logits": "logits",
@@ -91,8 +92,11 @@ def _training(one: Training) -> JsonObject:
         "micro_batch_tokens": one.needs.micro_batch,
         "weights": one.needs.weights,
         "trained": one.needs.trained,
+        "unselected_dtype": one.job.unselected_dtype,
+        "in_fewer_bits": one.needs.packed,
         "bytes": vars(one.needs.training),
         "evaluation_bytes": one.needs.evaluation,
+        "judging_bytes": one.needs.judging,
         "loading_bytes": one.needs.loading,
         "peak_bytes": one.needs.peak,
         "room_bytes": one.room,
@@ -113,6 +117,9 @@ def _trainings(plan: Plan) -> list[str]:
         ("trained numbers", *(f"{each.needs.trained:,}" for each in runs)),
         ("tokens of a micro-batch", *(f"{each.needs.micro_batch:,}" for each in runs)),
     ]
+    if any(each.needs.packed for each in runs):
+        held = next(each.job.unselected_dtype for each in runs if each.needs.packed)
+        rows.append((f"weights in {held}", *(f"{each.needs.packed:,}" for each in runs)))
     rows += [
         (label, *(size(getattr(each.needs.training, name)) for each in runs))
         for name, label in _PARTS.items()
@@ -123,6 +130,10 @@ def _trainings(plan: Plan) -> list[str]:
     rows += [
         ("a step, in all", *(size(each.needs.training.total) for each in runs)),
         ("an evaluation, in all", *(size(each.needs.evaluation) for each in runs)),
+    ]
+    if any(each.needs.judging for each in runs):
+        rows.append(("the last score, of the checkpoint", *(size(each.needs.judging) for each in runs)))
+    rows += [
         ("a worker may take", *(size(each.room) for each in runs)),
         ("hours, at the most", *("unknown" if each.hours is None else f"{each.hours:.2f}" for each in runs)),
     ]

@@ -58,6 +58,7 @@ def _content(run: Run) -> JsonObject:
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "metric": unit.axis,
         "product": run.product,
+        "held": run.unselected_dtype,
         **verdict.content(run),
         "parameters": leaderboard.parameters(run),
         "board": leaderboard.lines(run),
@@ -158,6 +159,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         backbone = f"{kind}, trained from scratch"
     facts = [
         ("Model", backbone),
+        ("Weights outside the selection, on the way", run.unselected_dtype),
         ("Task", setting("data", "task")),
         ("Metric", units.unit(run.baseline.metric).label),
         ("Validation examples", units.count(run.baseline.validation.n)),

@@ -179,8 +179,8 @@ def _last(points: list[Point], name: str, shown: Unit) -> list[str]:
 
 
 def _while_training(live: Live) -> list[str]:
-    """Return how trials at work stand by another metric than the leaderboard's, where that comes at their ends only."""
-    if live.run.baseline.watched is None:
+    """Return how trials at work stand, where the leaderboard's score comes at their ends only."""
+    if not live.run.scored_at_end:
         return []
     run = live.run.while_training
     shown, fft, lines = unit(run.baseline.metric), run.baseline.validation.score, []
@@ -188,7 +188,10 @@ def _while_training(live: Live) -> list[str]:
         if points := run.curves.trials.get(name):
             score = points[-1].score
             delta = None if score is None or fft is None else score - fft
-            line = f"{name} step {points[-1].step:,}: {shown.score(score)}, {shown.delta(delta)} against FFT"
+            # FFT as it is says nothing of a model whose weights are in fewer bits.
+            held = run.unselected_dtype
+            against = f" with weights in {held}" if held else f", {shown.delta(delta)} against FFT"
+            line = f"{name} step {points[-1].step:,}: {shown.score(score)}{against}"
             lines.append(f"{line} ({shown.label.lower()})")
     return lines
 

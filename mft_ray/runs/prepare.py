@@ -28,6 +28,7 @@ from mft_ray.models.vocabulary import check_vocabulary, embedded
 from mft_ray.runs.folder import RunFolder
 from mft_ray.training.step.batches import check_batch_size
 from mft_ray.training.step.optimizers import check_installed, check_stage
+from mft_ray.training.step.unselected import check_unselected
 from mft_ray.utils.console import log, log_warning
 
 # Told the configuration and the structure of its model; refuses what cannot work.
@@ -67,6 +68,7 @@ def check(config: Config, also: Check | None = None) -> None:
     within_positions(config, model)
     select(model, config.mask.layers, config.mask.target)
     select(model, config.lora.layers, config.lora.target)
+    check_unselected(config.model.unselected_dtype, config.scaling, model)
     if also is not None:
         also(config, model)
     _check_checkpoint(config)

@@ -122,6 +122,18 @@ class Run:
         return isinstance(section, dict) and section.get("objectives") == "score_and_ratio"
 
     @property
+    def unselected_dtype(self) -> str | None:
+        """How weights were held outside the selection while masks or adapters were learned; None: as all others."""
+        section = self.config.get("model")
+        held = section.get("unselected_dtype") if isinstance(section, dict) else None
+        return str(held) if held else None
+
+    @property
+    def scored_at_end(self) -> bool:
+        """Whether trials have a score that counts at their ends only: on the way it is of another metric, or model."""
+        return self.baseline.watched is not None or self.unselected_dtype is not None
+
+    @property
     def while_training(self) -> Run:
         """The same run with the baseline by the metric that its curves are in."""
         watched = self.baseline.watched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mft_ray.config import Config
+from mft_ray.config import METHODS, Config
 from mft_ray.errors import UserError
 from mft_ray.masking import depth, select
 from mft_ray.runs.prepare import check_pretrained
@@ -13,6 +13,7 @@ from mft_ray.searches.space import points_to_evaluate, what_may_be_chosen
 from mft_ray.tracking.checks import check_trackers
 from mft_ray.training.step.batches import check_batch_size
 from mft_ray.training.step.optimizers import check_installed, check_stage
+from mft_ray.training.step.unselected import check_method
 
 
 def check_search(config: Config, model: torch.nn.Module) -> None:
@@ -30,6 +31,7 @@ def check_search(config: Config, model: torch.nn.Module) -> None:
             "search.method fft trains from the model before fine-tuning, and fft.given says that model.path is "
             "fine-tuned already. Use continued_fft, or leave fft.given out."
         )
+    check_method(config.model.unselected_dtype, METHODS[config.search.method])
     points_to_evaluate(config, depth(model))
     places = set()
     for chosen in what_may_be_chosen(config, depth(model)):

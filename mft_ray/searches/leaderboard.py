@@ -86,8 +86,7 @@ def _read_trial(files: tuple[Path, ...], signed: tuple[Signature | None, ...], f
         trial.step, trial.steps = best.step if best else last.step, last.step
         trial.tokens, trial.seconds, trial.cost = last.tokens, last.seconds, outcome.cost
         trial.stop = outcome.stop
-        if best:
-            trial.watched = best.score
+        trial.watched = outcome.watched
         if outcome.score is not None:
             trial.score, trial.delta_fft = outcome.score, outcome.score - fft_score
     elif error_path.exists():

@@ -133,9 +133,10 @@ class TrialProgress(ray.tune.Callback):  # type: ignore[misc]
             log(f"{self._name(trials, trial)}: {now.note}")
         self.budget.note(trial.trial_id, now.tokens)
         note = "" if now.eligible else f" (ratio still {now.ratio:.3f})"
+        delta = now.delta if math.isfinite(now.delta) else now.score - self.fft_watched
         log(
             f"{self._name(trials, trial)} step {now.step}/{report.total_steps or self.steps}: "
-            f"{self.unit.score(now.score)}, {self.unit.delta(now.score - self.fft_watched)} against FFT{note}"
+            f"{self.unit.score(now.score)}, {self.unit.delta(delta)} against FFT{note}"
             f"{self._time_left(trials)}"
         )
 

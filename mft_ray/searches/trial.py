@@ -137,9 +137,11 @@ class MaskTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._group.submit(job, self._plan.stop)
 
     def _best(self) -> float:
-        """Return the best score so far; NaN where it is of another metric than trials end with."""
+        """Return the best score so far; NaN where trials end with a score of another kind."""
         evaluation, best = self._plan.config.evaluation, best_index(self._history)
-        comparable = best is not None and evaluation.monitor == evaluation.metric
+        # Nor of the same model, where weights are held in fewer bits on the way.
+        whole = self._plan.config.model.unselected_dtype is None
+        comparable = best is not None and whole and evaluation.monitor == evaluation.metric
         return self._history[best].score if comparable and best is not None else math.nan
 
     def _to_end(self) -> bool:

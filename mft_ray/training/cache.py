@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from mft_ray.data.encoded import EncodedRows
 from mft_ray.models.artifacts import load_with
 from mft_ray.models.loading import load_model, load_to_train, load_tokenizer
+from mft_ray.models.quantized import QuantizedModel
 from mft_ray.training.job import ScoreJob, TrainJob
 from mft_ray.training.step.states import Rows, StateCache
+from mft_ray.training.step.unselected import selected
 from mft_ray.utils.files import read_json
 
 _Thing = TypeVar("_Thing")
@@ -72,6 +75,11 @@ class WorkerCache:
 
     def model(self, job: TrainJob) -> PreTrainedModel:
         """Return the job's model, on the device. A frozen one must be left as it was."""
+        if job.unselected_dtype is not None:
+            self._make_room("model")
+            held = (job.model, job.dtype, job.attention, job.unselected_dtype, self.device)
+            return self._keep("quantized", held, lambda: QuantizedModel(*held)).on(partial(selected, job))
+        self._make_room("quantized")
         if not job.frozen or job.scaling.zero_stage == 3:
             # FFT changes it, and ZeRO-3 leaves it in pieces.
             self._things.pop("model", None)
@@ -84,10 +92,12 @@ class WorkerCache:
 
     def finished_model(self, job: ScoreJob) -> PreTrainedModel:
         """Return the model of a scoring job, on the device, with its mask or adapter on it for good if it has one."""
+        if self.device.type != "cpu":  # where packing takes long, and the checkpoint itself is a mapped file
+            self._make_room("quantized")
         key = (job.model, job.dtype, job.attention)
         if job.artifact is None:
             return self._keep("model", key, lambda: load_model(*key)).to(self.device)
-        self._things.pop("model", None)
+        self._make_room("model")
         return load_with(job.model, job.artifact, job.dtype, job.attention, job.pretrained).to(self.device)
 
     def forget(self) -> None:
@@ -106,6 +116,18 @@ class WorkerCache:
     def scores(self, path: str) -> list[float]:
         """Return per-example scores from a file."""
         return self._keep("scores", path, lambda: read_json(path, list))
+
+    def once(self, key: Any, make: Callable[[], list[float]]) -> list[float]:
+        """Return scores of examples that follow from a key, which several jobs may ask for one after another.
+
+        Args:
+            key: all that they follow from.
+            make: computes them.
+        """
+        return self._keep("once", key, make)
+
+    def _make_room(self, kind: str) -> None:
+        self._things.pop(kind, None)
 
     def _keep(self, kind: str, key: Any, make: Callable[[], _Thing]) -> _Thing:
         held, thing = self._things.get(kind, (None, None))

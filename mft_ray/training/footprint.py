@@ -26,13 +26,15 @@ from torch import nn
 
 from mft_ray.config import EvaluationConfig
 from mft_ray.masking import maskable, select
+from mft_ray.models.quantized import bytes_of, code_bytes, numbers_of, shape_of
 from mft_ray.training import memory
 from mft_ray.training.job import GenerateJob, ScoreJob, Sizes, TrainJob
-from mft_ray.training.parts import Weights, of_training
+from mft_ray.training.parts import Packed, Weights, of_training
 from mft_ray.training.step.answer_loss import logits_at_once
 from mft_ray.training.step.batches import TOKENS_AT_ONCE
 from mft_ray.training.step.head import Head
 from mft_ray.training.step.optimizers import state_bytes, trained_bytes
+from mft_ray.training.step.unselected import held_in_fewer_bits
 
 # Told what sizes a job works with, before it does.
 Sized = Callable[[Sizes], object]
@@ -73,7 +75,7 @@ class Shape:
         # The head is counted as logits. A model without a list of decoder layers counts as one layer.
         for weight in [weight for weight in within if weight.layer is not None] or within:
             # Of stacked experts a token meets a few.
-            shape = model.get_parameter(weight.name).shape
+            shape = shape_of(model, weight)
             width = sum(shape[-2:]) * (used if len(shape) > 2 else 1)
             widths[weight.layer or 0] = widths.get(weight.layer or 0, 0) + width
         eager = getattr(config, "_attn_implementation", None) == "eager"
@@ -142,7 +144,7 @@ class Trained:
     @classmethod
     def by(cls, job: TrainJob, model: nn.Module) -> Trained:
         """Return what of a model a job will train."""
-        count = sum(parameter.numel() for parameter in model.parameters())
+        count = numbers_of(model)
         states, width, asked = state_bytes(job.train), trained_bytes(job.train), job.mask or job.lora
         if asked is None:  # whatever the checkpoint has
             output: Any = getattr(model, "get_output_embeddings", lambda: None)()
@@ -151,15 +153,16 @@ class Trained:
         held = 2 if job.dtype == "bfloat16" else _FLOAT
         selected = select(model, asked.layers, asked.target)
         lowest = min(weight.layer or 0 for weight in selected)
-        shapes = [model.get_parameter(weight.name).shape for weight in selected]
+        shapes = [shape_of(model, weight) for weight in selected]
+        packed = _packed(job, model)
         if job.lora is not None:
             numbers = sum(job.lora.rank * sum(shape) for shape in shapes)
-            return cls(Weights(count, held, numbers, added=True, states=states, width=width), lowest)
+            return cls(Weights(count, held, numbers, added=True, states=states, width=width, packed=packed), lowest)
         effective = (2 if job.scaling.compute == "bfloat16" else held) if job.keeps_effective else 0
         # Where the mask takes back the fine-tuning, the weights before that.
         origin = held if job.mask is not None and job.mask.removes == "delta" else 0
         numbers = sum(shape.numel() for shape in shapes)
-        return cls(Weights(count, held, numbers, True, True, effective, origin, states, width), lowest)
+        return cls(Weights(count, held, numbers, True, True, effective, origin, states, width, packed=packed), lowest)
 
     def bytes(self, job: TrainJob, device: str, held: float) -> float:
         """Return what training takes beside the model as it was loaded, whatever the micro-batch.
@@ -183,6 +186,15 @@ class Trained:
         return replace(parts, weights=0.0, gathered=0.0).total + max(0.0, weights - held)
 
 
+def _packed(job: TrainJob, model: nn.Module) -> Packed:
+    """Return what of a model a job holds in fewer bits."""
+    found = held_in_fewer_bits(job, model)
+    if found is None or job.unselected_dtype is None:
+        return Packed()
+    unpacked = 2 if job.dtype == "bfloat16" or job.scaling.compute == "bfloat16" else _FLOAT
+    return Packed(found.numbers, code_bytes(job.unselected_dtype), found.largest * unpacked)
+
+
 def training_sizes(
     model: nn.Module, job: TrainJob, lengths: list[int], scored: list[int], device: torch.device, limit: Sizes | None
 ) -> tuple[Sizes, str]:
@@ -200,7 +212,7 @@ def training_sizes(
     """
     train, shape, longest = job.train, Shape.of(model), max(lengths)
     room = _agreed(lambda: memory.available(device, job.scaling), device)
-    held = float(sum(parameter.nbytes for parameter in model.parameters()))
+    held = bytes_of(model)
     tokens, paying, fixed, each = micro_batch(shape, Trained.by(job, model), job, longest, room, held, device.type)
     generated = _generated(job.evaluation, job.evaluation.metric, job.evaluation.monitor)
     scoring = _scoring(shape, scored, generated, room - fixed, train.eval_batch_size)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mft_ray.config import EvaluationConfig, LoraConfig, ScalingConfig, TrainConfig
+from mft_ray.config.training import UnselectedDtype
 from mft_ray.masking import MaskSettings
 from mft_ray.utils.files import Damaged, read_json, write_json
 from mft_ray.utils.json_types import JsonObject
@@ -26,6 +27,7 @@ class TrainJob:
         out: folder for this run's checkpoints, best model or mask, and outcome.
         mask: a mask whose scores are trained, or only cut; with neither this nor ``lora`` every weight is trained.
         lora: an adapter that is trained.
+        unselected_dtype: how linear weights outside the selection of a mask or an adapter are held; None: as others.
         backbone: the model's fingerprint, written into the mask file.
         pretrained: folder or hub id of the model before fine-tuning, for a mask that removes the delta.
         reference_scores: file with the validation scores, one per example, that this run's are compared with.
@@ -42,6 +44,7 @@ class TrainJob:
     evaluation: EvaluationConfig
     scaling: ScalingConfig
     dtype: str = "float32"
+    unselected_dtype: UnselectedDtype | None = None
     attention: str | None = None
     mask: MaskSettings | None = None
     lora: LoraConfig | None = None
@@ -57,6 +60,8 @@ class TrainJob:
             raise ValueError("a job trains a mask or an adapter, not both")
         if self.train.epochs is not None:
             raise ValueError("epochs must have been turned into steps: runs.prepare.in_steps")
+        if self.unselected_dtype is not None and not self.frozen:
+            raise ValueError("every weight is trained: there are none outside a selection")
 
     @property
     def frozen(self) -> bool:
@@ -318,6 +323,8 @@ class Outcome:
         best: index into history of the best eligible evaluation; None if there was none.
         score: score of that state by ``evaluation.metric``; None if there is no such state, or it has only been scored
             by the metric that is monitored while training.
+        whole: score of that state by the metric that is monitored while training, on the checkpoint as it is, where
+            weights outside the selection were held in fewer bits meanwhile; None elsewhere.
         cost: cost of the whole run.
         stop: decision of the rule that ended it; None where no rule did.
     """
@@ -328,6 +335,21 @@ class Outcome:
     score: float | None = None
     cost: Cost | None = None
     stop: Stop | None = None
+    whole: float | None = None
+
+    def decided(self, job: TrainJob) -> bool:
+        """Whether the best state is scored by the metric that decides, where that is another than is monitored.
+
+        Args:
+            job: that it came of.
+        """
+        return job.decides and self.stopped_reason not in (StopReason.BELOW_FFT, StopReason.CANCELLED)
+
+    @property
+    def watched(self) -> float | None:
+        """Score of the best state by the metric that is monitored while training: ``whole``, where there is that."""
+        best = self.best_evaluation
+        return self.whole if self.whole is not None or best is None else best.score
 
     @property
     def best_evaluation(self) -> Evaluation | None:
@@ -357,6 +379,7 @@ class Outcome:
             content["score"],
             Cost(**cost) if cost else None,
             Stop(**{**stop, "reason": StopReason(stop["reason"])}) if stop else None,
+            content.get("whole"),
         )
         # Every run that ended was evaluated at least once, and its best is among that.
         outcome.history[-1 if outcome.best is None else outcome.best]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,9 @@ from transformers import PreTrainedModel
 from mft_ray.config import Metric
 from mft_ray.data.collate import collate
 from mft_ray.data.store import TOKENIZER
-from mft_ray.evaluation.example_scores import ExampleScores
+from mft_ray.evaluation.metrics import Around
 from mft_ray.evaluation.statistics import standard_error
 from mft_ray.models.artifacts import size_of
-from mft_ray.models.names import SCORES
 from mft_ray.training import memory
 from mft_ray.training.cache import Split, WorkerCache
 from mft_ray.training.checkpoint import Position, drop_checkpoints, load_checkpoint, save_checkpoint
@@ -41,14 +41,16 @@ from mft_ray.training.job import (
     best_index,
 )
 from mft_ray.training.methods import attach
-from mft_ray.training.scoring import score_together
+from mft_ray.training.scoring import keep_scores, score_together, score_whole
 from mft_ray.training.step.answer_loss import AnswerLoss
 from mft_ray.training.step.batches import global_batch, micro_batches
 from mft_ray.training.step.dropout import add_dropout
 from mft_ray.training.step.flops import Flops
 from mft_ray.training.step.forms import Form, arranged, chosen
 from mft_ray.training.step.prefix import Prefix, frozen_layers
+from mft_ray.training.step.unselected import held_in_fewer_bits, said_of, selected
 from mft_ray.utils.files import write_json
+from mft_ray.utils.formatting import unit
 
 # Told of an evaluation; True asks to break off. Alike on all workers.
 Report = Callable[[Evaluation], bool]
@@ -86,6 +88,32 @@ def train(
         alive: told, on every worker, what is done next.
         leave: asked, on every worker, whether to leave the rest to workers elsewhere.
     """
+    outcome = _trained(job, cache, stop, report, limit, sized, alive, leave)
+    if isinstance(outcome, Left):
+        return outcome
+    if job.unselected_dtype is not None and outcome.best is not None:
+        gc.collect()  # what was trained: the checkpoint as it is takes its place
+        score_whole(outcome, job, cache, limit, alive)
+    if dist.get_rank() == 0:
+        outcome.save(Path(job.out) / "outcome.json")
+        drop_checkpoints(_checkpoints(job))
+    return outcome
+
+
+def _checkpoints(job: TrainJob) -> Path:
+    return Path(job.out) / "checkpoints"
+
+
+def _trained(
+    job: TrainJob,
+    cache: WorkerCache,
+    stop: StopRule | None,
+    report: Report | None,
+    limit: Sizes | None,
+    sized: Sized | None,
+    alive: Alive,
+    leave: Leave,
+) -> Outcome | Left:
     trainer = Trainer(job, cache, limit, sized, alive)
     try:
         trainer.resume()
@@ -96,7 +124,7 @@ def train(
             reason = trainer.evaluate(report) or trainer.finished(stop)
             if reason is None:
                 trainer.checkpoint()
-        return trainer.close(reason)
+        return trainer.outcome(reason)
     finally:
         trainer.free()
 
@@ -142,6 +170,8 @@ class Trainer:
 
         self.flops = Flops()
         alive("sets training up")
+        self._tell(said_of(job, model))
+        self.rival = self._rival(model.eval())
         self.method = attach(model, job, self.tokenizer, calibrate)
         # Before ZeRO-3 shards them.
         self.trainable = sum(parameter.numel() for parameter in self.method.parameters)
@@ -161,7 +191,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         self.alive("reads a checkpoint")
-        self.history, position = load_checkpoint(self.engine, self._checkpoints)
+        self.history, position = load_checkpoint(self.engine, _checkpoints(self.job))
         if self.history:
             last = position or self.history[-1]
             self.earlier_losses = position.losses if position else []
@@ -213,7 +243,8 @@ class Trainer:
         if best_index(self.history) == len(self.history) - 1:
             self.alive("saves the best state")
             self.method.keep(Path(self.job.out))
-            self._keep_scores(self.job.evaluation.monitor, values)
+            if self.job.unselected_dtype is None:
+                keep_scores(self.job, self.job.evaluation.monitor, values)
         if self.rank == 0:
             earlier = [asdict(each) for each in self.history]
             progress = {"steps": self.job.train.steps, **asdict(evaluation), "history": earlier}
@@ -235,18 +266,18 @@ class Trainer:
         """Write a checkpoint, if one is due."""
         if (len(self.history) - 1) % self.job.train.checkpoint_every == 0:
             self.alive("writes a checkpoint")
-            save_checkpoint(self.engine, self._checkpoints, self.history)
+            save_checkpoint(self.engine, _checkpoints(self.job), self.history)
 
     def leave_off(self) -> Left:
         """Write a checkpoint of this very step, for workers elsewhere to go on from."""
         self.alive("writes a checkpoint")
         losses = self._training_losses()
         position = Position(self.step, self.tokens, self._seconds(), losses=losses, **self._resources())
-        save_checkpoint(self.engine, self._checkpoints, self.history, position)
+        save_checkpoint(self.engine, _checkpoints(self.job), self.history, position)
         return Left(self.step)
 
-    def close(self, reason: StopReason) -> Outcome:
-        """Write the outcome and drop the checkpoints."""
+    def outcome(self, reason: StopReason) -> Outcome:
+        """Return how it ended."""
         self.alive("ends its job")
         dist.barrier()
         last = self.history[-1]
@@ -255,36 +286,23 @@ class Trainer:
         cost = Cost(last.tokens, last.flops, last.seconds, last.memory, trained, size)
         outcome = Outcome(reason, self.history, best_index(self.history), cost=cost, stop=self.stop)
         outcome.score = self._decisive_score(outcome)
-        if self.rank == 0:
-            outcome.save(Path(self.job.out) / "outcome.json")
-            drop_checkpoints(self._checkpoints)
         return outcome
-
-    @property
-    def _checkpoints(self) -> Path:
-        return Path(self.job.out) / "checkpoints"
 
     def _seconds(self) -> float:
         return round(self.earlier_seconds + time.monotonic() - self.started, 3)
 
     def _decisive_score(self, outcome: Outcome) -> float | None:
         evaluation, best = self.job.evaluation, outcome.best_evaluation
-        if best is None:
+        if best is None or self.job.unselected_dtype is not None:  # which is scored when its memory is free
             return None
         if evaluation.metric == evaluation.monitor:
             return best.score
-        if not self.job.decides or outcome.stopped_reason in (StopReason.BELOW_FFT, StopReason.CANCELLED):
+        if not outcome.decided(self.job):
             return None
         self.method.recall(Path(self.job.out))
         values = self._validation_values(evaluation.metric)
-        self._keep_scores(evaluation.metric, values)
+        keep_scores(self.job, evaluation.metric, values)
         return sum(values) / len(values)
-
-    def _keep_scores(self, metric: Metric, values: Sequence[float]) -> None:
-        """Keep the scores of single examples of a trial, which other trials are held against."""
-        # What is not scored here by the metric that decides is scored afterwards, and kept then.
-        if self.rank == 0 and self.job.decides and self.job.reference_scores is not None:
-            ExampleScores.of(metric, values).save(Path(self.job.out) / SCORES)
 
     def free(self) -> None:
         """Let go of the engine and leave the backbone as it was."""
@@ -373,9 +391,8 @@ class Trainer:
             return None
         states = self.cache.states
         states.budget = scaling.prefix_cache_gb * 1e9
-        # Without a fingerprint nobody else's model is known to be this one.
-        backbone = (job.model, job.dtype, job.attention, job.backbone or self.cache.states.mine)
-        prefix = Prefix(model, layers, states, backbone, scaling.compute)
+        # Below the lowest selected layer all is outside the selection, whatever that is.
+        prefix = Prefix(model, layers, states, (*self._backbone, job.unselected_dtype), scaling.compute)
         rows = self.training.rows[:2]
         batch, labels = self._arranged(rows)
         few = self.training.forward(rows, labels.shape[1], self.device, self.form == Form.PACKED)
@@ -386,6 +403,12 @@ class Trainer:
             "architecture's sake or for want of disk (scaling.prefix_cache_gb)"
         )
         return None
+
+    @property
+    def _backbone(self) -> tuple[str | None, ...]:
+        """What a frozen model is, as its checkpoint has it: without a fingerprint nobody else's is known to be this."""
+        job = self.job
+        return job.model, job.dtype, job.attention, job.backbone or self.cache.states.mine
 
     def _follow(self) -> None:
         self.method.update(self.step / self.job.train.steps)
@@ -405,10 +428,13 @@ class Trainer:
 
     def _validation_values(self, metric: Metric) -> list[float]:
         """Return a metric of every validation example, in order, computed by all workers together."""
+        return self._scores(self.engine.module, metric, lambda rows, length: self._known(self.validation, rows, length))
+
+    def _scores(self, model: torch.nn.Module, metric: Metric, around: Around | None = None) -> list[float]:
         job = self.job
         self.alive("scores examples")
         return score_together(
-            self.engine.module,
+            model,
             self.validation.rows,
             metric,
             job.evaluation,
@@ -417,14 +443,38 @@ class Trainer:
             (self.sizes.scoring, job.train.eval_batch_size),
             self.device,
             lambda done, total: self.alive("scores examples"),
-            lambda rows, length: self._known(self.validation, rows, length),
+            around,
         )
 
+    def _rival(self, model: PreTrainedModel) -> list[float] | None:
+        """Return the scores of what a run is held against on its way: the rival's, in as many bits as the run's own.
+
+        Args:
+            model: with nothing put on it yet.
+        """
+        job = self.job
+        if job.reference_scores is None:
+            return None
+        whole = self.cache.scores(job.reference_scores)
+        if held_in_fewer_bits(job, model) is None:
+            return whole
+        metric, key = job.evaluation.monitor, (job.unselected_dtype, *sorted(selected(job, model)))
+        rounded = self.cache.once(
+            (self._backbone, *key, self.validation.name, metric, job.scaling.compute),
+            lambda: self._scores(model, metric),
+        )
+        shown = unit(metric)
+        with_them, as_it_is = (shown.score(sum(scores) / len(scores)) for scores in (rounded, whole))
+        self._tell(
+            f"so held, FFT scores {with_them} before anything is learned, and {as_it_is} as it is: scores on the way "
+            "are held against the former, the last one, which is of the checkpoint as it is, against the latter"
+        )
+        return rounded
+
     def _against_rival(self, values: Sequence[float]) -> dict[str, float]:
-        if self.job.reference_scores is None:
+        if self.rival is None:
             return {}
-        rival = self.cache.scores(self.job.reference_scores)
-        differences = [value - other for value, other in zip(values, rival, strict=True)]
+        differences = [value - other for value, other in zip(values, self.rival, strict=True)]
         return {"delta": sum(differences) / len(differences), "delta_error": standard_error(differences)}
 
     def _resources(self) -> dict[str, float]:

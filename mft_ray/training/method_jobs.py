@@ -44,6 +44,7 @@ def train_job(
         evaluation=config.evaluation,
         scaling=scaling,
         dtype=config.model.dtype,
+        unselected_dtype=config.model.unselected_dtype if how.mask or how.lora else None,
         attention=config.model.attention,
         mask=how.mask,
         lora=how.lora,

@@ -16,6 +16,21 @@ _BUCKET, _LIVE = 5 * 10**8, 10**9
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Weights of a model that are held in fewer bits than the others, in numbers.
+
+    Attributes:
+        numbers: how many.
+        each: bytes of one of them, its share of a scale included.
+        unpacked: bytes of the largest of them while it is used.
+    """
+
+    numbers: int = 0
+    each: float = 0.0
+    unpacked: float = 0.0
+
+
+@dataclass(frozen=True)
 class Weights:
     """Weights of a model that a job holds, and those that it trains, in numbers.
 
@@ -30,6 +45,7 @@ class Weights:
         states: bytes that the optimizer keeps for each.
         width: bytes of each number that is trained, and of its gradient.
         head: numbers of the output head, where it is trained: the first gradient of a backward pass, and the largest.
+        packed: those that are held in fewer bits.
     """
 
     model: int
@@ -42,6 +58,12 @@ class Weights:
     states: float = 8
     width: int = _FLOAT
     head: int = 0
+    packed: Packed = Packed()
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the model as it is held for training, where it is whole."""
+        return (self.model - self.packed.numbers) * self.each + self.packed.numbers * self.packed.each
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,7 @@ class Parts:
         gradients: of what is trained.
         optimizer: states of the optimizer, and from ZeRO-1 on fp32 copies of what it changes.
         gathered: weights that ZeRO-3 has whole for a while, and W * M that lives through a forward and backward pass.
+        unpacked: one that is held in fewer bits, while it is used.
         buckets: in which gradients are reduced.
         activations: what the backward pass needs.
         logits: logits, their gradient, and a copy of the piece at work.
@@ -64,6 +87,7 @@ class Parts:
     gradients: float = 0.0
     optimizer: float = 0.0
     gathered: float = 0.0
+    unpacked: float = 0.0
     buckets: float = 0.0
     activations: float = 0.0
     logits: float = 0.0
@@ -101,8 +125,9 @@ def of_training(
     sharded = share if stage == 3 else 1.0
     trained = float(weights.width * weights.trained)
     held = Parts(
-        weights=weights.model * weights.each * sharded,
+        weights=weights.bytes * sharded,
         scores=weights.trained * _own(weights, sharded),
+        unpacked=weights.packed.unpacked,
         activations=activations,
         logits=logits,
     )
@@ -133,6 +158,7 @@ def of_training(
         gradients=gradients,
         optimizer=weights.trained * (copies + states),
         gathered=gathered if pressed else 0.0,
+        unpacked=held.unpacked,
         buckets=buckets,
         activations=activations if pressed else 0.0,
         logits=logits if pressed else 0.0,

@@ -11,15 +11,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mft_ray.config import EvaluationConfig, ScalingConfig
+from mft_ray.config import EvaluationConfig, Metric, ScalingConfig
 from mft_ray.data.store import TOKENIZER
+from mft_ray.evaluation.example_scores import ExampleScores
 from mft_ray.evaluation.generation import generate
 from mft_ray.evaluation.metrics import Around, per_example
+from mft_ray.models.names import SCORES, find
 from mft_ray.training.cache import WorkerCache
 from mft_ray.training.compute import autocast_dtype, settled
 from mft_ray.training.footprint import Sized, scoring_sizes
 from mft_ray.training.heartbeat import Alive, unheard
-from mft_ray.training.job import Counted, GenerateJob, ScoreJob, Scores, Sizes, Texts
+from mft_ray.training.job import Counted, GenerateJob, Outcome, ScoreJob, Scores, Sizes, Texts, TrainJob
 
 T = TypeVar("T")
 
@@ -76,6 +78,60 @@ def score(
         count,
     )
     return Scores(values)
+
+
+def score_whole(
+    outcome: Outcome, job: TrainJob, cache: WorkerCache, limit: Sizes | None = None, alive: Alive = unheard
+) -> None:
+    """Score the best state of a run on its checkpoint as it is, where weights were held in fewer bits meanwhile.
+
+    Args:
+        outcome: of the run; it gets the scores.
+        job: what was trained; its artifact is in its folder.
+        cache: what this worker has.
+        limit: same as in `score`.
+        alive: same as in `score`.
+    """
+    evaluation, artifact = job.evaluation, find(Path(job.out))
+    assert artifact is not None
+
+    def scored(metric: Metric) -> list[float]:
+        its = ScoreJob(
+            model=job.model,
+            data=job.data,
+            split="validation",
+            metric=metric,
+            evaluation=evaluation,
+            scaling=job.scaling,
+            batch_size=job.train.eval_batch_size,
+            artifact=str(artifact),
+            pretrained=job.pretrained,
+            dtype=job.dtype,
+            attention=job.attention,
+        )
+        return score(its, cache, lambda _: None, limit, alive=alive).values
+
+    values = scored(evaluation.monitor)
+    outcome.whole = sum(values) / len(values)
+    if evaluation.metric != evaluation.monitor:
+        if not outcome.decided(job):
+            return
+        values = scored(evaluation.metric)
+    outcome.score = sum(values) / len(values)
+    keep_scores(job, evaluation.metric, values)
+
+
+def keep_scores(job: TrainJob, metric: Metric, values: Sequence[float]) -> None:
+    """Keep the scores of single examples of a trial, which other trials are held against.
+
+    Args:
+        job: the trial's.
+        metric: metric of the scores.
+        values: one for each example of the validation split.
+    """
+    # What is not scored here by the metric that decides is scored afterwards, and kept then.
+    if dist.get_rank() == 0 and job.decides and job.reference_scores is not None:
+        ExampleScores.of(metric, values).save(Path(job.out) / SCORES)
 
 
 def score_together(

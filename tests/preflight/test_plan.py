@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from transformers import AutoConfig
 from mft_ray.cli.main import main
 from mft_ray.config import load_config, parse_config
 from mft_ray.errors import UserError
-from mft_ray.preflight.advice import advice_for
+from mft_ray.preflight.advice import _alternatives, advice_for
 from mft_ray.preflight.cards import CARDS, MEASURED_SHARE, card, installed
-from mft_ray.preflight.plan import Plan, Subject, plan, subject
+from mft_ray.preflight.plan import Plan, Subject, Training, plan, subject, trainings_of
+from mft_ray.preflight.plan_text import as_json, lines_of
 from mft_ray.workers.machine import Card as MachineCard
 from mft_ray.workers.machine import this_machine
 
@@ -212,3 +214,59 @@ def test_rows_that_nobody_has_counted_are_asked_for(model: str) -> None:
     config = config.model_copy(update={"model": parse_config(tree(model)).model})
     with pytest.raises(UserError, match=r"data\.n_train"):
         subject(config, None, 512)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The shape of LLaMA-3.1-8B."""
+    folder = tmp_path_factory.mktemp("llama")
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    AutoConfig.for_model("llama", vocab_size=128256, **sizes, num_key_value_heads=8).save_pretrained(folder)
+    return str(folder)
+
+
+def masked(llama: str, held: str | None, **scaling: Any) -> Training:
+    """The trial of a search for masks of four layers of an 8B model, which is fine-tuned already, on a 24 GB card."""
+    light = {"optimizer": "adamw_8bit", "dtype": "bfloat16", "micro_batch_tokens": 1024, "eval_batch_size": 4}
+    more = {"train": light, "fft": {"given": True}, "search": {"trials": 1, "space": {"layers": ["4-7"]}}}
+    given = {**tree(llama, scaling=scaling, **more), "model": {"path": llama, "dtype": "bfloat16"}}
+    given["model"]["unselected_dtype"] = held
+    return next(each for each in trainings_of(subject(parse_config(given), "rtx4090-24g", 400)) if each.name == "trial")
+
+
+def test_masks_of_four_layers_of_an_8b_model_fit_24_gb_with_room_left(llama: str) -> None:
+    whole, in_8, in_4 = (masked(llama, held) for held in (None, "int8", "nf4"))
+    assert whole.room == 0.9 * 24e9
+    assert not whole.fits
+    assert in_4.fits
+    assert in_4.needs.peak < whole.room - 2e9  # beside the tenth of the card that is left alone
+    # What is saved is what the codes save, but for one weight that is unpacked.
+    layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    for each, bytes_each in ((in_8, 1 + 4 / 256), (in_4, 0.5 + 4 / 64)):
+        assert each.needs.packed == 28 * layer
+        saved = whole.needs.training.weights - each.needs.training.weights
+        assert saved == pytest.approx((2 - bytes_each) * 28 * layer)
+        assert each.needs.training.unpacked == 2 * 4096 * 14336
+        assert each.needs.training.total == pytest.approx(whole.needs.training.total - saved + 2 * 4096 * 14336)
+        # At its end it is scored on the checkpoint: the whole model, and nothing that is trained.
+        assert each.needs.judging > whole.needs.training.weights == 2 * each.needs.weights
+        assert each.needs.loading == each.needs.training.weights
+    assert (whole.needs.packed, whole.needs.judging, whole.needs.training.unpacked) == (0, 0, 0)
+    assert masked(llama, "int8", gradient_checkpointing=True).fits
+
+
+def test_a_plan_says_what_is_held_in_fewer_bits_and_advises_it(model: str) -> None:
+    held = {"path": model, "dtype": "bfloat16", "unselected_dtype": "nf4"}
+    it = subject(parse_config({**tree(model), "model": held}), "h100-80g", 512)
+    made = plan(it)
+    lines = "\n".join(lines_of(made, {}))
+    fft, trial, _ = made.trainings
+    assert f"{trial.needs.packed:,}" in next(line for line in lines.splitlines() if "weights in nf4" in line)
+    assert "the last score, of the checkpoint" in lines
+    assert (fft.job.unselected_dtype, fft.needs.packed, fft.needs.judging) == (None, 0, 0)
+    written = as_json(made, {})["trainings"][1]
+    assert (written["unselected_dtype"], written["in_fewer_bits"]) == ("nf4", trial.needs.packed)
+    short = replace(trial, job=replace(trial.job, unselected_dtype=None))
+    told = [settings for settings, _ in _alternatives(it, short) if "model.unselected_dtype" in settings]
+    assert told == [{"model.unselected_dtype": "int8"}, {"model.unselected_dtype": "nf4"}]
+    assert not [settings for settings, _ in _alternatives(it, fft) if "model.unselected_dtype" in settings]

@@ -137,8 +137,7 @@ def _at_it(out: Path, history: list[Evaluation], working: bool, run: Run) -> Tri
     if history:
         last = history[-1]
         trial.step, trial.steps, trial.tokens, trial.seconds = last.step, last.step, last.tokens, last.seconds
-    # Where it is watched by another metric it has no score of this one before its end.
-    if best is not None and run.baseline.watched is None:
+    if best is not None and not run.scored_at_end:
         trial.step, trial.score = history[best].step, history[best].score
         fft = run.baseline.validation.score
         trial.delta_fft = None if fft is None else history[best].score - fft

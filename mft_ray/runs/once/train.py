@@ -24,6 +24,7 @@ from mft_ray.runs.repair.mend import mend_run
 from mft_ray.runs.settled import Settled
 from mft_ray.training.job import Outcome
 from mft_ray.training.method_jobs import train_job
+from mft_ray.training.step.unselected import check_method
 from mft_ray.training.stopping import Patience
 from mft_ray.utils.files import Damaged
 from mft_ray.utils.formatting import unit
@@ -48,6 +49,7 @@ def train_once(method: str, config: Config, out: str) -> tuple[Path, Outcome]:
     Raises:
         UserError: something given cannot work, or the folder holds something else.
     """
+    check_method(config.model.unselected_dtype, METHODS[method])
     fft = method == "fft"
     config = with_fixed_date(with_absolute_paths(config.seeded()))
     if not fft:  # all others start from what is fine-tuned already
@@ -104,7 +106,11 @@ def _tell(outcome: Outcome, config: Config, root: Path) -> Path:
         )
     artifact = find(root)
     assert artifact is not None
-    print(f"best at step {best.step}: {unit(config.evaluation.monitor).score(best.score)} on validation\n{artifact}")
+    shown = unit(config.evaluation.monitor)
+    scored = shown.score(best.score)
+    if outcome.whole is not None:
+        scored = f"{shown.score(outcome.whole)} ({scored} with weights in {config.model.unselected_dtype})"
+    print(f"best at step {best.step}: {scored} on validation\n{artifact}")
     return artifact
 
 

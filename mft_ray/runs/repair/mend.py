@@ -296,7 +296,11 @@ def _outcome(row: Trial, curves: Curves) -> Outcome | None:
     ]
     best = next((place for place, point in enumerate(points) if point.step == row.step), None)
     reason = StopReason(row.stopped_reason)
-    return Outcome(reason, history, best if row.watched is not None else None, row.score, row.cost, row.stop)
+    if row.watched is None:
+        best = None
+    # Of the checkpoint, where the curve is of a model whose weights were held in fewer bits.
+    whole = None if best is None or row.watched == history[best].score else row.watched
+    return Outcome(reason, history, best, row.score, row.cost, row.stop, whole)
 
 
 # Of Tune's states of an experiment, whatever their names end in.
