@@ -248,7 +248,7 @@ def _packed(weight: Tensor, held: UnselectedDtype) -> tuple[Tensor, Tensor]:
     # A block a row: on a CPU bitsandbytes 0.50 unpacks rows of 4 bits wrongly that end within a block.
     rows = pad(weight.flatten(), (0, -weight.numel() % block)).view(-1, block)
     # And there it makes 16 numbers of each before it chooses: of a piece at a time they take little.
-    pieces = rows.split(_AT_ONCE // block) if rows.device.type == "cpu" else (rows,)
+    pieces = torch.split(rows, _AT_ONCE // block) if rows.device.type == "cpu" else (rows,)
     if held == "nf4":
         made = [functional.quantize_4bit(piece, blocksize=block, quant_type="nf4") for piece in pieces]
     else:
