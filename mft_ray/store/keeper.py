@@ -18,6 +18,8 @@ from mft_ray.utils.console import log_warning
 
 # How often the last state of a run is tried to be taken, where something still writes.
 _LAST_TRIES = 10
+# After how many pushes that found no moment in which nothing was written it is said.
+_BUSY_TOLD = 5
 
 
 class Keeper:
@@ -89,11 +91,15 @@ class Keeper:
             self._pushed(replace(done or Pushed("", 0, 0), last=last))
 
     def _repeat(self, work: Callable[[], object], every_s: float) -> None:
+        busy = 0
         while not self._over.wait(every_s):
             try:
                 work()
-            except Busy:
-                continue
+                busy = 0
+            except Busy as error:
+                busy += 1
+                if busy == _BUSY_TOLD:
+                    log_warning(f"{error}, {busy} times in a row: {self._scratch.address} is behind until it has not")
             except Exception as error:  # of the store, or a disk that is full: a search that goes on would be lost
                 self.failed = self.failed or error
                 self._interrupt()

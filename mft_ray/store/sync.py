@@ -81,7 +81,7 @@ def push(scratch: Scratch, bucket: Bucket, check: Callable[[], object] = lambda:
             scratch.save(before, now)
             manifest.save(bucket)
             scratch.save(now)
-            bucket.remove(sorted(Manifest("", "", before.files).objects - manifest.objects))
+            _all(lambda name: bucket.remove([name]), Manifest("", "", before.files).objects - manifest.objects)
             return Pushed(now.generation, len(counted), sum(entry.size for _, entry in counted))
         finally:
             shutil.rmtree(scratch.taken, ignore_errors=True)

@@ -26,8 +26,8 @@ from mft_ray.store.scratch import SCRATCH
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-TRIALS = 5
-STEPS, EVAL_EVERY = 400, 40
+TRIALS = 4
+STEPS, EVAL_EVERY = 1600, 100
 URI = f"s3://{object_store.BUCKET}/runs/mine"
 AWAY_S = 5
 
