@@ -91,6 +91,7 @@ def held_in_store(config: Config | None, resume: str | None) -> Iterator[None]:
                 _check_there(scratch, manifest)
             if swept := sweep(bucket, manifest):
                 log(f"{swept} objects of a push that was ended midway are deleted from {scratch.address}")
+        scratch.mark()
         log(f"{scratch.address} is worked on in {scratch.run}")
         run = (config or load_config(scratch.run / _CONFIG)).run
         bucket.patience_s = run.push_patience_minutes * 60

@@ -88,6 +88,11 @@ class Scratch:
         with FileLock(self.home / "carrying"):
             yield
 
+    def mark(self) -> None:
+        """Have the folder say what it is the copy of, before anything is written there."""
+        if not self._note.exists():
+            self.save(Synced())
+
     def synced(self, generation: str | None = None) -> Synced:
         """Return what the copy and its store had in common last.
 

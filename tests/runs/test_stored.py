@@ -70,8 +70,11 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_store_follows_what_is_done(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with held_in_store(config(uri), None):
+    with held_in_store(config(uri, push_seconds=2), None):
         folder = begin(config(uri))
+        assert folder.named == uri  # and all nodes are asked for it, before anything is in the store
+        assert note_above(folder.work / "groups" / "fft") is not None
+        assert files(uri) == set()
         out = folder.trial("abc")
         out.mkdir(parents=True)
         (out / "outcome.json").write_text('{"x": 1}')
