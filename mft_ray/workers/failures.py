@@ -17,7 +17,7 @@ _KILLED = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")
 # Its words where a worker does not answer: it cannot be reached, it has died, or it hangs; and where it was.
 _UNREACHED, _DEAD, _SILENT = (
     re.compile(r"The actor \S+ is unavailable"),
-    re.compile(r"The actor is dead because (?P<why>[^.\n]+)"),
+    re.compile(r"The actor (?:is dead|died) because (?P<why>[^.\n]+)"),
     re.compile(r"health check has been hanging for (?P<seconds>\d+)"),
 )
 _ADDRESS = re.compile(r"node_ip='(?P<of_a_worker>[^']+)'|ipv4:(?P<asked>[\d.]+):\d+")

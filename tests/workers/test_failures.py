@@ -36,6 +36,9 @@ UNREACHED = (
     "connect to all addresses; last error: UNKNOWN: ipv4:192.0.2.2:17420: Failed to connect to remote host: {why} "
     "rpc_code: 14. The task may or may not have been executed on the actor."
 )
+NODE_DIED = """The actor died unexpectedly before finishing this task.
+The actor died because its node has died. Node Id: 998f
+\tthe actor's node was terminated unexpectedly: health check failed due to missing too many heartbeats"""
 HANGS = f"""A worker health check has been hanging for 612.34 seconds. Marking the worker as dead.
 {WALL}
 Set the X environment variable to increase the timeout (current value: 600 seconds)."""
@@ -111,9 +114,7 @@ def test_what_ray_only_guesses_is_left_out() -> None:
     [
         (Unhealthy(DEAD), "a worker process has died on 192.0.2.2"),
         (
-            Unhealthy(
-                "The actor died unexpectedly.\nThe actor is dead because its node has died. Node Id: 998f. More."
-            ),
+            Unhealthy(NODE_DIED),
             "a worker on 192.0.2.2 is gone: its node has died",
         ),
         (
