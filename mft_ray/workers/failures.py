@@ -14,6 +14,13 @@ from mft_ray.workers.network import NotConnected
 _LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)", re.IGNORECASE)
 # Ray's own words where it has killed a worker.
 _KILLED = re.compile(r"running low on memory|NODE_OUT_OF_MEMORY")
+# Its words where a worker does not answer: it cannot be reached, it has died, or it hangs; and where it was.
+_UNREACHED, _DEAD, _SILENT = (
+    re.compile(r"The actor \S+ is unavailable"),
+    re.compile(r"The actor (?:is dead|died) because (?P<why>[^.\n]+)"),
+    re.compile(r"health check has been hanging for (?P<seconds>\d+)"),
+)
+_ADDRESS = re.compile(r"node_ip='(?P<of_a_worker>[^']+)'|ipv4:(?P<asked>[\d.]+):\d+")
 # torch's for a GPU and for a CPU, CUDA's libraries', C's and C++'s.
 _NO_MEMORY = re.compile(
     r"out of memory|can(no|')t allocate memory|not enough memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE
@@ -74,6 +81,8 @@ def root_cause(*failures: BaseException) -> str:
         return str(cause)
     if _KILLED.search(_text(cause)):
         return _killed(_text(cause))
+    if gone := _gone(cause):
+        return gone
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     if not lines:
         return type(cause).__name__
@@ -87,7 +96,10 @@ def root_cause(*failures: BaseException) -> str:
 
 
 def _cause(failures: Sequence[BaseException]) -> BaseException:
-    return min(_each(failures), key=lambda failure: (not _of_memory(failure), bool(_LOST_PEER.search(str(failure)))))
+    def peer(failure: BaseException) -> bool:
+        return _gone(failure) is None and bool(_LOST_PEER.search(str(failure)))
+
+    return min(_each(failures), key=lambda failure: (not _of_memory(failure), peer(failure)))
 
 
 def _each(failures: Sequence[BaseException]) -> list[BaseException]:
@@ -106,6 +118,25 @@ def _text(failure: BaseException) -> str:
 def _of_memory(failure: BaseException) -> bool:
     text = _text(failure)
     return isinstance(failure, MemoryError) or bool(_KILLED.search(text) or _NO_MEMORY.search(text))
+
+
+def _gone(failure: BaseException) -> str | None:
+    """Return in one sentence how a worker is gone; None of what a worker itself, or anybody else, has said."""
+    text = _text(failure)
+    address = _ADDRESS.search(text)
+    where = f" on {address['of_a_worker'] or address['asked']}" if address else ""
+    if silent := _SILENT.search(text):
+        return f"a worker{where} has given Ray no sign of life for {silent['seconds']} s"
+    if not hasattr(failure, "health_check_failure"):
+        return None
+    if _UNREACHED.search(text):
+        return f"a worker{where} does not answer any more: its process has died, or its host is down or cut off"
+    dead = _DEAD.search(text)
+    if dead is None:
+        return None
+    if dead["why"] == "its worker process has died":
+        return f"a worker process has died{where}"
+    return f"a worker{where} is gone: {dead['why']}"
 
 
 def _killed(text: str) -> str:

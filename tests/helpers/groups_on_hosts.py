@@ -1,7 +1,7 @@
 """The driver of worker groups on several hosts, a program: ``groups_on_hosts.py FOLDER``.
 
-First there are two hosts with a place for one worker each. When FOLDER/joined is there, one with places for two has
-come, and is to be taken before the others.
+First there are two hosts with a place for one worker each. When FOLDER/worse is there, the wire between them has become
+worse; when FOLDER/joined is, one with places for two has come, and is to be taken before the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIG = {
 STAGES = (0, 2, 3)
 # Evaluations so far apart that the notice comes in between.
 LONG = MFT.model_copy(update={"steps": 300, "eval_every": 100})
-PAUSE_S = 0.1
+PAUSE_S = 3.0  # that a step takes until FOLDER/noticed is there: so an evaluation comes after five minutes
 
 
 def scaling(stage: int = 0) -> ScalingConfig:
@@ -59,7 +59,7 @@ def main(home: Path) -> None:
             backbone=fingerprint(load_model(backbone)),
         )
         heard: list[object] = []
-        group.train(job, on_workers.NoteHosts(str(home / f"{name}.hosts"), pause), heard.append)
+        group.train(job, on_workers.NoteHosts(str(home / f"{name}.hosts"), pause, str(home / "noticed")), heard.append)
         return [event.reason for event in heard if isinstance(event, Restart)]
 
     with connected():
@@ -68,14 +68,21 @@ def main(home: Path) -> None:
             for stage in STAGES:
                 train(group, f"two-z{stage}", stage)
             train(group, "undisturbed", long=True)
-        (home / "two").touch()
-        while not (home / "joined").exists():
-            time.sleep(0.1)
+            tell_and_wait(home / "two", home / "worse")
+            for stage in STAGES:
+                train(group, f"worse-z{stage}", stage)
+        tell_and_wait(home / "worst", home / "joined")
         with workers(scaling(), home / "groups" / "one") as group:
             for stage in STAGES:
                 train(group, f"one-z{stage}", stage)
             restarts = train(group, "left", long=True, pause=PAUSE_S)
     (home / "restarts.json").write_text(json.dumps(restarts))
+
+
+def tell_and_wait(told: Path, awaited: Path) -> None:
+    told.touch()
+    while not awaited.exists():
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ another time, so that clocks which count from a start tell one host nothing of a
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,11 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import on_each_host
 import psutil  # type: ignore[import-untyped]
+import pytest
+import relay
 from namespaces import unshare
+from on_each_host import Gate
 
 _NET = "10.77.0"
 _PORT = 6399
@@ -48,22 +53,15 @@ ip link set lo up
 echo $$ > "$1/$2/pid"
 exec sleep infinity
 """
+_CABLE = 'ip link add name "$1" type veth peer name wire netns "$2"'
 _PLUG = f"""
 set -e
-ip link add name "$1" type veth peer name wire netns "$2"
 ip link set dev "$1" master hub up
 nsenter --target "$2" --net ip addr add "{_NET}.$3/24" dev wire
 nsenter --target "$2" --net ip link set wire up
 """
-
-
-_CLOCK = """
-import time
-
-seconds, nanoseconds = time.time, time.time_ns
-time.time = lambda: seconds() + {ahead_s}
-time.time_ns = lambda: nanoseconds() + int({ahead_s} * 1e9)
-"""
+# What a wait may take: all that is waited for here is progress, and a machine may be slow. It ends as soon as it can.
+LONG_S = 600
 
 
 @dataclass
@@ -98,7 +96,7 @@ class Host:
                 stderr=subprocess.STDOUT,
             )
 
-    def run(self, command: Sequence[str], log: str, timeout_s: float = 120, **environment: str) -> int:
+    def run(self, command: Sequence[str], log: str, timeout_s: float = LONG_S, **environment: str) -> int:
         """Run a command; return its status."""
         process = self.start(command, log, **environment)
         try:
@@ -124,14 +122,11 @@ class Host:
             assert ray.poll() is None, said
             return "Ray runtime started" in said
 
-        wait(started, f"Ray on {self.name}", 60)
+        wait(started, f"Ray on {self.name}")
 
     def wrong_clock(self, ahead_s: float) -> dict[str, str]:
         """Return an environment that sets the clock of Python's processes; what is written in C goes on with ours."""
-        folder = self.folder / "clock"
-        folder.mkdir(exist_ok=True)
-        (folder / "sitecustomize.py").write_text(_CLOCK.format(ahead_s=ahead_s))
-        return {"PYTHONPATH": os.pathsep.join([str(folder), self.hosts.env.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+        return {on_each_host.AHEAD_S: str(ahead_s)}
 
     def end_politely(self) -> None:
         """Ask its Ray to end, as Kubernetes asks a pod."""
@@ -195,6 +190,14 @@ class Host:
         """Put the plug back."""
         self._set("up")
 
+    def worsen(self, delay_s: float, loss: float) -> None:
+        """Have what it sends and gets take so long from now on, and a part of the frames lost; it must be relayed."""
+        relay.replace(self.folder / relay.SETTINGS, json.dumps(asdict(relay.Wire(delay_s, loss))))
+
+    def frames(self) -> relay.Frames:
+        """Return how many there were on its wire since that was last changed."""
+        return relay.Frames(**json.loads((self.folder / relay.COUNTS).read_text()))
+
     def _set(self, state: str) -> None:
         subprocess.run([*self.hosts.desk, "ip", "link", "set", "dev", self.name, state], check=True)
 
@@ -207,18 +210,20 @@ class Hosts:
         folder: a folder that all share.
         desk: the command that runs another one at the desk.
         env: environment of all commands.
+        gate: where trials of a search wait, if they do.
     """
 
     folder: Path
     desk: list[str]
     env: dict[str, str]
+    gate: Gate
     by_name: dict[str, Host] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Host:
         return self.by_name[name]
 
-    def add(self, name: str) -> Host:
-        """Add a host; the first one is the head."""
+    def add(self, name: str, relayed: bool) -> Host:
+        """Add a host; the first one is the head. What it sends and gets may be relayed, see `Host.worsen`."""
         number = len(self.by_name) + 1
         folder = self.folder / name
         (folder / "ray").mkdir(parents=True)
@@ -231,12 +236,27 @@ class Hosts:
         pid = folder / "pid"
         wait(lambda: pid.exists() and pid.read_text().endswith("\n"), f"the host {name}")
         inner = pid.read_text().strip()
+        if relayed:
+            self._relay(name, inner, folder)
+        else:
+            subprocess.run([*self.desk, "bash", "-c", _CABLE, "cable", name, inner], check=True)
         subprocess.run([*self.desk, "bash", "-c", _PLUG, "plug", name, inner, str(number)], check=True)
         there = ["nsenter", "--target", inner, "--net", "--mount", "--uts", "--time"]
         enter = [*self.desk, *there, "env", "-C", str(self.folder)]
         net = subprocess.check_output([*enter, "readlink", "/proc/self/ns/net"], text=True).strip()
         self.by_name[name] = Host(name, f"{_NET}.{number}", folder, enter, net, self)
         return self.by_name[name]
+
+    def _relay(self, name: str, inner: str, folder: Path) -> None:
+        with (self.folder / f"relay-{name}.log").open("ab") as said:
+            command = [*self.desk, sys.executable, relay.__file__, name, inner, str(folder)]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+
+        def there() -> bool:
+            assert process.poll() is None, (self.folder / f"relay-{name}.log").read_text()
+            return (folder / relay.COUNTS).exists()
+
+        wait(there, f"the wire of {name}")
 
     def submit(self, command: Sequence[str], log: str) -> subprocess.Popen[bytes]:
         """Submit a job from the desk to the head; what it says goes to a file of the shared folder."""
@@ -248,16 +268,26 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts(*names: str, **environment: str) -> Iterator[Hosts]:
-    """Have hosts on one wire, the head first."""
+def hosts(*names: str, hold_after: int | None = None, relayed: Sequence[str] = ()) -> Iterator[Hosts]:
+    """Have hosts on one wire, the head first.
+
+    Args:
+        names: of the hosts.
+        hold_after: as of `Gate.set_up`.
+        relayed: hosts whose wire may become worse. Where it cannot, the test is skipped.
+    """
     folder = Path(tempfile.mkdtemp(prefix="", dir="/tmp"))  # short, for Ray's sockets
     (folder / "ray").mkdir()
     command = unshare()
+    if relayed and not os.access(relay.TUN, os.W_OK):
+        pytest.skip(f"this machine makes no network devices for programs ({relay.TUN})")
     foreign = ("RAY_", "GLOO_", "NCCL_", "MFT_RAY_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {"RAY_TMPDIR": str(folder), "RAY_ADDRESS": f"{_NET}.1:{_PORT}", "RAY_AUTH_MODE": "disabled"}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
+    gate = Gate(folder)
+    env = gate.set_up(env, hold_after)
     desk = subprocess.Popen(
         [*command, "bash", "-c", _DESK, "desk", str(folder)],
         stdin=subprocess.DEVNULL,
@@ -268,9 +298,9 @@ def hosts(*names: str, **environment: str) -> Iterator[Hosts]:
         [first] = psutil.Process(desk.pid).children()
         user = ["--user", "--preserve-credentials"] if "--map-root-user" in command else []
         enter = ["nsenter", "--target", str(first.pid), *user, "--mount", "--net", "--pid"]
-        found = Hosts(folder, enter, env)
+        found = Hosts(folder, enter, env, gate)
         for name in names:
-            found.add(name)
+            found.add(name, name in relayed)
         yield found
     finally:
         os.killpg(desk.pid, signal.SIGKILL)
@@ -284,7 +314,7 @@ def _is_python(process: psutil.Process) -> bool:
     return Path(process.cmdline()[0]).name.startswith("python")
 
 
-def wait(done: Callable[[], object], what: str, seconds: float = 30) -> None:
+def wait(done: Callable[[], object], what: str, seconds: float = LONG_S) -> None:
     """Wait for something to be true; fails with its name where it is not in time."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -236,11 +236,12 @@ class NoteSteps:
 class NoteHosts:
     """A stop rule that notes on which hosts the workers are, and may have each step take so many seconds from then on.
 
-    It goes to sleep in the steps: a machine that is fast is not done before something can happen to it.
+    It goes to sleep in the steps, until there is a file: no machine is done before something has happened to it.
     """
 
     path: str
     pause: float = 0.0
+    until: str = ""
 
     def __call__(self, history: Sequence[Evaluation], total_steps: int) -> str | None:
         from mft_ray.training import loop
@@ -250,7 +251,9 @@ class NoteHosts:
         if self.pause and (given := loop.global_batch).__name__ != "paused":
 
             def paused(*arguments: Any) -> list[int]:
-                time.sleep(self.pause)
+                deadline = time.monotonic() + self.pause
+                while time.monotonic() < deadline and not os.path.exists(self.until):
+                    time.sleep(0.05)
                 return given(*arguments)
 
             loop.global_batch = paused

@@ -64,6 +64,13 @@ def at_work(folder: Path) -> dict[str, int]:
     }
 
 
+def evaluations(folder: Path, trial: str) -> list[tuple[int, float]]:
+    """The step of each evaluation of a trial and its seconds until then, which one that is repeated would not share."""
+    out = folder / "work" / "trials" / trial
+    path = next(path for path in (out / "outcome.json", out / "progress.json") if path.exists())
+    return [(row["step"], row["seconds"]) for row in json.loads(path.read_text())["history"]]
+
+
 def in_the_middle(folder: Path) -> bool:
     """Whether one trial has ended and another has begun to train."""
     trials = folder / "work" / "trials"

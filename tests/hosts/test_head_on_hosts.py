@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hosts import Hosts, hosts, wait
-from small_searches import at_work, in_the_middle
+from hosts import LONG_S, Hosts, hosts, wait
+from small_searches import at_work, evaluations
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
-TRIALS = 4
-STEPS, EVAL_EVERY = 1200, 100
-AHEAD_S = 600  # of the host whose clock is wrong
+TRIALS = 3
+STEPS, EVAL_EVERY = 60, 10
+HELD = 30  # the last step before trials wait until they may pass
+AHEAD_S = 36_000  # of the host whose clock is wrong
 
 
 @dataclass
@@ -28,20 +29,20 @@ class Ended:
 
     Attributes:
         folder: of the run.
-        lost: the step of each trial when one of two hosts was killed, and the least that it ever told afterwards.
-        late: whether the host that came late had a worker.
+        lost: the trial whose host was killed.
+        before: evaluations of each trial at work when a host was killed, or the head.
+        late: whether the host that came late had a worker, and the lost trial ended before the head was killed.
         finished: when outcomes were written that were there when the head was killed.
-        left: the step of each trial that was at work then, and the least that it told when the search went on.
         said: what the search printed before and after.
         status: of the process that went on with it.
         ahead: seconds by which the clock of one host was ahead.
     """
 
     folder: Path
-    lost: dict[str, list[int]] = field(default_factory=dict)
+    lost: str = ""
+    before: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     late: bool = False
     finished: dict[Path, int] = field(default_factory=dict)
-    left: dict[str, list[int]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     status: int = -1
     ahead: float = 0.0
@@ -52,7 +53,7 @@ def ended(make_tiny: Callable[[], dict[str, Any]]) -> Iterator[Ended]:
     tree = make_tiny()
     tree["train"].update(steps=STEPS, eval_every=EVAL_EVERY)
     tree["search"] = {"trials": TRIALS, "stop": {"below_fft": False, "plateau": None}}
-    with hosts("north", "east", "west", "south") as net:
+    with hosts("north", "east", "west", "south", hold_after=HELD) as net:
         (net.folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
         ended = Ended(net.folder / "run")
         try:
@@ -62,12 +63,6 @@ def ended(make_tiny: Callable[[], dict[str, Any]]) -> Iterator[Ended]:
         finally:
             for path in net.folder.glob("said-*"):
                 print(path.read_text())
-
-
-def follow(ended: Ended, steps: dict[str, list[int]]) -> None:
-    for trial, at in at_work(ended.folder).items():
-        if trial in steps:
-            steps[trial][1] = min(steps[trial][1], at)
 
 
 def until_the_head_goes(net: Hosts, ended: Ended) -> None:
@@ -81,40 +76,41 @@ def until_the_head_goes(net: Hosts, ended: Ended) -> None:
 
     def goes_on() -> bool:
         assert job.poll() is None, (net.folder / "said-1").read_text()
-        follow(ended, ended.lost)
         return True
 
-    def two() -> bool:
-        steps = at_work(ended.folder).values()
-        return len(steps) == 2 and min(steps) >= 2 * EVAL_EVERY
+    def two_held() -> bool:
+        return len(at_work(ended.folder).keys() & net.gate.waiting()) == 2
 
-    wait(lambda: goes_on() and two(), "two trials side by side", 180)
+    def note() -> None:
+        ended.before |= {trial: evaluations(ended.folder, trial) for trial in at_work(ended.folder)}
+
+    trials = ended.folder / "work" / "trials"
+    wait(lambda: goes_on() and two_held(), "two trials side by side")
+    note()
     net["east"].kill()
-    ended.lost = {trial: [at, at] for trial, at in at_work(ended.folder).items()}
+    wait(lambda: goes_on() and list(trials.glob("*/restarts.jsonl")), "a trial that was lost")
+    [ended.lost] = [path.parent.name for path in trials.glob("*/restarts.jsonl")]
     net["south"].start_ray(1)
-    wait(lambda: goes_on() and net["south"].works(), "work on the host that came late", 120)
+    wait(lambda: goes_on() and net["south"].works(), "work on the host that came late")
+    net.gate.let_pass(ended.lost)
+    wait(lambda: goes_on() and (trials / ended.lost / "outcome.json").exists(), "the end of a trial")
     ended.late = True
-    wait(lambda: goes_on() and in_the_middle(ended.folder), "the end of a trial", 120)
+    wait(lambda: goes_on() and two_held(), "two trials side by side again")
+    note()
     for name in ("north", "west", "south"):
         net[name].kill()
-    job.wait(60)
-    outcomes = (ended.folder / "work" / "trials").glob("*/outcome.json")
-    ended.finished = {path: path.stat().st_mtime_ns for path in outcomes}
-    ended.left = {trial: [at, at] for trial, at in at_work(ended.folder).items()}
+    job.wait(LONG_S)
+    ended.finished = {path: path.stat().st_mtime_ns for path in trials.glob("*/outcome.json")}
     ended.said.append((net.folder / "said-1").read_text())
 
 
 def with_a_new_head(net: Hosts, ended: Ended) -> None:
+    net.gate.let_pass()
     net["north"].start_ray(0)
     net["south"].start_ray(1)
     net["west"].start_ray(1, **net["west"].wrong_clock(AHEAD_S))
     job = net.submit(["python", "-m", "mft_ray.tune", "--resume", "run"], "said-2")
-
-    def over() -> bool:
-        follow(ended, ended.left)
-        return job.poll() is not None
-
-    wait(over, "the end of the search", 240)
+    wait(lambda: job.poll() is not None, "the end of the search")
     ended.status = job.returncode
     ended.said.append((net.folder / "said-2").read_text())
 
@@ -128,21 +124,20 @@ def test_a_search_goes_on_with_a_new_head_to_its_verdict(ended: Ended) -> None:
 
 
 def test_no_trial_that_had_ended_is_lost_or_repeated(ended: Ended) -> None:
-    assert ended.finished
+    assert [path.parent.name for path in ended.finished] == [ended.lost]
     assert {path: path.stat().st_mtime_ns for path in ended.finished} == ended.finished
 
 
 def test_trials_at_work_go_on_from_their_last_evaluation(ended: Ended) -> None:
-    assert ended.left
-    for at, least in ended.left.values():
-        assert least >= at - EVAL_EVERY
+    assert len(ended.before) == TRIALS
+    for trial, before in ended.before.items():
+        now = evaluations(ended.folder, trial)
+        assert now[: len(before)] == before
+        assert [step for step, _ in now] == list(range(0, STEPS + 1, EVAL_EVERY))
 
 
 def test_a_trial_whose_host_is_killed_goes_on_where_one_comes_late(ended: Ended) -> None:
     assert ended.late
-    assert len(ended.lost) == 2
-    for at, least in ended.lost.values():
-        assert least >= at - EVAL_EVERY > 0
     restarts = [line for line in ended.said[0].splitlines() if "it is started anew and goes on from its last" in line]
     assert len(restarts) == 1, restarts
 

@@ -31,6 +31,17 @@ DEAD = (
     "unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was "
     "killed by the OOM killer due to high memory usage, (2) ray stop --force is called."
 )
+UNREACHED = (
+    "The actor c414abaa8f67 is unavailable: The actor is temporarily unavailable: RpcError: RPC error: failed to "
+    "connect to all addresses; last error: UNKNOWN: ipv4:192.0.2.2:17420: Failed to connect to remote host: {why} "
+    "rpc_code: 14. The task may or may not have been executed on the actor."
+)
+NODE_DIED = """The actor died unexpectedly before finishing this task.
+The actor died because its node has died. Node Id: 998f
+\tthe actor's node was terminated unexpectedly: health check failed due to missing too many heartbeats"""
+HANGS = f"""A worker health check has been hanging for 612.34 seconds. Marking the worker as dead.
+{WALL}
+Set the X environment variable to increase the timeout (current value: 600 seconds)."""
 LOST = RuntimeError("[/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:7841.")
 
 
@@ -81,6 +92,8 @@ def test_out_of_memory_is_recognised(error: Exception) -> None:
     [
         RuntimeError(DEAD),
         Unhealthy(DEAD),
+        Unhealthy(UNREACHED.format(why="Connection reset by peer")),
+        RuntimeError(HANGS),
         LOST,
         FloatingPointError("the loss is not finite"),
         OSError(28, "No space left on device"),
@@ -94,6 +107,30 @@ def test_other_failures_are_not_taken_for_that(error: Exception) -> None:
 
 def test_what_ray_only_guesses_is_left_out() -> None:
     assert root_cause(RuntimeError(DEAD)) == "The actor is dead because its worker process has died."
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (Unhealthy(DEAD), "a worker process has died on 192.0.2.2"),
+        (
+            Unhealthy(NODE_DIED),
+            "a worker on 192.0.2.2 is gone: its node has died",
+        ),
+        (
+            Unhealthy(UNREACHED.format(why="Connection refused")),
+            "a worker on 192.0.2.2 does not answer any more: its process has died, or its host is down or cut off",
+        ),
+        (
+            Unhealthy(UNREACHED.format(why="Connection reset by peer")),  # to which it is nobody's peer
+            "a worker on 192.0.2.2 does not answer any more: its process has died, or its host is down or cut off",
+        ),
+        (RuntimeError(HANGS), "a worker on 192.0.2.2 has given Ray no sign of life for 612 s"),
+    ],
+)
+def test_a_worker_that_is_gone_is_one_plain_sentence(error: Exception, sentence: str) -> None:
+    assert root_cause(LOST, error) == root_cause(error, LOST) == sentence
+    assert not raised(LOST, error)
 
 
 def test_a_kernel_that_kills_is_told_with_its_numbers() -> None:

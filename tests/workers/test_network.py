@@ -15,7 +15,6 @@ from hosts import Hosts, hosts
 
 from mft_ray.workers.network import interface_of
 
-TIMEOUT_S = 240
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 TREE = {
     "model": {"architecture": {**LLAMA, "num_attention_heads": 2}},
@@ -50,7 +49,7 @@ def two() -> Iterator[Hosts]:
 
 def train(two: Hosts, out: str, *options: str, **environment: str) -> Ended:
     log = f"{out}.log"
-    status = two["north"].run([*TRAIN, "--out", out, *options], log, TIMEOUT_S, **environment)
+    status = two["north"].run([*TRAIN, "--out", out, *options], log, **environment)
     return Ended(status, (two.folder / log).read_text())
 
 
