@@ -18,6 +18,8 @@ pytest_plugins = ["job_fixtures", "search_fixtures", "report_fixtures"]
 # step of a tiny model on two of them takes twenty times as long as on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# How slow tests may be marked beside, and their place with --within. Those that are not slow come first of all.
+_PLACES = {"core": 1, "nightly": 3, "slow": 2}
 NOT_RUN = pytest.StashKey[list[str]]()
 BEGAN = time.monotonic()
 
@@ -40,12 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --within, have files that have slow tests come last, and the core among them first."""
+    """With --within, have files that have slow tests come last, the core among them first, the nightly last."""
     if config.getoption("within") is None:
         return
     place: dict[object, int] = {}
     for item in items:
-        weight = 1 if item.get_closest_marker("core") else 2 if item.get_closest_marker("slow") else 0
+        weight = next((number for name, number in _PLACES.items() if item.get_closest_marker(name)), 0)
         earlier = place.get(item.path, 0)
         place[item.path] = min(filter(None, (earlier, weight)), default=0)
     items.sort(key=lambda item: place[item.path])
@@ -55,7 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out a slow test for which no time is left."""
     within = item.config.getoption("within")
-    late = within is not None and time.monotonic() - BEGAN > within * 60
+    limit = item.get_closest_marker("timeout") if item.get_closest_marker("nightly") else None
+    late = within is not None and time.monotonic() - BEGAN + (limit.args[0] if limit else 0) > within * 60
     if late and item.get_closest_marker("slow") and not item.get_closest_marker("core"):
         item.config.stash[NOT_RUN].append(item.nodeid)
         pytest.skip(f"not run: the {within:g} minutes of --within were over")

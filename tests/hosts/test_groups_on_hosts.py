@@ -20,7 +20,7 @@ from relay import Frames
 from mft_ray.masking import load_mask
 from mft_ray.training.job import Outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(2400)]
 
 NOTICE_S = 120
 DELAY_S, LOSS = 0.05, 0.01  # of each frame between two workers, in either direction

@@ -15,7 +15,7 @@ import yaml
 from hosts import LONG_S, Hosts, hosts, wait
 from small_searches import at_work, evaluations
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(2400)]
 
 TRIALS = 3
 STEPS, EVAL_EVERY = 60, 10

@@ -17,7 +17,7 @@ from mft_ray.store.scratch import SCRATCH
 
 pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(600)]
 
 PORT, BUCKET = 5955, "masks"
 DESK = f"http://10.77.0.254:{PORT}"
