@@ -26,6 +26,7 @@ from mft_ray.store.manifest import LEASE, OWN
 
 RENEW_S, STALE_S = 10.0, 35.0
 _LOOK_S, _SETTLE_S = 2.0, 1.0
+_READS, _PAUSE_S = 5, 0.3
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,15 @@ class Lease:
         self._bucket.write(LEASE, json.dumps(asdict(self._me)).encode())
 
     def _read(self) -> Holder | None:
-        content = self._bucket.read(LEASE)
-        try:
-            return None if content is None else Holder(**json.loads(content))
-        except (ValueError, TypeError):  # of another version, or damaged: it says nothing that can be waited for
-            return None
+        for _ in range(_READS):
+            content = self._bucket.read(LEASE)
+            if content is None:
+                return None
+            try:
+                return Holder(**json.loads(content))
+            except (ValueError, TypeError):  # who reads while it is replaced may get a part of it
+                time.sleep(_PAUSE_S)
+        return None  # of another version, or damaged: it says nothing that can be waited for
 
 
 def _space() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from mft_ray.errors import UserError
@@ -13,6 +15,7 @@ from mft_ray.store.bucket import Bucket, StoreFailed
 OWN = ".mft_ray"
 MANIFEST, LEASE, OBJECTS = f"{OWN}/manifest.json", f"{OWN}/lease.json", f"{OWN}/objects"
 SCHEMA = 1
+_READS, _PAUSE_S = 5, 0.3
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Manifest:
         Raises:
             StoreFailed: it cannot be written; the one before holds then.
         """
-        bucket.write(MANIFEST, json.dumps({"schema": SCHEMA, **asdict(self)}).encode())
+        content = asdict(self)
+        bucket.write(MANIFEST, json.dumps({"schema": SCHEMA, "digest": _digest(content), **content}).encode())
 
     @classmethod
     def load(cls, bucket: Bucket) -> Manifest | None:
@@ -79,25 +83,37 @@ class Manifest:
             StoreFailed: it cannot be read, or holds something else.
             UserError: it is of a later version.
         """
-        content = bucket.read(MANIFEST)
-        if content is None:
-            return None
-        try:
-            found: dict[str, Any] = json.loads(content)
-            schema = int(found["schema"])
-            if schema <= SCHEMA:
-                files = {path: Entry(**entry) for path, entry in found["files"].items() if _within(path)}
-                return cls(str(found["generation"]), str(found["root"]), files)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreFailed(
-                f"{bucket.address}: {MANIFEST} does not hold what was written there ({error!r}). Put a version of it "
-                "back, where the bucket keeps versions, or begin anew elsewhere: nothing else says which objects "
-                "belong together."
-            ) from error
+        for tries in range(1, _READS + 1):
+            content = bucket.read(MANIFEST)
+            if content is None:
+                return None
+            try:
+                found: dict[str, Any] = json.loads(content)
+                schema = int(found["schema"])
+                if schema > SCHEMA:
+                    break
+                kept = {name: found[name] for name in ("generation", "root", "files")}
+                if found["digest"] != _digest(kept):
+                    raise ValueError("its parts are of two manifests")
+                files = {path: Entry(**entry) for path, entry in kept["files"].items() if _within(path)}
+                return cls(str(kept["generation"]), str(kept["root"]), files)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                # Who reads while it is replaced may get the beginning of the one and the length of the other.
+                if tries == _READS:
+                    raise StoreFailed(
+                        f"{bucket.address}: {MANIFEST} does not hold what was written there ({error!r}). Put a version "
+                        "of it back, where the bucket keeps versions, or begin anew elsewhere: nothing else says which "
+                        "objects belong together."
+                    ) from error
+                time.sleep(_PAUSE_S)
         raise UserError(
             f"{bucket.address} was written by a later version of mft_ray (schema {schema}, this one reads up to "
             f"{SCHEMA}). Use that version, or a later one."
         )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _within(path: str) -> bool:

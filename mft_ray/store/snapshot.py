@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,8 @@ from mft_ray.utils.files import Signature, signature
 
 # Tune's snapshots are written in place, in a moment, several files. They are taken when none has changed for so long.
 _QUIET_S = 0.3
-_QUIET_TRIES = 40
+_QUIET_WAIT_S = 30.0
+_COPY_TRIES = 40
 # Smaller files are copied, since some are written in place; of larger ones, which are not, another name is taken.
 _COPIED = 2**20
 _GROUPS, _LIVE = ("work", "groups"), ("lock", "cluster.json")
@@ -68,15 +70,19 @@ def taken(run: Path, into: Path, known: dict[str, Signature]) -> tuple[list[Take
 
 
 def _states(run: Path, into: Path, known: dict[str, Signature]) -> tuple[list[Taken], set[str]]:
-    """Take Tune's states, between two times that Tune writes them."""
-    for _ in range(_QUIET_TRIES):
+    """Take Tune's states, between two times that Tune writes them.
+
+    They are few, and nothing else is looked at meanwhile: the search's own thread may leave this one little time.
+    """
+    deadline = time.monotonic() + _QUIET_WAIT_S
+    while time.monotonic() < deadline:
         before = _tune(run)
         age_s = (time.time_ns() - max((changed for changed, _ in before.values()), default=0)) / 1e9
         if not 0 <= age_s < _QUIET_S:
-            found = _take(run, (path for path in of_run(run) if _rank(path) <= 1), into, known)
-            if _tune(run) == before:
+            found = _take(run, before, into, known)
+            if _tune(run) == before and all(_is_whole(Path(each.path), each.file) for each in found[0]):
                 return found
-        time.sleep(_QUIET_S / 2)
+        time.sleep(_QUIET_S / 4)
     raise Busy(f"Tune's state in {run} has changed all the time")
 
 
@@ -122,15 +128,19 @@ def _belongs(path: PurePosixPath) -> bool:
 
 def _rank(path: PurePosixPath) -> int:
     """Return the place of a file among those that are taken: Tune's states refer to the study, and both to trials."""
-    if "tune" in path.parts:
+    if path.parts[:2] == ("work", "tune") and len(path.parts) == 4:
         return 0 if path.name.startswith("experiment_state") else 1
     return 2 if path.name == "study.db" else 3
 
 
-def _tune(run: Path) -> dict[Path, Signature]:
-    """Return signatures of Tune's states of a run's searches."""
-    files = (file for each in run.glob("**/work/tune/*") if each.is_dir() for file in each.iterdir() if file.is_file())
-    return {file: signed for file in files if (signed := signature(file)) is not None}
+def _tune(run: Path) -> dict[PurePosixPath, Signature]:
+    """Return signatures of Tune's states of a run's searches, by path."""
+    found = {}
+    for file in run.glob("work/tune/*/*"):
+        path = PurePosixPath(file.relative_to(run).as_posix())
+        if _belongs(path) and file.is_file() and (signed := signature(file)) is not None:
+            found[path] = signed
+    return found
 
 
 def _kept(path: Path, copy: Path, signed: Signature) -> tuple[Path, Signature] | None:
@@ -142,10 +152,10 @@ def _kept(path: Path, copy: Path, signed: Signature) -> tuple[Path, Signature] |
             except OSError:
                 shutil.copyfile(path, copy)
             return copy, signed
-        for _ in range(_QUIET_TRIES):
+        for _ in range(_COPY_TRIES):
             shutil.copyfile(path, copy)
             now = signature(path)
-            if now == signed and copy.stat().st_size == signed[1] and _whole(path, copy):
+            if now == signed and copy.stat().st_size == signed[1] and _is_whole(path, copy):
                 return copy, signed
             if now is None:
                 return None
@@ -156,12 +166,14 @@ def _kept(path: Path, copy: Path, signed: Signature) -> tuple[Path, Signature] |
     return copy, (signed[0], copy.stat().st_size)  # a log that grows faster than it is copied, or one that is damaged
 
 
-def _whole(path: Path, copy: Path) -> bool:
-    """Say whether a copy was not made while somebody wrote the file."""
-    if path.suffix != ".json":
-        return True
-    try:
-        json.loads(copy.read_bytes())
-    except (ValueError, RecursionError):
-        return False
+def _is_whole(path: Path, copy: Path) -> bool:
+    """Say whether a copy was not made while somebody wrote the file; of what is no JSON and no pickle nothing tells."""
+    content = copy.read_bytes() if path.suffix in (".json", ".pkl") else b""
+    if path.suffix == ".pkl":
+        return content.endswith(pickle.STOP)
+    if path.suffix == ".json":
+        try:
+            json.loads(content)
+        except (ValueError, RecursionError):
+            return False
     return True

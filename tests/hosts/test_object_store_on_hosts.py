@@ -29,7 +29,14 @@ ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-ASK = "import sys, urllib.request as r; print(r.urlopen(r.Request(sys.argv[2], method=sys.argv[1])).read().decode())"
+MAKE = f"import urllib.request as r; r.urlopen(r.Request('{DESK}/{BUCKET}', method='PUT'))"
+READ = f"""
+import sys
+from mft_ray.store.address import Address
+from mft_ray.store.bucket import Bucket
+bucket = Bucket(Address.parse("{URI}"), 10, print)
+print(bucket.read(sys.argv[1]).decode() if sys.argv[1:] else "\\n".join(bucket.listed()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +49,17 @@ def net(make_tiny: Callable[[], dict[str, Any]]) -> Iterator[Hosts]:
         with (its.folder / "moto.log").open("wb") as log:
             subprocess.Popen([*its.desk, *server], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait(lambda: "Running on" in (its.folder / "moto.log").read_text(), "the store", 60)
-        asked(its, "PUT", BUCKET)
+        at_desk(its, MAKE)
         its["north"].start_ray(0)
         its["east"].start_ray(1)
         yield its
 
 
-def asked(net: Hosts, how: str, path: str) -> str:
-    """What the store answers to who sits at the desk."""
-    return subprocess.check_output([*net.desk, sys.executable, "-c", ASK, how, f"{DESK}/{path}"], text=True, timeout=60)
+def at_desk(net: Hosts, program: str, *given: str) -> str:
+    """What a program prints that is run at the desk."""
+    environment = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    command = [*net.desk, "env", *environment, sys.executable, "-c", program, *given]
+    return subprocess.check_output(command, text=True, timeout=60)
 
 
 def searched(net: Hosts, scratch: Path, log: str) -> tuple[int, str]:
@@ -67,14 +76,14 @@ def test_a_host_that_does_not_see_the_copy_is_named(net: Hosts) -> None:
     assert f"error: {URI} is worked on in " in said, said
     assert "and east of this cluster do not see that" in said
     assert "Traceback" not in said
-    assert "<Key>" not in asked(net, "GET", BUCKET)
+    assert at_desk(net, READ).strip() == ""
 
 
 def test_a_copy_that_both_see_is_worked_on_by_both(net: Hosts) -> None:
     status, said = searched(net, net.folder / "scratch", "done")
     assert status == 0, said
-    rows = json.loads(asked(net, "GET", f"{BUCKET}/run/leaderboard.json"))["trials"]
+    rows = json.loads(at_desk(net, READ, "leaderboard.json"))["trials"]
     assert [row["score"] is not None for row in rows] == [True, True]
-    verdict = json.loads(asked(net, "GET", f"{BUCKET}/run/verdict.json"))
+    verdict = json.loads(at_desk(net, READ, "verdict.json"))
     assert verdict["trial_id"] in {row["trial_id"] for row in rows}
     assert f"{URI} is up to date: " in said

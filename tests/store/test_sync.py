@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +21,7 @@ from hypothesis import strategies as st
 
 from mft_ray.store.address import Address
 from mft_ray.store.bucket import Bucket, StoreFailed
-from mft_ray.store.manifest import MANIFEST, OBJECTS, Manifest
+from mft_ray.store.manifest import MANIFEST, OBJECTS, Entry, Manifest
 from mft_ray.store.scratch import Scratch
 from mft_ray.store.sync import pull, push, sweep
 from mft_ray.store.written import Written
@@ -260,10 +264,78 @@ def test_a_manifest_that_leads_out_of_the_run_is_refused(make: Make) -> None:
     push(here, bucket)
     content = bucket.read(MANIFEST)
     assert content is not None
-    bucket.write(MANIFEST, content.replace(b'"study.db"', b'"../../study.db"'))
+    found = json.loads(content)
+    files = {f"../../{path}": Entry(**entry) for path, entry in found["files"].items()}
+    Manifest(found["generation"], found["root"], files).save(bucket)
     there, _ = make(here.address.name)
     with pytest.raises(StoreFailed, match="does not hold what was written there"):
         pull(there, bucket)
+
+
+def test_who_reads_while_it_is_written_gets_one_state_or_the_next(make: Make) -> None:
+    here, bucket = make()
+    write(here.run, [("config.yaml", b"1")])
+    push(here, bucket)
+    over, failed = threading.Event(), []
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                assert Manifest.load(bucket) is not None
+            except Exception as error:
+                failed.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(12):
+        names = [f"work/{number}-{'x' * each}" for each in range(1, 2 + 10 * (number % 2))]
+        write(here.run, [(name, b"1") for name in names])
+        push(here, bucket)
+        write(here.run, [(name, None) for name in names])
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert failed == []
+
+
+def test_tunes_states_are_taken_between_two_times_that_they_are_written(make: Make) -> None:
+    """By who writes them in place every half a second, several one after the other."""
+    here, bucket = make()
+    there, _ = make(here.address.name)
+    tune = here.run / "work" / "tune" / "search"
+    tune.mkdir(parents=True)
+    over = threading.Event()
+
+    def write_states() -> None:
+        number = 0
+        while not over.wait(0.6):
+            number += 1
+            for name in ("experiment_state-1.json", "search_gen_state-1.json", "searcher-state-1.pkl"):
+                content = pickle.dumps(number) if name.endswith("pkl") else str(number + 100).encode()
+                with (tune / name).open("wb") as file:
+                    file.write(content[:1])
+                    file.flush()
+                    time.sleep(0.03)
+                    file.write(content[1:])
+
+    writer = threading.Thread(target=write_states)
+    writer.start()
+    try:
+        for _ in range(4):
+            time.sleep(0.5)
+            push(here, bucket)
+            pull(there, bucket)
+            files = {file.name: file.read_bytes() for file in there.run.glob("work/tune/search/*")}
+            numbers = {
+                pickle.loads(content) if name.endswith("pkl") else json.loads(content) - 100
+                for name, content in files.items()
+            }
+            assert len(numbers) <= 1
+    finally:
+        over.set()
+        writer.join()
+    assert numbers
 
 
 @pytest.mark.slow
