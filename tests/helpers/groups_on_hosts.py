@@ -33,7 +33,7 @@ CONFIG = {
 STAGES = (0, 2, 3)
 # Evaluations so far apart that the notice comes in between.
 LONG = MFT.model_copy(update={"steps": 300, "eval_every": 100})
-PAUSE_S = 3.0  # that a step takes until FOLDER/noticed is there: so an evaluation comes after five minutes
+PAUSE_S = 0.5  # that a step takes from the first evaluation on, until FOLDER/noticed is there
 
 
 def scaling(stage: int = 0) -> ScalingConfig:

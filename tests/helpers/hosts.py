@@ -192,11 +192,13 @@ class Host:
 
     def worsen(self, delay_s: float, loss: float) -> None:
         """Have what it sends and gets take so long from now on, and a part of the frames lost; it must be relayed."""
-        relay.replace(self.folder / relay.SETTINGS, json.dumps(asdict(relay.Wire(delay_s, loss))))
+        wire = relay.Wire(delay_s, loss)
+        relay.replace(self.folder / relay.SETTINGS, json.dumps(asdict(wire)))
+        wait(lambda: self.frames().wire == wire, f"a worse wire of {self.name}")
 
     def frames(self) -> relay.Frames:
         """Return how many there were on its wire since that was last changed."""
-        return relay.Frames(**json.loads((self.folder / relay.COUNTS).read_text()))
+        return relay.Frames.load(self.folder / relay.COUNTS)
 
     def _set(self, state: str) -> None:
         subprocess.run([*self.hosts.desk, "ip", "link", "set", "dev", self.name, state], check=True)

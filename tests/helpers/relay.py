@@ -2,7 +2,7 @@
 
 It runs where the wire ends that the hosts share. Of a device there, NAME, and one of the host's, wire, each gets the
 frames that are sent into the other. What happens to them on the way FOLDER/wire.json says, which may change at any
-time, and FOLDER/frames.json has how many there were. The kernel could do the same (netem), where it was built in.
+time; FOLDER/frames.json has what holds, and how many there were. The kernel could do so (netem), where it was built in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 SETTINGS, COUNTS = "wire.json", "frames.json"
@@ -46,12 +46,19 @@ class Frames:
     """How many there were since the wire last changed.
 
     Attributes:
+        wire: what holds.
         passed: that came through.
         lost: that did not.
     """
 
+    wire: Wire = field(default_factory=Wire)
     passed: int = 0
     lost: int = 0
+
+    @classmethod
+    def load(cls, path: Path) -> Frames:
+        content = json.loads(path.read_text())
+        return cls(**{**content, "wire": Wire(**content["wire"])})
 
 
 def device(name: str) -> int:
@@ -76,7 +83,7 @@ class Relay:
         self._folder = folder
         self._way: deque[tuple[float, int, bytes]] = deque()  # when each is due, and where; the first comes first
         self._chance = random.Random(0)
-        self._wire, self._frames, self._changed, self._looked = Wire(), Frames(), 0, 0.0
+        self._frames, self._changed, self._looked = Frames(), 0, 0.0
 
     def run(self) -> None:
         while True:
@@ -94,10 +101,10 @@ class Relay:
         try:
             while True:
                 frame = os.read(end, _LONGEST)
-                if self._chance.random() < self._wire.loss:
+                if self._chance.random() < self._frames.wire.loss:
                     self._frames.lost += 1
                 else:
-                    self._way.append((time.monotonic() + self._wire.delay_s, self._other[end], frame))
+                    self._way.append((time.monotonic() + self._frames.wire.delay_s, self._other[end], frame))
         except OSError:  # that was all
             return
 
@@ -113,7 +120,7 @@ class Relay:
         settings = self._folder / SETTINGS
         if settings.exists() and settings.stat().st_mtime_ns != self._changed:
             self._changed = settings.stat().st_mtime_ns
-            self._wire, self._frames = Wire(**json.loads(settings.read_text())), Frames()
+            self._frames = Frames(Wire(**json.loads(settings.read_text())))
         replace(self._folder / COUNTS, json.dumps(asdict(self._frames)))
 
 
