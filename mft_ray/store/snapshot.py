@@ -168,12 +168,13 @@ def _kept(path: Path, copy: Path, signed: Signature) -> tuple[Path, Signature] |
 
 def _is_whole(path: Path, copy: Path) -> bool:
     """Say whether a copy was not made while somebody wrote the file; of what is no JSON and no pickle nothing tells."""
-    content = copy.read_bytes() if path.suffix in (".json", ".pkl") else b""
-    if path.suffix == ".pkl":
+    if path.suffix not in (".json", ".pkl"):
+        return True
+    content = copy.read_bytes()
+    if content.startswith(pickle.PROTO):  # some of Tune's are called .json
         return content.endswith(pickle.STOP)
-    if path.suffix == ".json":
-        try:
-            json.loads(content)
-        except (ValueError, RecursionError):
-            return False
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
     return True

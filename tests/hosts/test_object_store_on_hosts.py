@@ -17,7 +17,7 @@ from mft_ray.store.scratch import SCRATCH
 
 pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 PORT, BUCKET = 5955, "masks"
 DESK = f"http://10.77.0.254:{PORT}"
@@ -66,7 +66,7 @@ def searched(net: Hosts, scratch: Path, log: str) -> tuple[int, str]:
     given = {**ENVIRONMENT, SCRATCH: str(scratch)}
     command = [*(f"{name}={value}" for name, value in given.items()), "python", "-m", "mft_ray.tune"]
     job = net.submit([*command, "--config", "tiny.yaml", "--set", f"run.dir={URI}"], log)
-    status = job.wait(300)
+    status = job.wait(480)
     return status, (net.folder / log).read_text()
 
 

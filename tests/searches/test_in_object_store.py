@@ -24,7 +24,7 @@ from mft_ray.store.bucket import Bucket
 from mft_ray.store.manifest import MANIFEST, OBJECTS, Manifest
 from mft_ray.store.scratch import SCRATCH
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 TRIALS = 4
 STEPS, EVAL_EVERY = 1600, 100

@@ -300,7 +300,7 @@ def test_who_reads_while_it_is_written_gets_one_state_or_the_next(make: Make) ->
 
 
 def test_tunes_states_are_taken_between_two_times_that_they_are_written(make: Make) -> None:
-    """By who writes them in place every half a second, several one after the other."""
+    """By who writes them in place every half a second, several one after the other; as Tune names them."""
     here, bucket = make()
     there, _ = make(here.address.name)
     tune = here.run / "work" / "tune" / "search"
@@ -312,7 +312,7 @@ def test_tunes_states_are_taken_between_two_times_that_they_are_written(make: Ma
         while not over.wait(0.6):
             number += 1
             for name in ("experiment_state-1.json", "search_gen_state-1.json", "searcher-state-1.pkl"):
-                content = pickle.dumps(number) if name.endswith("pkl") else str(number + 100).encode()
+                content = str(number + 100).encode() if name.startswith("experiment") else pickle.dumps(number)
                 with (tune / name).open("wb") as file:
                     file.write(content[:1])
                     file.flush()
@@ -328,7 +328,7 @@ def test_tunes_states_are_taken_between_two_times_that_they_are_written(make: Ma
             pull(there, bucket)
             files = {file.name: file.read_bytes() for file in there.run.glob("work/tune/search/*")}
             numbers = {
-                pickle.loads(content) if name.endswith("pkl") else json.loads(content) - 100
+                json.loads(content) - 100 if name.startswith("experiment") else pickle.loads(content)
                 for name, content in files.items()
             }
             assert len(numbers) <= 1
