@@ -270,13 +270,16 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts(*names: str, hold_after: int | None = None, relayed: Sequence[str] = ()) -> Iterator[Hosts]:
+def hosts(
+    *names: str, hold_after: int | None = None, relayed: Sequence[str] = (), **environment: str
+) -> Iterator[Hosts]:
     """Have hosts on one wire, the head first.
 
     Args:
         names: of the hosts.
         hold_after: as of `Gate.set_up`.
         relayed: hosts whose wire may become worse. Where it cannot, the test is skipped.
+        environment: more of it, for all commands.
     """
     folder = Path(tempfile.mkdtemp(prefix="", dir="/tmp"))  # short, for Ray's sockets
     (folder / "ray").mkdir()
@@ -286,7 +289,7 @@ def hosts(*names: str, hold_after: int | None = None, relayed: Sequence[str] = (
     foreign = ("RAY_", "GLOO_", "NCCL_", "MFT_RAY_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {"RAY_TMPDIR": str(folder), "RAY_ADDRESS": f"{_NET}.1:{_PORT}", "RAY_AUTH_MODE": "disabled"}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     gate = Gate(folder)
     env = gate.set_up(env, hold_after)
