@@ -297,8 +297,9 @@ class Bucket:
 
     def _told_over(self) -> None:
         with self._lock:
-            self._waiting = 0
-        self._say(f"{self.address} answers again")
+            first, self._waiting = self._waiting > 0, 0
+        if first:
+            self._say(f"{self.address} answers again")
 
     def _failed(self, doing: str, name: str, error: OSError) -> StoreFailed:
         if isinstance(error.errno, int) and error.filename:  # of this machine's disk

@@ -184,6 +184,7 @@ def test_the_study_says_what_the_trials_say(ended: Ended) -> None:
 
 def test_a_store_that_is_away_for_seconds_costs_nothing(ended: Ended) -> None:
     assert "Traceback" not in ended.said[2]
+    assert ended.said[2].count(f"{URI} answers again") == 1
 
 
 def test_at_the_end_the_store_is_what_the_copy_is(ended: Ended) -> None:
