@@ -22,6 +22,8 @@ from mft_ray.utils.files import Signature, signature
 # Tune's snapshots are written in place, in a moment, several files. They are taken when none has changed for so long.
 _QUIET_S = 0.3
 _QUIET_WAIT_S = 30.0
+# What is not whole, and has not changed for so long, nobody is writing: it is damaged, here as it will be there.
+_DAMAGED_S = 5.0
 _COPY_TRIES = 40
 # Smaller files are copied, since some are written in place; of larger ones, which are not, another name is taken.
 _COPIED = 2**20
@@ -80,7 +82,8 @@ def _states(run: Path, into: Path, known: dict[str, Signature]) -> tuple[list[Ta
         age_s = (time.time_ns() - max((changed for changed, _ in before.values()), default=0)) / 1e9
         if not 0 <= age_s < _QUIET_S:
             found = _take(run, before, into, known)
-            if _tune(run) == before and all(_is_whole(Path(each.path), each.file) for each in found[0]):
+            whole = all(_is_whole(Path(each.path), each.file) for each in found[0])
+            if _tune(run) == before and (whole or age_s > _DAMAGED_S):
                 return found
         time.sleep(_QUIET_S / 4)
     raise Busy(f"Tune's state in {run} has changed all the time")

@@ -29,7 +29,7 @@ from mft_ray.store.written import Written
 State = dict[str, bytes]
 Make = Callable[..., tuple[Scratch, Bucket]]
 
-PATHS = ["config.yaml", "study.db", "best/mask.safetensors", "work/trials/a/outcome.json", "work/tune/search/tuner.pkl"]
+PATHS = ["config.yaml", "study.db", "best/mask.safetensors", "work/trials/a/outcome.json", "work/tune/search/params"]
 CONTENTS = [b"", b"0", b"1" * 70_000, b"2" * (2**20 + 7)]  # the last is larger than what is copied
 # What is done to a run folder between two pushes: a file is written, or deleted.
 CHANGES = st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from([*CONTENTS, None])), min_size=1, max_size=4)
@@ -244,6 +244,15 @@ def test_a_push_that_is_killed_at_any_request_leaves_one_whole_state_or_the_othe
             seen.append(found == state(here.run))
             push(here, bucket)
     assert set(seen) == {False, True}
+
+
+def test_a_damaged_state_of_tunes_does_not_hold_up_the_rest(make: Make) -> None:
+    here, bucket = make()
+    write(here.run, [("work/tune/search/experiment_state-1.json", b"{"), ("config.yaml", b"1")])
+    push(here, bucket)
+    there, _ = make(here.address.name)
+    pull(there, bucket)
+    assert state(there.run) == state(here.run)
 
 
 def test_a_lost_object_is_told_and_not_made_up(make: Make) -> None:
